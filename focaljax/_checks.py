@@ -1,0 +1,183 @@
+"""What may be passed: every rule about arguments and every error message.
+
+The checks run while a program is traced. They look at shapes and dtypes always, and at values only where
+these are known: Python numbers, NumPy arrays and small JAX arrays outside a transformation.
+"""
+
+import operator
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import core
+from jax.typing import ArrayLike
+
+REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
+
+
+def known(x: ArrayLike) -> np.ndarray | None:
+    """The value of `x` where it is known while tracing, else None."""
+    if isinstance(x, core.Tracer):
+        return None
+    if isinstance(x, jax.Array):
+        return np.asarray(jax.device_get(x)) if x.is_fully_addressable else None
+    return np.asarray(x)
+
+
+def array(name: str, x: ArrayLike) -> jax.Array:
+    """`x` as a JAX array; lists and other non-arrays are named, not guessed at."""
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must be an array, got {type(x).__name__}: {error}") from error
+
+
+def floating(name: str, x: ArrayLike) -> jax.Array:
+    """A floating-point array."""
+    x = array(name, x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"`{name}` must be floating, got {x.dtype}.")
+    return x
+
+
+def logits(name: str, x: ArrayLike, axis: int) -> tuple[jax.Array, int]:
+    """Logits (or probabilities) with at least one class, and the class axis counted from 0."""
+    x = floating(name, x)
+    axis = class_axis(name, x.ndim, axis)
+    if x.shape[axis] == 0:
+        raise ValueError(f"`{name}` must have at least one class, got shape {x.shape} with axis={axis}.")
+    return x, axis
+
+
+def class_axis(name: str, ndim: int, axis: int) -> int:
+    """`axis` counted from 0."""
+    if isinstance(axis, bool | np.bool_):
+        raise TypeError(f"`axis` must be an int, got {axis!r}.")
+    try:
+        position = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"`axis` must be an int, got {type(axis).__name__}.") from None
+    if not -ndim <= position < ndim:
+        raise ValueError(f"`axis` must be in [{-ndim}, {ndim}) for `{name}` of rank {ndim}, got {position}.")
+    return position % ndim
+
+
+def dense_labels(
+    name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, indexed: str | None
+) -> jax.Array:
+    """One label per logit, of the shape of `like`; `indexed` names the function for integer labels."""
+    x = array(name, x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(f"`{name}` must be real, got {x.dtype}.")
+    if x.shape != like.shape:
+        hint = ""
+        if indexed and x.shape == like.shape[:axis] + like.shape[axis + 1 :]:
+            hint = f" For class indices use `{indexed}`."
+        raise ValueError(f"`{name}` must have the shape of `{like_name}`, {like.shape}, got {x.shape}.{hint}")
+    return x
+
+
+def integer_labels(
+    name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, ignored: int | None, dense: str
+) -> jax.Array:
+    """One class index per row of `like`; `dense` names the function for one-hot labels."""
+    values = known(x) if not isinstance(x, jax.Array) else None
+    x = array(name, x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        hint = f" For one-hot or soft labels use `{dense}`." if x.shape == like.shape else ""
+        raise TypeError(f"`{name}` must be integer class indices, got {x.dtype}.{hint}")
+    rows = like.shape[:axis] + like.shape[axis + 1 :]
+    if x.shape != rows:
+        hint = f" For one-hot or soft labels use `{dense}`." if x.shape == like.shape else ""
+        raise ValueError(
+            f"`{name}` must have shape {rows}, that of `{like_name}` without axis {axis}, got {x.shape}.{hint}"
+        )
+    if values is not None and values.size:
+        wrong = values[(values < 0) | (values >= like.shape[axis])]
+        wrong = wrong[wrong != ignored] if ignored is not None else wrong
+        if wrong.size:
+            raise ValueError(f"`{name}` must be in [0, {like.shape[axis]}), got {wrong.flat[0]}.")
+    return x
+
+
+def option(name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, dtype: jnp.dtype) -> jax.Array:
+    """A real option in `dtype`, with the rank of `like` and its class axis at `axis`.
+
+    It broadcasts against `like` with the class axis moved last: a scalar, `[C]`, or `[..., 1]`.
+    """
+    if isinstance(x, list | tuple):
+        x = np.asarray(x)
+    x = array(name, x)
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
+        raise TypeError(f"`{name}` must be a real number or an array of them, got {x.dtype}.")
+    last = like.shape[:axis] + like.shape[axis + 1 :] + like.shape[axis : axis + 1]
+    if x.ndim and last and x.shape[-1] not in (1, last[-1]):
+        raise ValueError(f"`{name}` must have one entry per class, {last[-1]}, or 1; got shape {x.shape}.")
+    if x.ndim > len(last) or any(n not in (1, m) for n, m in zip(x.shape[::-1], last[::-1], strict=False)):
+        raise ValueError(
+            f"`{name}` must be a scalar, [classes], or broadcast against `{like_name}` with the class axis "
+            f"last, {last}; got shape {x.shape}."
+        )
+    x = x.astype(dtype).reshape((1,) * (len(last) - x.ndim) + x.shape)
+    return jnp.moveaxis(x, -1, axis) if last else x
+
+
+def not_negative(name: str, x: ArrayLike) -> None:
+    """Every known value is at least 0."""
+    values = known(x)
+    if values is not None and not np.all(values >= 0):
+        raise ValueError(f"`{name}` must be at least 0, got {_first(values, ~(values >= 0))}.")
+
+
+def scalar_in_unit_interval(name: str, x: ArrayLike) -> None:
+    """A scalar whose value, where known, lies in [0, 1]."""
+    if np.shape(x) != ():
+        raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(x)}.")
+    values = known(x)
+    if values is not None and not (values.dtype.kind in "fiu" or values.dtype == jnp.bfloat16):
+        raise TypeError(f"`{name}` must be a real number, got {values.dtype}.")
+    if values is not None and not np.all((values >= 0) & (values <= 1)):
+        raise ValueError(f"`{name}` must be in [0, 1], got {values}.")
+
+
+def mask(name: str, x: ArrayLike, like: jax.Array, like_name: str) -> jax.Array:
+    """A boolean array of the rank of `like` that broadcasts to its shape."""
+    x = array(name, x)
+    if x.dtype != jnp.bool_:
+        raise TypeError(f"`{name}` must be boolean, got {x.dtype}.")
+    if x.ndim not in (0, like.ndim) or any(n not in (1, m) for n, m in zip(x.shape, like.shape, strict=False)):
+        raise ValueError(f"`{name}` must broadcast to the shape of `{like_name}`, {like.shape}; got {x.shape}.")
+    return x.reshape((1,) * like.ndim) if x.ndim == 0 else x
+
+
+def flag(name: str, x: bool) -> bool:
+    """A Python bool: it chooses the program, so it cannot be traced."""
+    if isinstance(x, core.Tracer):
+        raise TypeError(f"`{name}` must be a Python bool, got a traced value: mark it static under `jax.jit`.")
+    if not isinstance(x, bool | np.bool_):
+        raise TypeError(f"`{name}` must be a bool, got {type(x).__name__}.")
+    return bool(x)
+
+
+def index(name: str, x: int | None) -> int | None:
+    """A Python int or None."""
+    if x is None:
+        return None
+    if isinstance(x, bool | np.bool_ | core.Tracer):
+        raise TypeError(f"`{name}` must be an int or None, got {type(x).__name__}.")
+    try:
+        return operator.index(x)
+    except TypeError:
+        raise TypeError(f"`{name}` must be an int or None, got {type(x).__name__}.") from None
+
+
+def reduction(name: str | None) -> str | None:
+    """One of the reductions."""
+    if not any(name is choice or name == choice for choice in REDUCTIONS):
+        raise ValueError(f"`reduction` must be one of {REDUCTIONS}, got {name!r}.")
+    return name
+
+
+def _first(values: np.ndarray, wrong: Sequence[bool] | np.ndarray) -> object:
+    return values[np.asarray(wrong)].flat[0]

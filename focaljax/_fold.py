@@ -1,0 +1,170 @@
+"""Options become data: what a user may say, checked and folded into the few operands of one operation.
+
+`alpha`, `label_smoothing`, `where` and `ignore_index` all end in one weight per row or per class, and a
+weight of 0 is silent in every operation, so masks need no rule of their own. Both grammars call these
+three functions; `Words` holds what the arguments are called there.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from focaljax import _checks, _statistics
+from focaljax._ops.dense import dense
+from focaljax._ops.indexed import indexed
+
+
+class Words(NamedTuple):
+    """The names of a grammar, for its error messages."""
+
+    logits: str
+    labels: str
+    dense: str  # the function that takes one label per class
+    indexed: str  # the function that takes class indices
+
+
+def soft_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    words: Words,
+    *,
+    gamma: ArrayLike,
+    alpha: ArrayLike | None,
+    label_smoothing: ArrayLike,
+    axis: int,
+    where: ArrayLike | None = None,
+    op: Callable = dense,
+) -> jax.Array:
+    """One loss per row from one label per class."""
+    logits, axis = _checks.logits(words.logits, logits, axis)
+    labels = _checks.dense_labels(words.labels, labels, logits, words.logits, axis, words.indexed)
+    where = None if where is None else _checks.mask("where", where, logits, words.logits)
+    options = _options(logits, words, gamma, alpha, label_smoothing, axis)
+    return _soft(logits, labels, *options, where, axis=axis, op=op)
+
+
+def class_indices(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    words: Words,
+    *,
+    gamma: ArrayLike,
+    alpha: ArrayLike | None,
+    label_smoothing: ArrayLike = 0.0,
+    axis: int,
+    where: ArrayLike | None = None,
+    ignore_index: int | None,
+    op: Callable = indexed,
+) -> jax.Array:
+    """One loss per row from one class index per row."""
+    ignored = _checks.index("ignore_index" if op is indexed else "ignore_class", ignore_index)
+    logits, axis = _checks.logits(words.logits, logits, axis)
+    labels = _checks.integer_labels(words.labels, labels, logits, words.logits, axis, ignored, words.dense)
+    where = None if where is None else _checks.mask("where", where, logits, words.logits)
+    options = _options(logits, words, gamma, alpha, label_smoothing, axis)
+    return _index(logits, labels, *options, where, axis=axis, ignored=ignored, op=op)
+
+
+def independent_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    words: Words,
+    *,
+    gamma: ArrayLike,
+    alpha: ArrayLike | None,
+    label_smoothing: ArrayLike = 0.0,
+    op: Callable,
+) -> jax.Array:
+    """One loss per logit; `alpha` weighs the positive and ``1 - alpha`` the negative answer."""
+    logits = _checks.floating(words.logits, logits)
+    labels = _checks.dense_labels(words.labels, labels, logits, words.logits, logits.ndim, None)
+    options = _options(logits, words, gamma, alpha, label_smoothing, max(logits.ndim - 1, 0))
+    return _independent(logits, labels, *options, op=op)
+
+
+def _options(logits, words, gamma, alpha, label_smoothing, axis):
+    """(gamma, alpha or None, label_smoothing or None) in the dtype of the arithmetic."""
+    dtype = logits.dtype if logits.dtype.itemsize >= 4 else jnp.float32
+    _checks.not_negative("gamma", gamma)
+    _checks.scalar_in_unit_interval("label_smoothing", label_smoothing)
+    gamma = _checks.option("gamma", gamma, logits, words.logits, axis, dtype)
+    if alpha is not None:
+        alpha = _checks.option("alpha", alpha, logits, words.logits, axis, dtype)
+    value = _checks.known(label_smoothing)
+    smoothing = None if value is not None and value == 0 else jnp.asarray(label_smoothing).astype(dtype)
+    return gamma, alpha, smoothing
+
+
+@partial(jax.jit, static_argnames=("axis", "op"), inline=True)
+def _soft(logits, labels, gamma, alpha, smoothing, where, *, axis, op):
+    zeros = jnp.zeros_like(logits, gamma.dtype)
+    weights = _smoothed(labels.astype(gamma.dtype) + zeros, smoothing, where, axis)
+    if alpha is not None:
+        weights = alpha * weights
+    if where is not None:
+        logits, weights = jnp.where(where, logits, -jnp.inf), jnp.where(where, weights, 0)
+    return op(logits, weights, gamma + _like(zeros, gamma, axis), axis)
+
+
+@partial(jax.jit, static_argnames=("axis", "ignored", "op"), inline=True)
+def _index(logits, labels, gamma, alpha, smoothing, where, *, axis, ignored, op):
+    zeros = jnp.zeros_like(logits, gamma.dtype)
+    rows = jnp.sum(zeros, axis) + jnp.zeros_like(labels, gamma.dtype)
+    if smoothing is None:
+        weights = rows + (1 if alpha is None else _of_class(alpha, labels, logits.shape, axis))
+        gamma = rows + _of_class(gamma, labels, logits.shape, axis)
+        row = jnp.asarray
+    else:
+        own = _statistics.is_class(labels, logits.shape, axis).astype(gamma.dtype)
+        weights = _smoothed(own + zeros, smoothing, where, axis) * (1 if alpha is None else alpha)
+        gamma = gamma + _like(zeros, gamma, axis)
+        row = partial(jnp.expand_dims, axis=axis)
+
+    weights = jnp.where(row((labels >= 0) & (labels < logits.shape[axis])), weights, jnp.nan)
+    if where is not None:
+        logits = jnp.where(where, logits, -jnp.inf)
+        where = jnp.broadcast_to(where, logits.shape)
+        weights = jnp.where(jnp.any(where, axis) if smoothing is None else where, weights, 0)
+    if ignored is not None:
+        weights = jnp.where(row(labels == ignored), 0, weights)
+    return op(logits, labels, weights, gamma, axis) if smoothing is None else dense(logits, weights, gamma, axis)
+
+
+@partial(jax.jit, static_argnames=("op",), inline=True)
+def _independent(logits, labels, gamma, alpha, smoothing, *, op):
+    zeros = jnp.zeros_like(logits, gamma.dtype)
+    labels = labels.astype(gamma.dtype) + zeros
+    if smoothing is not None:
+        labels = labels * (1 - smoothing) + smoothing / 2
+    weights = 1 + zeros if alpha is None else alpha * labels + (1 - alpha) * (1 - labels)
+    return op(logits, labels, weights, gamma + zeros)
+
+
+def _smoothed(labels, smoothing, where, axis):
+    """``y * (1 - s) + s / K`` with K the number of classes that take part."""
+    if smoothing is None:
+        return labels
+    classes = labels.shape[axis]
+    if where is not None:
+        classes = jnp.sum(jnp.broadcast_to(where, labels.shape).astype(labels.dtype), axis, keepdims=True)
+        classes = jnp.maximum(classes, 1)
+    return labels * (1 - smoothing) + smoothing / classes
+
+
+def _of_class(option, labels, shape, axis):
+    """The entry of an option that belongs to the label of each row."""
+    classes = shape[axis]
+    if option.shape[axis] == 1:
+        return jnp.squeeze(option, axis)
+    if option.size == classes:  # one table for all rows: a gather of [rows] from [C], nothing of logits size
+        return jnp.reshape(option, (classes,))[jnp.clip(labels, 0, classes - 1)]
+    return jnp.sum(jnp.where(_statistics.is_class(labels, shape, axis), option, 0), axis)
+
+
+def _like(zeros, option, axis):
+    """Zeros of rows or of logits, as the option needs; in their sharding, so that its cotangent has one too."""
+    return zeros if option.shape[axis] == zeros.shape[axis] else jnp.sum(zeros, axis, keepdims=True)

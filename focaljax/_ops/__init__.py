@@ -1,0 +1,1 @@
+"""The operations: a value and its derivative, one file each."""

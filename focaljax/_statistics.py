@@ -1,0 +1,132 @@
+"""What one row of logits must remember: a maximum, what lies beside it, and the target.
+
+For a row z the statistics are ``top = max z`` and ``excess = sum exp(z - top) - 1``, the sum over all but
+the maximum itself. Two partial rows merge (:func:`merge`), so the same five lines serve a reduction
+inside a device, over chunks of a vocabulary and over a mesh axis.
+
+Accelerators reduce all statistics in ONE read of the logits. XLA:CPU runs reductions of several operands
+scalar, so plain ones take their place there; `lax.platform_dependent` chooses when the program is
+lowered.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Part = tuple[jax.Array, ...]
+
+
+class Rivals(NamedTuple):
+    """A target and its competitors: the statistics of the integer-label losses, one entry per row."""
+
+    top: jax.Array  # highest competing logit; -inf without one
+    rest: jax.Array  # sum over the competitors of exp(z - top), at least 1; 0 without one
+    target: jax.Array  # logit of the target; NaN where the label is no class
+
+
+class Peak(NamedTuple):
+    """The maximum of a row and what lies beside it: the statistics of the soft-label losses."""
+
+    top: jax.Array
+    excess: jax.Array  # sum exp(z - top) over all entries but one of the highest
+
+
+def merge(left: Part, right: Part) -> Part:
+    """Merges ``(top, excess, *sums)`` of two disjoint parts of a row; associative and commutative."""
+    ahead = left[0] >= right[0]
+    top = lax.max(left[0], right[0])
+    low = lax.min(left[0], right[0])
+    decay = jnp.where(left[0] == right[0], 1, jnp.exp(low - top))  # equal also when both are -inf
+    high_excess = jnp.where(ahead, left[1], right[1])
+    low_excess = jnp.where(ahead, right[1], left[1])
+    sums = (a + b for a, b in zip(left[2:], right[2:], strict=True))
+    return top, high_excess + decay * (1 + low_excess), *sums
+
+
+def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``x - y`` and its rounding error, exactly (TwoDiff; Knuth 1969, section 4.2.2)."""
+    gap = x - y
+    back = gap - x
+    err = (x - (gap - back)) - (y + back)
+    return gap, lax.stop_gradient(jnp.where(jnp.isfinite(gap), err, 0))
+
+
+def is_class(labels: jax.Array, shape: Sequence[int], axis: int) -> jax.Array:
+    """Where the class index of an array of `shape` equals the label: an iota, never a one-hot array."""
+    wide = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
+    index = lax.broadcasted_iota(wide.dtype, [n if i == axis else 1 for i, n in enumerate(shape)], axis)
+    return index == jnp.expand_dims(wide, axis)
+
+
+def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:
+    """``exp(logits - top)`` to the last bit, also where the difference itself is rounded."""
+    gap, err = difference(logits, jnp.where(top == -jnp.inf, 0, top))
+    return jnp.exp(gap) * (1 + err)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def rivals(logits: jax.Array, labels: jax.Array, axis: int) -> Rivals:
+    """Statistics of the labelled class against the others, in the dtype of `logits`.
+
+    Differentiation treats `top` as a constant: ``d rest = sum exp(z - top) dz``. Nothing else in the
+    package depends on `top` but through ``top + log(rest)``, so every derivative comes out whole.
+    """
+    top, rest, target = lax.platform_dependent(
+        logits, labels, cpu=partial(_rivals_two_pass, axis=axis), default=partial(_rivals_one_pass, axis=axis)
+    )
+    known = (labels >= 0) & (labels < logits.shape[axis])
+    defined = jnp.maximum(top, target) < jnp.inf  # softmax of an infinite logit is not
+    return Rivals(top, jnp.where(defined, rest, jnp.nan), jnp.where(known, target, jnp.nan))
+
+
+@rivals.defjvp
+def _rivals_jvp(axis, primals, tangents):
+    logits, labels = primals
+    slope = tangents[0]
+    stats = rivals(logits, labels, axis)
+    own = is_class(labels, logits.shape, axis)
+    rise = jnp.where(own, 0, shifted_exp(logits, jnp.expand_dims(stats.top, axis)) * slope)
+    lift = jnp.where(own, slope, 0)
+    return stats, Rivals(jnp.zeros_like(stats.top), jnp.sum(rise, axis), jnp.sum(lift, axis))
+
+
+def _rivals_one_pass(logits, labels, *, axis):
+    own = is_class(labels, logits.shape, axis)
+    parts = (jnp.where(own, -jnp.inf, logits), jnp.zeros_like(logits), jnp.where(own, logits, 0))
+    zero = jnp.zeros((), logits.dtype)
+    top, excess, target = lax.reduce(parts, (zero - jnp.inf, zero, zero), merge, (axis,))
+    return top, jnp.where(top == -jnp.inf, 0, 1 + excess), target
+
+
+def _rivals_two_pass(logits, labels, *, axis):
+    own = is_class(labels, logits.shape, axis)
+    others = jnp.where(own, -jnp.inf, logits)
+    top = jnp.max(others, axis)
+    floor = jnp.where(top == -jnp.inf, 0, top)
+    rest = jnp.sum(jnp.exp(others - jnp.expand_dims(floor, axis)), axis)
+    return top, rest, jnp.sum(jnp.where(own, logits, 0), axis)
+
+
+def peak(logits: jax.Array, axis: int) -> Peak:
+    """The maximum of each row and the excess beside it; constants under differentiation."""
+    top, excess = lax.platform_dependent(
+        lax.stop_gradient(logits), cpu=partial(_peak_two_pass, axis=axis), default=partial(_peak_one_pass, axis=axis)
+    )
+    return Peak(top, jnp.where(jnp.isfinite(top), excess, jnp.nan))  # all -inf, +inf or NaN
+
+
+def _peak_one_pass(logits, *, axis):
+    zero = jnp.zeros((), logits.dtype)
+    return lax.reduce((logits, jnp.zeros_like(logits)), (zero - jnp.inf, zero), merge, (axis,))
+
+
+def _peak_two_pass(logits, *, axis):
+    top = jnp.max(logits, axis)
+    high = jnp.expand_dims(top, axis)
+    below = jnp.sum(jnp.where(logits < high, jnp.exp(logits - high), 0), axis)
+    ties = jnp.sum((logits == high).astype(logits.dtype), axis)
+    return top, below + (ties - 1)

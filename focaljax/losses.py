@@ -1,0 +1,176 @@
+"""The JAX grammar: one loss per example from logits, options as keywords, nothing reduced.
+
+All functions are pure; they jit, vmap, scan, remat and shard, and are differentiated in reverse mode to
+any order (`jax.grad`, `jax.hessian`, Hessian-vector products) with respect to logits, soft labels, alpha
+and gamma. Plain forward mode (`jax.jvp` of the loss itself) is not available under `jax.custom_vjp`.
+
+Arithmetic and results are in float32, or in float64 for float64 logits; gradients come back in the dtype
+of the logits. `alpha`, `gamma` and `label_smoothing` may be traced: a new value is not a new program.
+
+Options shared by the functions:
+
+- `gamma` and `alpha` broadcast against the logits with the class axis moved last: a scalar, ``[C]`` per
+  class (wherever `axis` is), ``[..., 1]`` per example. A scalar alpha only rescales a softmax loss.
+- A logit of -inf is a class of probability 0: silent as a competitor, a loss of +inf as the target. A row
+  with a logit of +inf or NaN, or with nothing but -inf, has the loss NaN.
+- What a mask, an ignored label or a weight of 0 takes away is silent: NaN or infinity there changes
+  neither the loss nor any gradient.
+"""
+
+import jax
+from jax.typing import ArrayLike
+
+from focaljax import _fold
+from focaljax._ops.sigmoid import sigmoid
+
+_WORDS = _fold.Words("logits", "labels", "softmax_focal_loss", "softmax_focal_loss_with_integer_labels")
+
+
+def softmax_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    gamma: ArrayLike = 2.0,
+    alpha: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Focal loss of one-hot or soft labels under a softmax.
+
+    .. math:: L = \sum_k \alpha_k \, y_k \, (1 - p_k)^\gamma \, (-\log p_k), \quad p = \mathrm{softmax}(z)
+
+    With ``gamma=0`` and no alpha it is the softmax cross-entropy. It is linear in the labels.
+
+    Args:
+      logits: Unnormalised log-probabilities, floating, of any shape with at least one class on `axis`.
+      labels: One weight per class, of the shape of `logits`; usually rows that sum to 1.
+      gamma: Focusing exponent, at least 0.
+      alpha: Class weights; None weighs every class with 1.
+      label_smoothing: Scalar s in [0, 1]: the labels become ``y * (1 - s) + s / K``, K the number of classes
+        that `where` keeps.
+      axis: The class axis.
+      where: Boolean, broadcasts to the shape of `logits`. A class that is False takes no part, as if it
+        did not exist; a label on it is left out. A row without a class has the loss 0.
+
+    Returns:
+      The losses, of the shape of `logits` without `axis`, in at least float32.
+
+    Raises:
+      TypeError: An argument has the wrong dtype, for example integer logits.
+      ValueError: A shape, the axis or a known value is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+      >>> labels = jnp.array([[1.0, 0.0, 0.0]])
+      >>> round(float(softmax_focal_loss(logits, labels)[0] / jnp.log(2)), 6)  # (1 - 0.5)^2 * log 2
+      0.25
+
+    References:
+      Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
+      equation 5, for every class of a softmax.
+    """
+    return _fold.soft_labels(
+        logits, labels, _WORDS, gamma=gamma, alpha=alpha, label_smoothing=label_smoothing, axis=axis, where=where
+    )
+
+
+def softmax_focal_loss_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    gamma: ArrayLike = 2.0,
+    alpha: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+) -> jax.Array:
+    r"""Focal loss of class indices under a softmax.
+
+    .. math:: L = \alpha_t \, (1 - p_t)^\gamma \, (-\log p_t), \quad p = \mathrm{softmax}(z)
+
+    With t the label. The same numbers as :func:`softmax_focal_loss` of one-hot labels, without them:
+    beside the gradient nothing of the size of the logits is stored.
+
+    Args:
+      logits: Unnormalised log-probabilities, floating, of any shape with at least one class on `axis`.
+      labels: Class indices in [0, C), integer, of the shape of `logits` without `axis`. A label outside
+        is an error where it is a NumPy array or a list, and gives the loss NaN otherwise. A label that
+        `where` takes away gives the loss +inf: its class has probability 0.
+      gamma: Focusing exponent, at least 0.
+      alpha: Class weights; None weighs every class with 1.
+      label_smoothing: Scalar s in [0, 1], as in :func:`softmax_focal_loss`; no one-hot array is made.
+      axis: The class axis.
+      where: Boolean, broadcasts to the shape of `logits`. A class that is False takes no part, as if it
+        did not exist. A row without a class has the loss 0.
+      ignore_index: A label whose examples have the loss 0 and no gradient; it may lie outside [0, C).
+
+    Returns:
+      The losses, of the shape of `labels`, in at least float32.
+
+    Raises:
+      TypeError: An argument has the wrong dtype, for example floating labels.
+      ValueError: A shape, the axis or a known value is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]))
+      >>> losses = softmax_focal_loss_with_integer_labels(logits, jnp.array([0, -1]), ignore_index=-1)
+      >>> [round(float(x), 6) for x in losses / jnp.log(2)]
+      [0.25, 0.0]
+
+    References:
+      Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
+      equation 5, for the labelled class of a softmax.
+    """
+    return _fold.class_indices(
+        logits,
+        labels,
+        _WORDS,
+        gamma=gamma,
+        alpha=alpha,
+        label_smoothing=label_smoothing,
+        axis=axis,
+        where=where,
+        ignore_index=ignore_index,
+    )
+
+
+def sigmoid_focal_loss(
+    logits: ArrayLike, labels: ArrayLike, *, gamma: ArrayLike = 2.0, alpha: ArrayLike | None = None
+) -> jax.Array:
+    r"""Focal loss of independent (binary, multi-label) labels under a sigmoid.
+
+    .. math:: L = \alpha_t \, (1 - p_t)^\gamma \, (-y \log p - (1 - y) \log(1 - p)), \quad
+              p = \mathrm{sigmoid}(z)
+
+    With ``p_t = y p + (1 - y)(1 - p)`` and ``alpha_t = alpha y + (1 - alpha)(1 - y)``, for soft labels too,
+    as Keras, Optax and torchvision have it. Infinite logits give the limits, every gamma a finite gradient.
+
+    Args:
+      logits: Log-odds, floating, of any shape.
+      labels: Labels in [0, 1], of the shape of `logits`.
+      gamma: Focusing exponent, at least 0.
+      alpha: Weight of the positive answer in [0, 1], the negative one weighs ``1 - alpha``; None weighs
+        both with 1.
+
+    Returns:
+      One loss per logit, of the shape of `logits`, in at least float32.
+
+    Raises:
+      TypeError: An argument has the wrong dtype, for example integer logits.
+      ValueError: A shape or a known value is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> losses = sigmoid_focal_loss(jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0]), alpha=0.25)
+      >>> [round(float(x), 6) for x in losses / jnp.log(2)]  # 0.25 * 0.5^2 and 0.75 * 0.5^2
+      [0.0625, 0.1875]
+
+    References:
+      Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
+      equation 5.
+    """
+    return _fold.independent_labels(logits, labels, _WORDS, gamma=gamma, alpha=alpha, op=sigmoid)
