@@ -1,14 +1,32 @@
 """focaljax: the focal cross-entropy family for JAX."""
 
+from focaljax import metrics
+from focaljax.crossentropy import (
+    BinaryFocalCrossentropy,
+    CategoricalFocalCrossentropy,
+    SparseCategoricalFocalCrossentropy,
+    binary_focal_crossentropy,
+    categorical_focal_crossentropy,
+    sparse_categorical_focal_crossentropy,
+)
 from focaljax.losses import (
     sigmoid_focal_loss,
     softmax_focal_loss,
     softmax_focal_loss_with_integer_labels,
 )
+from focaljax.reductions import reduce_loss
 
 __all__ = [
+    "BinaryFocalCrossentropy",
+    "CategoricalFocalCrossentropy",
+    "SparseCategoricalFocalCrossentropy",
+    "binary_focal_crossentropy",
+    "categorical_focal_crossentropy",
+    "metrics",
+    "reduce_loss",
     "sigmoid_focal_loss",
     "softmax_focal_loss",
     "softmax_focal_loss_with_integer_labels",
+    "sparse_categorical_focal_crossentropy",
 ]
 __version__ = "0.1.0"

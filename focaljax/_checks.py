@@ -6,6 +6,7 @@ these are known: Python numbers, NumPy arrays and small JAX arrays outside a tra
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -181,3 +182,35 @@ def reduction(name: str | None) -> str | None:
 
 def _first(values: np.ndarray, wrong: Sequence[bool] | np.ndarray) -> object:
     return values[np.asarray(wrong)].flat[0]
+
+
+def untouched(name: str, x: ArrayLike, default: float, needed: str) -> None:
+    """An option that would have no effect still has its default."""
+    values = known(x)
+    if values is None or values.shape != () or values != default:
+        raise ValueError(f"`{name}` has no effect without {needed}, got {x!r}.")
+
+
+def plain(name: str, x: Any) -> Any:
+    """An option as plain Python values: arrays and sequences become nested tuples of numbers."""
+    values = known(x)
+    if values is None:
+        raise TypeError(f"`{name}` of an object must be a known value, got a traced one.")
+    if isinstance(x, bool) or values.dtype.kind not in "fiuV":
+        raise TypeError(f"`{name}` must be a real number or an array of them, got {x!r}.")
+    return x if isinstance(x, int | float) else _tuples(values.astype(np.float64).tolist())
+
+
+def float_dtype(name: str, x: Any) -> str:
+    """The name of a floating dtype."""
+    try:
+        dtype = jnp.dtype(x)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"`{name}` must be a floating dtype or None, got {x!r}.")
+    return dtype.name
+
+
+def _tuples(x: Any) -> Any:
+    return tuple(map(_tuples, x)) if isinstance(x, list) else x

@@ -1,0 +1,359 @@
+"""The Keras grammar: Keras 3's names, argument order, defaults and numbers, on the same operations.
+
+The functions return one loss per example; the classes hold the options, weigh and reduce. `alpha` and
+`gamma` may be scalars, ``[C]`` per class or ``[..., 1]`` per example, traced or not.
+
+Probabilities (``from_logits=False``) are read as Keras reads them: labels smoothed, probabilities divided by
+their sum, clipped to [1e-7, 1 - 1e-7]. Logits are not clipped: below p = 1e-7 Keras returns a constant and
+a gradient of zero, which drops the very examples that focal loss exists for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self, cast
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from focaljax import _checks, _fold, reductions
+from focaljax._ops import dense, indexed, probabilities, sigmoid
+
+_WORDS = _fold.Words(
+    "y_pred", "y_true", "categorical_focal_crossentropy", "sparse_categorical_focal_crossentropy"
+)
+
+
+def categorical_focal_crossentropy(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    alpha: ArrayLike = 0.25,
+    gamma: ArrayLike = 2.0,
+    from_logits: bool = False,
+    label_smoothing: ArrayLike = 0.0,
+    axis: int = -1,
+) -> jax.Array:
+    r"""Focal cross-entropy of one-hot or soft labels, as a loss or as a metric.
+
+    .. math:: L = \sum_k \alpha_k \, y_k \, (1 - p_k)^\gamma \, (-\log p_k)
+
+    Args:
+      y_true: One label per class, of the shape of `y_pred`.
+      y_pred: Probabilities, or logits with `from_logits`, floating.
+      alpha: Class weights; ``[C]`` follows `axis`.
+      gamma: Focusing exponent, at least 0.
+      from_logits: Whether `y_pred` holds logits.
+      label_smoothing: Scalar s in [0, 1]: the labels become ``y * (1 - s) + s / K``.
+      axis: The class axis.
+
+    Returns:
+      The losses, of the shape of `y_pred` without `axis`, in at least float32.
+
+    Raises:
+      TypeError: An argument has the wrong dtype, or `from_logits` is traced.
+      ValueError: A shape, the axis or a known value is out of range.
+
+    Example:
+      >>> y_true = [[0, 1, 0], [0, 0, 1]]
+      >>> losses = categorical_focal_crossentropy(y_true, jnp.array([[0.05, 0.95, 0], [0.1, 0.8, 0.1]]))
+      >>> [f"{x:.6g}" for x in losses]  # the loss in Keras' documentation for R
+      ['3.20583e-05', '0.466273']
+      >>> losses = categorical_focal_crossentropy(y_true, jnp.array([[0.05, 0.9, 0.05], [0.1, 0.85, 0.05]]))
+      >>> [f"{x:.6g}" for x in losses]  # the metric there
+      ['0.000263401', '0.675912']
+
+    References:
+      Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
+      equation 5; `keras.losses.categorical_focal_crossentropy`.
+    """
+    op = dense.dense if _checks.flag("from_logits", from_logits) else probabilities.dense
+    return _fold.soft_labels(
+        y_pred, y_true, _WORDS, gamma=gamma, alpha=alpha, label_smoothing=label_smoothing, axis=axis, op=op
+    )
+
+
+def sparse_categorical_focal_crossentropy(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    alpha: ArrayLike = 0.25,
+    gamma: ArrayLike = 2.0,
+    from_logits: bool = False,
+    ignore_class: int | None = None,
+    axis: int = -1,
+) -> jax.Array:
+    r"""Focal cross-entropy of class indices, without one-hot labels.
+
+    .. math:: L = \alpha_t \, (1 - p_t)^\gamma \, (-\log p_t)
+
+    Args:
+      y_true: Class indices in [0, C), integer, of the shape of `y_pred` without `axis`. A label outside is
+        an error where it is a NumPy array or a list, and gives the loss NaN otherwise.
+      y_pred: Probabilities, or logits with `from_logits`, floating.
+      alpha: Class weights; ``[C]`` follows `axis`.
+      gamma: Focusing exponent, at least 0.
+      from_logits: Whether `y_pred` holds logits.
+      ignore_class: A label whose examples have the loss 0; it may lie outside [0, C).
+      axis: The class axis.
+
+    Returns:
+      The losses, of the shape of `y_true`, in at least float32.
+
+    Raises:
+      TypeError: An argument has the wrong dtype, or `from_logits` is traced.
+      ValueError: A shape, the axis or a known value is out of range.
+
+    Example:
+      >>> y_pred = jnp.array([[0.05, 0.95, 0], [0.1, 0.8, 0.1]])
+      >>> [f"{x:.6g}" for x in sparse_categorical_focal_crossentropy([1, 2], y_pred)]
+      ['3.20583e-05', '0.466273']
+
+    References:
+      Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
+      equation 5. Keras has no such function yet; names and order follow its sparse cross-entropy.
+    """
+    op = indexed.indexed if _checks.flag("from_logits", from_logits) else probabilities.indexed
+    return _fold.class_indices(
+        y_pred, y_true, _WORDS, gamma=gamma, alpha=alpha, axis=axis, ignore_index=ignore_class, op=op
+    )
+
+
+def binary_focal_crossentropy(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    apply_class_balancing: bool = False,
+    alpha: ArrayLike = 0.25,
+    gamma: ArrayLike = 2.0,
+    from_logits: bool = False,
+    label_smoothing: ArrayLike = 0.0,
+    axis: int = -1,
+) -> jax.Array:
+    r"""Focal cross-entropy of independent labels, averaged over `axis`.
+
+    .. math:: L = \mathrm{mean}\; \alpha_t \, (1 - p_t)^\gamma \, (-y \log p - (1 - y) \log(1 - p))
+
+    With ``p_t = y p + (1 - y)(1 - p)`` and ``alpha_t = alpha y + (1 - alpha)(1 - y)``.
+
+    Args:
+      y_true: Labels in [0, 1], of the shape of `y_pred`.
+      y_pred: Probabilities, or logits with `from_logits`, floating.
+      apply_class_balancing: Whether to weigh by alpha_t. Without it any other `alpha` than 0.25 is an
+        error, where Keras ignores it.
+      alpha: Weight of the label 1, in [0, 1]; the label 0 weighs ``1 - alpha``.
+      gamma: Focusing exponent, at least 0.
+      from_logits: Whether `y_pred` holds logits.
+      label_smoothing: Scalar s in [0, 1]: the labels become ``y * (1 - s) + s / 2``.
+      axis: The axis over which the losses are averaged.
+
+    Returns:
+      The losses, of the shape of `y_pred` without `axis`, in at least float32.
+
+    Raises:
+      TypeError: An argument has the wrong dtype, or a flag is traced.
+      ValueError: A shape, the axis or a known value is out of range.
+
+    Example:
+      >>> loss = binary_focal_crossentropy([[1, 0]], jnp.array([[0.5, 0.5]]), apply_class_balancing=True)
+      >>> round(float(loss[0] / jnp.log(2)), 6)  # (0.25 + 0.75) / 2 * 0.5^2
+      0.125
+
+    References:
+      Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
+      equations 4 and 5; `keras.losses.binary_focal_crossentropy`.
+    """
+    op = sigmoid.sigmoid if _checks.flag("from_logits", from_logits) else probabilities.sigmoid
+    balanced = _checks.flag("apply_class_balancing", apply_class_balancing)
+    if not balanced:
+        _checks.untouched("alpha", alpha, 0.25, "apply_class_balancing=True")
+    y_pred, axis = _checks.logits("y_pred", y_pred, axis)
+    losses = _fold.independent_labels(
+        y_pred,
+        y_true,
+        _WORDS,
+        gamma=gamma,
+        alpha=alpha if balanced else None,
+        label_smoothing=label_smoothing,
+        op=op,
+    )
+    return jnp.mean(losses, axis)
+
+
+class _Loss:
+    """A frozen loss with its options: callable, reducing, and rebuilt from its configuration."""
+
+    reduction: str | None
+    dtype: DTypeLike | None
+
+    def __post_init__(self):
+        _checks.reduction(self.reduction)
+        for name in ("alpha", "gamma", "label_smoothing"):
+            if hasattr(self, name):
+                object.__setattr__(self, name, _checks.plain(name, getattr(self, name)))
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", _checks.float_dtype("dtype", self.dtype))
+
+    def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """One loss per example."""
+        raise NotImplementedError
+
+    def __call__(
+        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> jax.Array:
+        """The losses of a batch, weighed and reduced by :func:`focaljax.reductions.reduce_loss`."""
+        y_pred = _checks.floating("y_pred", y_pred)
+        losses = self.call(y_true, y_pred if self.dtype is None else y_pred.astype(self.dtype))
+        where = reductions.not_ignored(y_true, getattr(self, "ignore_class", None), losses)
+        reduced = reductions.reduce_loss(losses, sample_weight, self.reduction, where=where)
+        return reduced if self.dtype is None else reduced.astype(self.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """All options by name, as plain Python values."""
+        return {field.name: getattr(self, field.name) for field in fields(cast(Any, self))}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The loss that `get_config` described."""
+        return cls(**config)
+
+
+@dataclass(frozen=True)
+class CategoricalFocalCrossentropy(_Loss):
+    """:func:`categorical_focal_crossentropy` as an object with a reduction.
+
+    Attributes:
+      alpha: Class weights, a known value; an array becomes a tuple.
+      gamma: Focusing exponent, at least 0, likewise.
+      from_logits: Whether `y_pred` holds logits.
+      label_smoothing: In [0, 1].
+      axis: The class axis.
+      reduction: "sum_over_batch_size" or "mean", "mean_with_sample_weight", "sum", None or "none".
+      name: A name for logs and configurations.
+      dtype: The dtype `y_pred` is read in and the result has; None computes in at least float32.
+
+    Raises:
+      TypeError: An option has the wrong type.
+      ValueError: `reduction` is none of the above.
+
+    Example:
+      >>> y_true, y_pred = [[0, 1, 0], [0, 0, 1]], jnp.array([[0.05, 0.95, 0], [0.1, 0.8, 0.1]])
+      >>> f"{CategoricalFocalCrossentropy()(y_true, y_pred):.5g}"
+      '0.23315'
+      >>> f"{CategoricalFocalCrossentropy(reduction='sum')(y_true, y_pred):.5g}"
+      '0.46631'
+      >>> [f"{x:.6g}" for x in CategoricalFocalCrossentropy(reduction=None)(y_true, y_pred)]
+      ['3.20583e-05', '0.466273']
+      >>> weights = jnp.array([0.3, 0.7])
+      >>> f"{CategoricalFocalCrossentropy()(y_true, y_pred, sample_weight=weights):.5g}"
+      '0.1632'
+
+    References:
+      `keras.losses.CategoricalFocalCrossentropy`.
+    """
+
+    alpha: Any = 0.25
+    gamma: Any = 2.0
+    from_logits: bool = False
+    label_smoothing: float = 0.0
+    axis: int = -1
+    reduction: str | None = "sum_over_batch_size"
+    name: str = "categorical_focal_crossentropy"
+    dtype: DTypeLike | None = None
+
+    def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """One loss per example."""
+        return categorical_focal_crossentropy(
+            y_true, y_pred, self.alpha, self.gamma, self.from_logits, self.label_smoothing, self.axis
+        )
+
+
+@dataclass(frozen=True)
+class SparseCategoricalFocalCrossentropy(_Loss):
+    """:func:`sparse_categorical_focal_crossentropy` as an object with a reduction.
+
+    A mean is over the examples that are not ignored, as in Keras' sparse cross-entropy.
+
+    Attributes:
+      alpha: Class weights, a known value; an array becomes a tuple.
+      gamma: Focusing exponent, at least 0, likewise.
+      from_logits: Whether `y_pred` holds logits.
+      ignore_class: A label whose examples have the loss 0.
+      axis: The class axis.
+      reduction: "sum_over_batch_size" or "mean", "mean_with_sample_weight", "sum", None or "none".
+      name: A name for logs and configurations.
+      dtype: The dtype `y_pred` is read in and the result has; None computes in at least float32.
+
+    Raises:
+      TypeError: An option has the wrong type.
+      ValueError: `reduction` is none of the above.
+
+    Example:
+      >>> y_pred = jnp.array([[0.05, 0.95, 0], [0.1, 0.8, 0.1]])
+      >>> f"{SparseCategoricalFocalCrossentropy(reduction='sum')([1, 2], y_pred):.5g}"
+      '0.46631'
+    """
+
+    alpha: Any = 0.25
+    gamma: Any = 2.0
+    from_logits: bool = False
+    ignore_class: int | None = None
+    axis: int = -1
+    reduction: str | None = "sum_over_batch_size"
+    name: str = "sparse_categorical_focal_crossentropy"
+    dtype: DTypeLike | None = None
+
+    def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """One loss per example."""
+        return sparse_categorical_focal_crossentropy(
+            y_true, y_pred, self.alpha, self.gamma, self.from_logits, self.ignore_class, self.axis
+        )
+
+
+@dataclass(frozen=True)
+class BinaryFocalCrossentropy(_Loss):
+    """:func:`binary_focal_crossentropy` as an object with a reduction.
+
+    Attributes:
+      apply_class_balancing: Whether to weigh the label 1 by `alpha` and the label 0 by ``1 - alpha``.
+      alpha: Weight of the label 1, a known value; it must stay 0.25 without `apply_class_balancing`.
+      gamma: Focusing exponent, at least 0, likewise.
+      from_logits: Whether `y_pred` holds logits.
+      label_smoothing: In [0, 1].
+      axis: The axis over which the losses are averaged.
+      reduction: "sum_over_batch_size" or "mean", "mean_with_sample_weight", "sum", None or "none".
+      name: A name for logs and configurations.
+      dtype: The dtype `y_pred` is read in and the result has; None computes in at least float32.
+
+    Raises:
+      TypeError: An option has the wrong type.
+      ValueError: `reduction` is none of the above.
+
+    Example:
+      >>> loss = BinaryFocalCrossentropy(gamma=0.0)
+      >>> round(float(loss([[1, 0]], jnp.array([[0.5, 0.5]])) / jnp.log(2)), 6)
+      1.0
+
+    References:
+      `keras.losses.BinaryFocalCrossentropy`.
+    """
+
+    apply_class_balancing: bool = False
+    alpha: Any = 0.25
+    gamma: Any = 2.0
+    from_logits: bool = False
+    label_smoothing: float = 0.0
+    axis: int = -1
+    reduction: str | None = "sum_over_batch_size"
+    name: str = "binary_focal_crossentropy"
+    dtype: DTypeLike | None = None
+
+    def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+        """One loss per example."""
+        return binary_focal_crossentropy(
+            y_true,
+            y_pred,
+            self.apply_class_balancing,
+            self.alpha,
+            self.gamma,
+            self.from_logits,
+            self.label_smoothing,
+            self.axis,
+        )
