@@ -35,16 +35,21 @@ class Peak(NamedTuple):
     excess: jax.Array  # sum exp(z - top) over all entries but one of the highest
 
 
-def merge(left: Part, right: Part) -> Part:
-    """Merges ``(top, excess, *sums)`` of two disjoint parts of a row; associative and commutative."""
+def merge(left: Part, right: Part, *, exact: bool = False) -> Part:
+    """Merges ``(top, excess, *sums)`` of two disjoint parts of a row; associative and commutative.
+
+    A difference d that is rounded makes exp(d) wrong by |d| u. Beside a sum of at least 1 that is nothing,
+    as |d| exp(-|d|) < 0.4; where `excess` itself is used it must be `exact`, for some more arithmetic.
+    """
     ahead = left[0] >= right[0]
     top = lax.max(left[0], right[0])
     low = lax.min(left[0], right[0])
-    decay = jnp.where(left[0] == right[0], 1, jnp.exp(low - top))  # equal also when both are -inf
+    fall = shifted_exp(low, top) if exact else jnp.exp(low - top)
+    fall = jnp.where(left[0] == right[0], 1, fall)  # also when both are -inf
     high_excess = jnp.where(ahead, left[1], right[1])
     low_excess = jnp.where(ahead, right[1], left[1])
     sums = (a + b for a, b in zip(left[2:], right[2:], strict=True))
-    return top, high_excess + decay * (1 + low_excess), *sums
+    return top, high_excess + fall * (1 + low_excess), *sums
 
 
 def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -66,6 +71,25 @@ def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:
     """``exp(logits - top)`` to the last bit, also where the difference itself is rounded."""
     gap, err = difference(logits, jnp.where(top == -jnp.inf, 0, top))
     return jnp.exp(gap) * (1 + err)
+
+
+def split_sum(x: jax.Array, highest: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """The sums of x over the highest entries of each row and over the lower ones."""
+    high = jnp.sum(jnp.where(highest, x, 0), axis, keepdims=True)
+    return high, jnp.sum(jnp.where(highest, 0, x), axis, keepdims=True)
+
+
+def all_but_own(
+    x: jax.Array, highest: jax.Array, sums: tuple[jax.Array, jax.Array], alone: jax.Array
+) -> jax.Array:
+    """For each entry the sum of all others, from `split_sum`, where shares near 1 are at stake.
+
+    A lower entry may be taken back from the whole sum, which the highest dominates. The highest, if it is
+    `alone`, is never in its own sum: not even as a difference that is exactly 0, for this also carries
+    derivatives. Several highest entries have a share of at most 1 / 2 each.
+    """
+    high, low = sums
+    return jnp.where(highest, low + jnp.where(alone, 0, high - x), low + high - x)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -112,21 +136,25 @@ def _rivals_two_pass(logits, labels, *, axis):
 
 
 def peak(logits: jax.Array, axis: int) -> Peak:
-    """The maximum of each row and the excess beside it; constants under differentiation."""
+    """The maximum of each row and the excess beside it, with `axis` of size 1; constants to derivatives."""
     top, excess = lax.platform_dependent(
-        lax.stop_gradient(logits), cpu=partial(_peak_two_pass, axis=axis), default=partial(_peak_one_pass, axis=axis)
+        lax.stop_gradient(logits),
+        cpu=partial(_peak_two_pass, axis=axis),
+        default=partial(_peak_one_pass, axis=axis),
     )
-    return Peak(top, jnp.where(jnp.isfinite(top), excess, jnp.nan))  # all -inf, +inf or NaN
+    defined = jnp.isfinite(top)  # neither all -inf, nor a +inf or NaN
+    return Peak(jnp.expand_dims(top, axis), jnp.expand_dims(jnp.where(defined, excess, jnp.nan), axis))
 
 
 def _peak_one_pass(logits, *, axis):
     zero = jnp.zeros((), logits.dtype)
-    return lax.reduce((logits, jnp.zeros_like(logits)), (zero - jnp.inf, zero), merge, (axis,))
+    parts = (logits, jnp.zeros_like(logits))
+    return lax.reduce(parts, (zero - jnp.inf, zero), partial(merge, exact=True), (axis,))
 
 
 def _peak_two_pass(logits, *, axis):
     top = jnp.max(logits, axis)
     high = jnp.expand_dims(top, axis)
-    below = jnp.sum(jnp.where(logits < high, jnp.exp(logits - high), 0), axis)
+    below = jnp.sum(jnp.where(logits < high, shifted_exp(logits, high), 0), axis)
     ties = jnp.sum((logits == high).astype(logits.dtype), axis)
     return top, below + (ties - 1)

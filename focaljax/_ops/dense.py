@@ -34,55 +34,44 @@ def _fwd(logits, weights, gamma, axis):
     peak = _statistics.peak(z, axis)
     odds = _odds(z, peak, axis)
     loss = jnp.sum(_modulation.scaled(weights, _modulation.focal(odds, gamma)), axis)
-    pulls = _split(_modulation.scaled(weights, _modulation.pull(odds, gamma)), z, peak, axis)
-    return loss, (logits, weights, gamma, peak, pulls)
+    pulls = _modulation.scaled(weights, _modulation.pull(odds, gamma))
+    sums = _statistics.split_sum(pulls, z == peak.top, axis)
+    return loss, (logits, weights, gamma, peak, sums)
 
 
 def _bwd(axis, residuals, ct):
-    logits, weights, gamma, peak, pulls = residuals
-    high, low = (jnp.expand_dims(x, axis) for x in pulls)
+    logits, weights, gamma, peak, sums = residuals
     ct = jnp.expand_dims(ct, axis)
-    silent = jnp.expand_dims(jnp.isnan(peak.excess), axis) & ((ct == 0) | ((high == 0) & (low == 0)))
+    silent = jnp.isnan(peak.excess) & ((ct == 0) | ((sums[0] == 0) & (sums[1] == 0)))
     z = jnp.where(silent, 0, logits.astype(gamma.dtype))
-    peak = jax.tree.map(lambda x: jnp.where(jnp.squeeze(silent, axis), 0, x), peak)
+    peak = jax.tree.map(lambda x: jnp.where(silent, 0, x), peak)
 
     odds = _odds(z, peak, axis)
     focal = _modulation.focal(odds, gamma)
-    own = _modulation.scaled(weights, _modulation.pull(odds, gamma))
-    highest = z == jnp.expand_dims(peak.top, axis)
-    d_logits = jnp.where(
-        highest,
-        odds.p * (low + (high - own)) - odds.q * own,
-        odds.p * (low + high) - own,
-    )
+    pulls = _modulation.scaled(weights, _modulation.pull(odds, gamma))
+    others = _statistics.all_but_own(pulls, z == peak.top, sums, peak.excess < 1)
+    d_logits = _modulation.scaled(ct, odds.p * others - odds.q * pulls).astype(logits.dtype)
     d_weights = _modulation.scaled(ct, focal)
     d_gamma = _modulation.scaled(weights * ct, focal * odds.log_q)
     if gamma.shape[axis] == 1:
         d_gamma = jnp.sum(d_gamma, axis, keepdims=True)
-    return _modulation.scaled(ct, d_logits).astype(logits.dtype), d_weights, d_gamma
-
-
-def _split(x, z, peak, axis):
-    """Sums over the highest classes and over the others."""
-    highest = z == jnp.expand_dims(peak.top, axis)
-    return jnp.sum(jnp.where(highest, x, 0), axis), jnp.sum(jnp.where(highest, 0, x), axis)
+    return d_logits, d_weights, d_gamma
 
 
 def _odds(z, peak, axis):
     """The odds of every class against all the others."""
-    return _modulation.along(_log_odds(z, peak, axis), lax.stop_gradient(_numbers(z, peak, axis)))
+    return _modulation.along(_log_odds(z, peak, axis), lax.stop_gradient(_numbers(z, peak)))
 
 
-def _numbers(z, peak, axis):
-    top, excess = (jnp.expand_dims(x, axis) for x in peak)
+def _numbers(z, peak):
+    top, excess = peak
     gap, err = _statistics.difference(z, top)
     total = 1 + excess
     p = jnp.exp(gap) * (1 + err) / total
     highest = z == top
     q = jnp.where(highest, excess / total, 1 - p)
     log_top = -jnp.log1p(excess)
-    ratio = jnp.minimum(excess, 1) / jnp.maximum(excess, 1)  # of the smaller to the larger part
-    log_rest = jnp.where(excess < 1, jnp.log(excess) + log_top, -jnp.log1p(ratio))
+    log_rest = jnp.where(excess < 1, jnp.log(excess) + log_top, -jnp.log1p(1 / excess))
     log_q = jnp.where(highest, log_rest, jnp.log1p(-p))
     return _modulation.complete(p, q, gap + (err + log_top), log_q)
 
@@ -99,10 +88,11 @@ def _log_odds_jvp(axis, primals, tangents):
     z, peak = primals
     dz = tangents[0]
     odds = _odds(z, peak, axis)
-    high, low = (jnp.expand_dims(x, axis) for x in _split(odds.p * dz, z, peak, axis))
-    highest = z == jnp.expand_dims(peak.top, axis)
-    others = jnp.where(highest, low + (high - odds.p * dz), low + high - odds.p * dz)
-    return _log_odds(z, peak, axis), dz - jnp.where(odds.q > 0, others / jnp.where(odds.q > 0, odds.q, 1), 0)
+    rise, highest = odds.p * dz, z == peak.top
+    sums = _statistics.split_sum(rise, highest, axis)
+    others = _statistics.all_but_own(rise, highest, sums, peak.excess < 1)
+    share = jnp.where(odds.q > 0, others / jnp.where(odds.q > 0, odds.q, 1), 0)  # q -> 0: no others
+    return _log_odds(z, peak, axis), dz - share
 
 
 dense.defvjp(_fwd, _bwd)

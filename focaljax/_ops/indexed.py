@@ -37,17 +37,39 @@ def _bwd(axis, residuals, ct):
     odds = _odds(stats)
     focal = _modulation.focal(odds, gamma)
     slope = -_modulation.scaled(alpha * ct, odds.q * _modulation.pull(odds, gamma))
-    push = -jnp.where(stats.rest > 0, slope / jnp.where(stats.rest > 0, stats.rest, 1), 0)
     silent = (slope == 0) & jnp.isnan(odds.p)
-    slope, push, silent, top = (jnp.expand_dims(x, axis) for x in (slope, push, silent, stats.top))
+    z = jnp.where(jnp.expand_dims(silent, axis), 0, logits.astype(gamma.dtype))
+    stats = jax.tree.map(lambda x: jnp.where(silent, 0, x), stats)
 
-    z = jnp.where(silent, 0, logits.astype(gamma.dtype))
-    competitors = push * _statistics.shifted_exp(z, jnp.where(silent, 0, top))
     own = _statistics.is_class(labels, logits.shape, axis)
-    d_logits = jnp.where(own, slope, competitors).astype(logits.dtype)
+    slope = jnp.expand_dims(slope, axis)
+    d_logits = jnp.where(own, slope, -slope * _shares(z, labels, stats, axis)).astype(logits.dtype)
     d_alpha = _modulation.scaled(ct, focal)
     d_gamma = _modulation.scaled(alpha * ct, focal * odds.log_q)
     return d_logits, None, d_alpha, d_gamma
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _shares(z, labels, stats, axis):
+    """The softmax of the competitors among themselves; 0 without one, of no meaning at the target."""
+    inverse = jnp.where(stats.rest > 0, 1 / jnp.where(stats.rest > 0, stats.rest, 1), 0)
+    top, inverse = jnp.expand_dims(stats.top, axis), jnp.expand_dims(inverse, axis)
+    return _statistics.shifted_exp(z, top) * inverse
+
+
+@_shares.defjvp
+def _shares_jvp(axis, primals, tangents):
+    """``dr_k = r_k * sum_{j != k} r_j (dz_k - dz_j)``; the highest, as r -> 1, is left out of its sums."""
+    z, labels, stats = primals
+    dz = tangents[0]
+    shares = _shares(z, labels, stats, axis)
+    r = jnp.where(_statistics.is_class(labels, z.shape, axis), 0, shares)
+    highest = (z == jnp.expand_dims(stats.top, axis)) & (r > 0)
+    alone = jnp.expand_dims(stats.rest < 2, axis)
+    mass, rise = (
+        _statistics.all_but_own(x, highest, _statistics.split_sum(x, highest, axis), alone) for x in (r, r * dz)
+    )
+    return shares, r * (mass * dz - rise)
 
 
 def _odds(stats):

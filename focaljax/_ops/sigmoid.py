@@ -22,7 +22,7 @@ class Answer(NamedTuple):
     """What the loss and its derivatives need to know of one logit and its label."""
 
     m: jax.Array  # y q + (1 - y) p
-    log_m: jax.Array  # 0 where m underflows: it only ever multiplies terms that vanish there
+    log_m: jax.Array  # finite also where m underflows
     bce: jax.Array
     lean: jax.Array  # (1 - y) p - y q = d bce / dz
     tilt: jax.Array  # q - p = dm / dy
@@ -53,7 +53,9 @@ def _bwd(residuals, ct):
     modulation = _modulation.power(answer.m, answer.log_m, gamma)
     surprise = _modulation.scaled(answer.ratio, answer.bce)  # z -> -inf at y = 1: 0 * inf; the limit is 0
     slope = modulation * (gamma * (1 - 2 * labels) * surprise + answer.lean)
-    drift = modulation * (gamma * answer.tilt * answer.phi - z)
+    # The label's gradient does not vanish with m: m^gamma must survive where m itself underflows.
+    lasting = jnp.where(answer.m == 0, jnp.exp(gamma * answer.log_m), modulation)
+    drift = _modulation.scaled(lasting, gamma * answer.tilt * answer.phi - z)
     focal = modulation * answer.bce
     return (
         _modulation.scaled(weights * ct, slope).astype(logits.dtype),
@@ -68,22 +70,24 @@ def _answer(z, labels):
 
 
 def _numbers(z, y):
-    positive = z >= 0
+    positive, no = z >= 0, 1 - y  # y is never taken for 1 - (1 - y)
     r = jnp.exp(-jnp.abs(z))
     likely, unlikely = 1 / (1 + r), r / (1 + r)
     p, q = jnp.where(positive, likely, unlikely), jnp.where(positive, unlikely, likely)
     log_likely = -jnp.log1p(r)
     log_p = jnp.where(positive, log_likely, z + log_likely)
     log_q = jnp.where(positive, log_likely - z, log_likely)
-    bce = -(_modulation.scaled(y, log_p) + _modulation.scaled(1 - y, log_q))
+    bce = -(_modulation.scaled(y, log_p) + _modulation.scaled(no, log_q))
 
-    agreed = jnp.where(positive, y, 1 - y)  # how much of the label is on the likely side
-    wrong = agreed * r + (1 - agreed)  # = m * (1 + r)
-    m, right = wrong * likely, (agreed + (1 - agreed) * r) * likely
-    log_m = jnp.where(m < 0.5, jnp.log(jnp.where(m == 0, 1, m)), jnp.log1p(-right))
+    agreed, refused = jnp.where(positive, y, no), jnp.where(positive, no, y)
+    wrong = agreed * r + refused  # = m * (1 + r)
+    m, right = wrong * likely, (agreed + refused * r) * likely
+    log_m = jnp.where(m < 0.5, jnp.log(m), jnp.log1p(-right))
+    log_m = jnp.where(refused == 0, log_likely - jnp.abs(z), log_m)
+    log_m = jnp.maximum(log_m, jnp.finfo(z.dtype).min)
     ratio = likely * jnp.where(wrong == 0, 1, r / jnp.where(wrong == 0, 1, wrong))  # r -> 0, y hard: r / r
     phi = jnp.where(m == 0, 1, bce / jnp.where(m == 0, 1, m))  # bce -> m as both vanish
-    return Answer(m, log_m, bce, (1 - y) * p - y * q, q - p, ratio, phi)
+    return Answer(m, log_m, bce, no * p - y * q, -jnp.tanh(z / 2), ratio, phi)
 
 
 @jax.custom_jvp

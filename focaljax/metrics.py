@@ -1,0 +1,348 @@
+"""Means over a stream of batches, as exact after a billion examples as after one.
+
+A metric is a frozen, hashable configuration; what it has seen lies in a :class:`MeanState`, a
+pytree of four scalars. Its methods are pure, so a metric can be closed over by anything that JAX
+transforms, or be a static argument of it::
+
+    metric = CategoricalFocalCrossentropy(gamma=2.0)
+    update = jax.jit(metric.update, donate_argnums=0)
+    state = metric.init()
+    for batch in batches:
+        state = update(state, batch.labels, batch.probabilities)
+    mean = metric.result(state)
+
+What holds for the whole file:
+
+* The mean is sum(w v) / sum(w) over all losses v and weights w seen, and 0 when sum(w) is 0. A
+  weight of exactly 0 silences its loss, NaN too; any other NaN stays in the mean.
+* Each sum is a pair high + low of floats (double-float arithmetic), within a batch and from batch
+  to batch. An addition of terms of one sign has a relative error of at most 3 u^2, 1.1e-14 in
+  float32: 1e9 examples in batches of 64 leave 3e-11, where a float32 total is wrong by a tenth
+  and a count in it stops at 2^24. Counts are exact to 2^46.
+* The pairs are float32, or float64 where that is JAX' default (`jax_enable_x64`), unless `dtype`
+  says otherwise. The result has that dtype; ``float(high) + float(low)`` has twice its digits.
+* Up to that error the order of merging is free: batches, runs and devices.
+* A metric is not a loss: its derivative is 0, and a differentiated function may compute it.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from focaljax import _checks, reductions
+from focaljax.crossentropy import (
+    binary_focal_crossentropy,
+    categorical_focal_crossentropy,
+    sparse_categorical_focal_crossentropy,
+)
+
+__all__ = [
+    "BinaryFocalCrossentropy",
+    "CategoricalFocalCrossentropy",
+    "MeanState",
+    "SparseCategoricalFocalCrossentropy",
+    "binary_focal_crossentropy",
+    "categorical_focal_crossentropy",
+    "sparse_categorical_focal_crossentropy",
+]
+
+Pair = tuple[jax.Array, jax.Array]  # high + low, with high = the sum rounded to one float
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("total", "total_compensation", "weight", "weight_compensation"),
+    meta_fields=(),
+)
+@dataclass(frozen=True)
+class MeanState:
+    """What a mean has seen: sum(w v) and sum(w), each a float and what its rounding left out."""
+
+    total: jax.Array
+    total_compensation: jax.Array
+    weight: jax.Array
+    weight_compensation: jax.Array
+
+
+class _Mean:
+    """The methods of a streaming mean; a subclass names its function and the options of that."""
+
+    _function: ClassVar[Callable[..., jax.Array]]
+    ignore_class: int | None = None
+    dtype: DTypeLike | None = None
+
+    def __post_init__(self) -> None:
+        for option in ("alpha", "gamma", "label_smoothing"):
+            if hasattr(self, option):
+                object.__setattr__(self, option, _checks.plain(option, getattr(self, option)))
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", _checks.float_dtype("dtype", self.dtype))
+
+    def _options(self) -> dict[str, Any]:
+        names = (field.name for field in fields(cast(Any, self)))
+        return {name: getattr(self, name) for name in names if name not in ("name", "dtype")}
+
+    def init(self) -> MeanState:
+        """The state that has seen nothing, its fields in separate buffers: it can be donated.
+
+        Returns:
+          Zeros in the dtype of the metric.
+
+        Raises:
+          ValueError: `dtype` is neither float32 nor, with `jax_enable_x64`, float64.
+        """
+        dtype = jax.dtypes.canonicalize_dtype(self.dtype or float)
+        if self.dtype not in (None, dtype.name) or dtype.itemsize < 4:
+            raise ValueError(
+                "`dtype` must be float32, or float64 with `jax_enable_x64`, or None; "
+                f"got {self.dtype}."
+            )
+        return MeanState(*(jnp.zeros((), dtype) for _ in range(4)))
+
+    def update(
+        self,
+        state: MeanState,
+        y_true: ArrayLike,
+        y_pred: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+    ) -> MeanState:
+        """The state that has also seen this batch.
+
+        Args:
+          state: What was seen before.
+          y_true: Labels, as the function of the metric takes them.
+          y_pred: Probabilities, or logits with ``from_logits=True``.
+          sample_weight: Weights that broadcast to the losses as in :mod:`focaljax.reductions`.
+
+        Returns:
+          A state in the dtype of `state`.
+
+        Raises:
+          TypeError: An argument has the wrong dtype.
+          ValueError: An argument has the wrong shape or range.
+        """
+        y_true, y_pred, sample_weight = lax.stop_gradient((y_true, y_pred, sample_weight))
+        losses = type(self)._function(y_true, y_pred, **self._options())
+        losses = losses.astype(state.total.dtype)
+        where = reductions.not_ignored(y_true, self.ignore_class, losses)
+        weighted, weights = reductions.weigh(losses, sample_weight, where=where)
+        if sample_weight is None and where is None:
+            weight = _count(losses.size, losses.dtype)
+        else:
+            weight = _sum(weights)
+        return _merge(state, MeanState(*_sum(weighted), *weight))
+
+    def merge(self, *states: MeanState, axis_name: reductions.AxisName | None = None) -> MeanState:
+        """The state that has seen all that these have seen; without states, nothing.
+
+        Inside `jax.shard_map` or `jax.vmap`, `axis_name` merges over that axis too, and the result
+        is the same on each device (``out_specs=P()``). Each device must bring its own share: a
+        state that all of them hold would count once per device. So a replicated state takes in a
+        sharded batch by::
+
+            batch = metric.merge(metric.update(metric.init(), y_true, y_pred), axis_name="data")
+            state = metric.merge(state, batch)
+
+        Args:
+          *states: States of this metric.
+          axis_name: Mesh axis or axes whose devices hold different states.
+
+        Returns:
+          One state.
+
+        Raises:
+          TypeError: The states have different dtypes.
+        """
+        dtypes = {state.total.dtype.name for state in states}
+        if len(dtypes) > 1:
+            raise TypeError(f"`states` must have one dtype, got {' and '.join(sorted(dtypes))}.")
+        merged = functools.reduce(_merge, states) if states else self.init()
+        return merged if axis_name is None else _merge_over(merged, axis_name)
+
+    def result(self, state: MeanState) -> jax.Array:
+        """The mean of what was seen.
+
+        Args:
+          state: What was seen.
+
+        Returns:
+          sum(w v) / sum(w) in the dtype of `state`, its relative error at most 3 u; 0 if sum(w)
+          is 0.
+        """
+        nothing = state.weight == 0
+        return jnp.where(nothing, 0, state.total / jnp.where(nothing, 1, state.weight))
+
+
+@dataclass(frozen=True)
+class CategoricalFocalCrossentropy(_Mean):
+    """The stream's mean of :func:`focaljax.crossentropy.categorical_focal_crossentropy`.
+
+    Attributes:
+      alpha, gamma, from_logits, label_smoothing, axis: As in the function; arrays become tuples.
+      name: A word for logs; it changes nothing.
+      dtype: "float32", "float64", or None for JAX' default.
+
+    Raises:
+      TypeError: An option has the wrong type, for example a traced one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> metric = CategoricalFocalCrossentropy()
+      >>> y_true = jnp.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+      >>> y_pred = jnp.array([[0.05, 0.9, 0.05], [0.1, 0.85, 0.05]])
+      >>> [f"{loss:.6g}" for loss in categorical_focal_crossentropy(y_true, y_pred)]
+      ['0.000263401', '0.675912']
+      >>> state = metric.update(metric.init(), y_true, y_pred)
+      >>> f"{metric.result(state):.6g}"
+      '0.338088'
+      >>> state = metric.update(state, y_true, y_pred, sample_weight=jnp.array([1.0, 0.0]))
+      >>> f"{metric.result(state):.6g}"  # (2 * 0.000263401 + 0.675912) / 3
+      '0.22548'
+
+    References:
+      Lin et al., "Focal Loss for Dense Object Detection", 2018, equation 5.
+    """
+
+    _function = staticmethod(categorical_focal_crossentropy)
+    alpha: Any = 0.25
+    gamma: Any = 2.0
+    from_logits: bool = False
+    label_smoothing: float = 0.0
+    axis: int = -1
+    name: str = "categorical_focal_crossentropy"
+    dtype: DTypeLike | None = None
+
+
+@dataclass(frozen=True)
+class SparseCategoricalFocalCrossentropy(_Mean):
+    """The stream's mean of :func:`focaljax.crossentropy.sparse_categorical_focal_crossentropy`.
+
+    An example whose label is `ignore_class` has weight 0: the mean is over the others.
+
+    Attributes:
+      alpha, gamma, from_logits, ignore_class, axis: As in the function; arrays become tuples.
+      name: A word for logs; it changes nothing.
+      dtype: "float32", "float64", or None for JAX' default.
+
+    Raises:
+      TypeError: An option has the wrong type, for example a traced one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> metric = SparseCategoricalFocalCrossentropy(ignore_class=-1)
+      >>> y_pred = jnp.array([[0.05, 0.9, 0.05], [0.1, 0.85, 0.05]])
+      >>> state = metric.update(metric.init(), jnp.array([1, -1]), y_pred)
+      >>> f"{metric.result(state):.6g}"  # of the first example alone
+      '0.000263401'
+
+    References:
+      Lin et al., "Focal Loss for Dense Object Detection", 2018, equation 5.
+    """
+
+    _function = staticmethod(sparse_categorical_focal_crossentropy)
+    alpha: Any = 0.25
+    gamma: Any = 2.0
+    from_logits: bool = False
+    ignore_class: int | None = None
+    axis: int = -1
+    name: str = "sparse_categorical_focal_crossentropy"
+    dtype: DTypeLike | None = None
+
+
+@dataclass(frozen=True)
+class BinaryFocalCrossentropy(_Mean):
+    """The stream's mean of :func:`focaljax.crossentropy.binary_focal_crossentropy`.
+
+    Attributes:
+      apply_class_balancing, alpha, gamma, from_logits, label_smoothing, axis: As in the function.
+      name: A word for logs; it changes nothing.
+      dtype: "float32", "float64", or None for JAX' default.
+
+    Raises:
+      TypeError: An option has the wrong type, for example a traced one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> metric = BinaryFocalCrossentropy()
+      >>> state = metric.update(metric.init(), jnp.array([[1.0], [0.0]]), jnp.array([[0.5], [0.5]]))
+      >>> f"{metric.result(state):.6g}"  # 0.5^2 log 2
+      '0.173287'
+
+    References:
+      Lin et al., "Focal Loss for Dense Object Detection", 2018, equations 4 and 5.
+    """
+
+    _function = staticmethod(binary_focal_crossentropy)
+    apply_class_balancing: bool = False
+    alpha: Any = 0.25
+    gamma: Any = 2.0
+    from_logits: bool = False
+    label_smoothing: float = 0.0
+    axis: int = -1
+    name: str = "binary_focal_crossentropy"
+    dtype: DTypeLike | None = None
+
+
+def _add(x: Pair, y: Pair) -> Pair:
+    """``x + y``, for one sign with a relative error below 3 u^2 (Joldes et al. 2017, alg. 5)."""
+    plain, error = _two_sum(x[0], y[0])
+    high, low = _fast_two_sum(plain, error + (x[1] + y[1]))
+    finite = jnp.isfinite(plain)  # inf - inf is NaN: an infinite sum has no rounding error
+    return jnp.where(finite, high, plain), jnp.where(finite, low, 0)
+
+
+def _two_sum(a: jax.Array, b: jax.Array) -> Pair:
+    """``a + b`` and its rounding error, exactly (Knuth 1969, section 4.2.2)."""
+    total = a + b
+    back = total - a
+    return total, (a - (total - back)) + (b - back)
+
+
+def _fast_two_sum(a: jax.Array, b: jax.Array) -> Pair:
+    """The same for ``|a| >= |b|`` (Dekker 1971)."""
+    total = a + b
+    return total, b - (total - a)
+
+
+def _sum(terms: jax.Array) -> Pair:
+    """The sum of all terms; under sharding only one pair per device is sent."""
+    return _sum_pairs(terms, jnp.zeros_like(terms), tuple(range(terms.ndim)))
+
+
+def _sum_pairs(high: jax.Array, low: jax.Array, axes: tuple[int, ...]) -> Pair:
+    zero = jnp.zeros((), high.dtype)
+    total, compensation = lax.reduce((high, low), (zero, zero), _add, axes)
+    return total, compensation
+
+
+def _count(count: int, dtype: Any) -> Pair:
+    """A Python integer."""
+    high = np.asarray(count, dtype)
+    return jnp.asarray(high), jnp.asarray(count - int(high), dtype)
+
+
+def _merge(a: MeanState, b: MeanState) -> MeanState:
+    total = _add((a.total, a.total_compensation), (b.total, b.total_compensation))
+    weight = _add((a.weight, a.weight_compensation), (b.weight, b.weight_compensation))
+    return MeanState(*total, *weight)
+
+
+def _merge_over(state: MeanState, axis_name: reductions.AxisName) -> MeanState:
+    """Merges over a mesh axis: each device fills a row of its own, the other rows are 0."""
+    here = jnp.arange(lax.axis_size(axis_name)) == lax.axis_index(axis_name)
+
+    def rows(x: jax.Array) -> jax.Array:
+        return jnp.where(here.reshape(-1, *(1,) * x.ndim), x[None], 0)
+
+    # x + 0 + ... + 0 is exact, and the type of a psum says that all devices hold the same.
+    every = lax.psum(jax.tree.map(rows, state), axis_name)
+    total = _sum_pairs(every.total, every.total_compensation, (0,))
+    weight = _sum_pairs(every.weight, every.weight_compensation, (0,))
+    return MeanState(*total, *weight)

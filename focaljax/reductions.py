@@ -1,0 +1,187 @@
+"""How the losses of many examples become one number.
+
+With losses v and weights w, both of one shape with n entries:
+
+========================================  =====================
+``"sum_over_batch_size"``, ``"mean"``     sum(w v) / n
+``"mean_with_sample_weight"``             sum(w v) / sum(w)
+``"sum"``                                 sum(w v)
+``"none"``, None                          w v
+========================================  =====================
+
+What holds for the whole file:
+
+* **Empty batch.** A mean divides by zero where nothing was counted: it is then 0, with gradient 0.
+* **Silence.** A weight of exactly 0 silences NaN and infinite losses, in value and gradient. The
+  derivative with respect to a weight of 0 is still the loss itself, where that is finite.
+* **Broadcasting.** A weight may have one trailing axis of size 1 more than the losses, or one axis
+  less (one weight per row of losses), or none; then every axis must be 1 or equal. sum(w) is over
+  the weights after broadcasting. (Keras 3.15 sums them before: ones of shape [2, 3] under weights
+  [[1], [2]] have the weighted mean 3 there, 1 here.)
+* **Precision.** Losses narrower than float32 are widened; float64 stays. The result has that dtype.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from focaljax import _checks
+
+AxisName = str | tuple[str, ...]
+
+
+def reduce_loss(
+    losses: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    reduction: str | None = "sum_over_batch_size",
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
+    """Weighs the losses and gathers them by the table at the top of this file.
+
+    An entry that `where` leaves out has weight 0 and is not counted in n, so that a mean is over
+    the valid entries only. Inside `jax.shard_map` or `jax.vmap`, `axis_name` gathers over that axis
+    too: numerators and denominators are summed apart, so a mean is that of the global batch, never
+    a mean of means.
+
+    Args:
+      losses: Floating, any shape; usually one loss per example.
+      sample_weight: Real or boolean weights that broadcast to the losses, or None for 1.
+      reduction: A name from the table.
+      where: Booleans that broadcast to the losses, True where a loss counts; None is everywhere.
+      axis_name: Mesh axis or axes that shard the losses. With ``check_vma=True``, the default of
+        `jax.shard_map`, the result is the same on each device and so is its gradient.
+
+    Returns:
+      A scalar, or for "none" the weighted losses in the shape of the losses; at least float32.
+
+    Raises:
+      TypeError: The losses are not floating, the weights complex, or `where` not boolean.
+      ValueError: `reduction` is no name from the table; the weights or `where` do not broadcast to
+        the losses; or `axis_name` comes with "none", where there is nothing to gather.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> reduce_loss(jnp.array([1.0, 2.0, 6.0]))
+      Array(3., dtype=float32)
+      >>> weights = jnp.array([1.0, 1.0, 0.0])
+      >>> reduce_loss(jnp.array([1.0, 2.0, jnp.nan]), weights)
+      Array(1., dtype=float32)
+      >>> reduce_loss(jnp.array([1.0, 2.0, jnp.nan]), weights, "mean_with_sample_weight")
+      Array(1.5, dtype=float32)
+
+    References:
+      The Keras 3 API, `keras.losses.Loss`, for the names of the reductions.
+    """
+    _checks.reduction(reduction)
+    weighted, weights = weigh(losses, sample_weight, where=where)
+    if reduction in (None, "none"):
+        if axis_name is not None:
+            raise ValueError(f"`axis_name` must be None without a reduction, got {axis_name!r}.")
+        return weighted
+
+    total = _over(jnp.sum(weighted), axis_name)
+    if reduction == "sum":
+        return total
+    if reduction == "mean_with_sample_weight":
+        return _ratio(total, _over(jnp.sum(weights), axis_name))
+    if where is None:
+        count = weighted.size * (1 if axis_name is None else lax.axis_size(axis_name))
+        return _ratio(total, jnp.asarray(count, total.dtype))
+    counted = jnp.broadcast_to(_checks.mask("where", where, weighted, "losses"), weighted.shape)
+    return _ratio(total, _over(jnp.sum(counted, dtype=total.dtype), axis_name))
+
+
+def weigh(
+    losses: ArrayLike, sample_weight: ArrayLike | None = None, *, where: ArrayLike | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """The weighted losses and their weights, the two summands of a weighted mean.
+
+    Args:
+      losses: Floating, any shape.
+      sample_weight: Real or boolean weights that broadcast to the losses, or None for 1.
+      where: Booleans that broadcast to the losses; False means weight 0. None means everywhere.
+
+    Returns:
+      ``w v`` and ``w``, both in the shape of the losses and in at least float32.
+
+    Raises:
+      TypeError: The losses are not floating, the weights complex, or `where` not boolean.
+      ValueError: The weights or `where` do not broadcast to the losses.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> weigh(jnp.array([[1.0, 2.0], [3.0, jnp.inf]]), jnp.array([4.0, 0.0]))[0]
+      Array([[4., 8.],
+             [0., 0.]], dtype=float32)
+    """
+    losses = _checks.floating("losses", losses)
+    losses = losses.astype(jnp.float32 if losses.dtype.itemsize < 4 else losses.dtype)
+    if sample_weight is None:
+        weights = jnp.ones_like(losses)
+    else:
+        weights = _sample_weight(sample_weight, losses)
+    if where is not None:
+        weights = jnp.where(_checks.mask("where", where, losses, "losses"), weights, 0)
+    elif sample_weight is None:
+        return losses, weights
+    # Only what is not finite is selected away: d(w v)/dw at w = 0 is v.
+    silent = (weights == 0) & ~jnp.isfinite(losses)
+    return weights * jnp.where(silent, 0, losses), weights
+
+
+def not_ignored(labels: ArrayLike, ignore_class: int | None, losses: jax.Array) -> jax.Array | None:
+    """Where a class index is not the ignored one: the `where` of losses with an `ignore_class`.
+
+    Args:
+      labels: One class index per loss.
+      ignore_class: The index that marks an ignored entry, or None for no such index.
+      losses: The losses whose shape the answer takes.
+
+    Returns:
+      Booleans in the shape of the losses, or None without an `ignore_class`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> not_ignored(jnp.array([[2], [255]]), 255, losses=jnp.array([0.5, 0.0]))
+      Array([ True, False], dtype=bool)
+    """
+    if ignore_class is None:
+        return None
+    labels = _checks.array("labels", labels)
+    wide = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)  # uint8 has no -1
+    return (wide != ignore_class).reshape(losses.shape)
+
+
+def _sample_weight(x: ArrayLike, losses: jax.Array) -> jax.Array:
+    """The weights by Keras' rank rule, in the shape and dtype of the losses."""
+    x = _checks.array("sample_weight", x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(f"`sample_weight` must be real, got {x.dtype}.")
+    shape = x.shape
+    if x.ndim == 0:
+        shape = (1,) * losses.ndim
+    elif x.ndim == losses.ndim + 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    elif x.ndim == losses.ndim - 1:
+        shape = (*shape, 1)
+    if len(shape) != losses.ndim or any(
+        n not in (1, m) for n, m in zip(shape, losses.shape, strict=True)
+    ):
+        raise ValueError(
+            f"`sample_weight` must be a scalar or fit the shape of the losses, {losses.shape}, "
+            f"or that shape without its last axis; got shape {x.shape}."
+        )
+    return jnp.broadcast_to(x.astype(losses.dtype).reshape(shape), losses.shape)
+
+
+def _over(x: jax.Array, axis_name: AxisName | None) -> jax.Array:
+    return x if axis_name is None else lax.psum(x, axis_name)
+
+
+def _ratio(total: jax.Array, count: jax.Array) -> jax.Array:
+    """``total / count``, and 0 where nothing was counted."""
+    none = count == 0
+    return jnp.where(none, 0, total / jnp.where(none, 1, count))

@@ -1,0 +1,471 @@
+"""The focal losses at 60 digits: the truth that every numerical test is judged by.
+
+Inputs are converted exactly: a float32 (or bfloat16) number IS the question asked. Everything is
+mpmath with unbounded exponents, so exp(-1e4) is an ordinary number; only the answers are rounded,
+once, to float64 (below 1e-308: zero). Equal classes are computed once, so that a row of 1e5
+classes takes a second at most, and a row's softmax is shared by all gammas, weights and calls.
+
+    softmax_focal(z, weights, gamma)      one row             -> SoftmaxFocal
+    batch(logits, weights, gamma)         rows                -> Batch, the same fields stacked
+    one_hot(targets, classes, weight)     integer labels as weights
+    sigmoid_focal(z, y, gamma, weight)    elementwise, broadcasting -> SigmoidFocal
+
+Questions without an answer (NaN, +inf logits in a softmax, a row with nothing but -inf) raise.
+"""
+
+from collections.abc import Callable
+from functools import cache, cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import mpmath
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+mp: Any = mpmath.mp.clone()  # a context of our own: the caller's precision stays as it is
+mp.dps = 60
+ZERO, ONE = mp.mpf(0), mp.mpf(1)
+
+Array = NDArray[np.float64]
+
+
+def _float64(numbers: list[Any]) -> Array:
+    """mpmath numbers, each rounded once; beyond the range of float64: 0 or inf."""
+    rounded = np.array([float(number) for number in numbers], np.float64)
+    rounded.flags.writeable = False  # results are cached
+    return rounded
+
+
+def _exact(values: ArrayLike) -> Array:
+    """To float64 without rounding; a dtype that float64 does not contain is refused."""
+    array = np.asarray(values)
+    if array.dtype.itemsize > 8:
+        raise TypeError(f"`values` must be exact in float64, got {array.dtype}.")
+    return array.astype(np.float64)
+
+
+# --- softmax ------------------------------------------------------------------------------------
+
+
+class Softmax:
+    """p, q = 1 - p and log p of one row, one number per DISTINCT logit.
+
+    With m = max z, e = exp(z - m), S = sum e:  p = e / S,  q = (sum of the other e) / S,
+    log p = z - m - log S, or -log1p(S - 1) for a class that is alone at the maximum.
+    """
+
+    def __init__(self, z: Array):
+        distinct, self.inverse, counts = np.unique(z, return_inverse=True, return_counts=True)
+        if not np.isfinite(distinct[-1]):  # where np.unique sorts inf and NaN to
+            raise ValueError("`z` must have a finite maximum and no NaN or +inf.")
+        live = [mp.mpf(x) for x in distinct.tolist()]
+        shifted = [mp.fsub(x, live[-1], exact=True) for x in live]
+        e = [mp.exp(x) for x in shifted]
+        below_max = mp.fsum(n * x for n, x in zip(counts.tolist()[:-1], e[:-1], strict=True))
+        rest = below_max + (int(counts[-1]) - 1)  # S without one of the classes at the maximum
+        total = rest + 1
+        log_total = mp.log1p(rest)
+        # total - e loses one bit at most: e <= total / 2 for every class that is not the maximum.
+        self.p = [x / total for x in e]
+        self.q = [(total - x) / total for x in e[:-1]] + [rest / total]
+        self.log_p = [x - log_total for x in shifted]
+
+
+@lru_cache(maxsize=256)  # a row of 1e5 distinct logits takes 75 MB
+def _softmax(row: bytes) -> Softmax:
+    return Softmax(np.frombuffer(row, np.float64))
+
+
+class _Term(NamedTuple):
+    """One class of L: p, q, -log p, its weight w, its gamma g and how many classes are like it."""
+
+    p: Any
+    q: Any
+    surprise: Any
+    w: Any
+    g: Any
+    copies: int
+
+    @property
+    def modulation(self) -> Any:
+        """q^g, with 0^0 = 1 (gamma = 0 is cross-entropy, also at p = 1)."""
+        return self.q**self.g
+
+    @property
+    def phi(self) -> Any:
+        """-p log p / q in [0, 1]: 0 at p = 0, 1 at q = 0."""
+        if self.p == 0:
+            return ZERO
+        return ONE if self.q == 0 else self.p * self.surprise / self.q
+
+    @property
+    def a(self) -> Any:
+        """A = w q^g (1 + g phi): the slope of the class' own loss in -log-odds, over q."""
+        return self.w * self.modulation * (1 + self.g * self.phi) if self.w else ZERO
+
+    @property
+    def curvature(self) -> tuple[Any, Any]:
+        """D = (dA/du) / q = w g q^(g-1) ((phi - p) - p (1 + g phi)), and its absolute terms.
+
+        Zero at p = 0 and, because D only occurs times p_j = 0 or q, also at q = 0.
+        """
+        if not self.w or self.q == 0:
+            return ZERO, ZERO
+        outer = self.w * self.g * self.q ** (self.g - 1)
+        rise, fall = self.phi - self.p, self.p * (1 + self.g * self.phi)
+        return outer * (rise - fall), abs(outer) * (rise + fall)
+
+    @property
+    def log_q(self) -> Any:
+        return mp.log1p(-self.p) if 2 * self.p < 1 else mp.log(self.q)
+
+
+class SoftmaxFocal:
+    """L = sum_k w_k (1 - p_k)^g_k (-log p_k), p = softmax(z), and its derivatives, for one row.
+
+    Each is computed when first asked for. Classes with w_k = 0 contribute nothing to L, even at
+    z_k = -inf. With A_k = w_k q_k^g_k (1 + g_k phi_k), phi = -p log p / q:
+
+        value         L
+        grad          [C]     dL/dz_k = p_k sum_{c != k} A_c - q_k A_k
+        scale         [C]     p_k sum_{c != k} |A_c| + q_k |A_k|, to judge errors of `grad` by
+        grad_weights  [C]     dL/dw_k = q_k^g_k (-log p_k), for w_k = 0 too
+        grad_gammas   [C]     dL/dg_k = w_k q_k^g_k (-log p_k) log q_k
+        grad_gamma            their sum: the derivative in a gamma that all classes share
+        hessian       [C, C]  d2L/dz2;  hessian_scale [C, C]: the sum of its absolute terms
+        hessian_scale_odds    the same for the form in log-odds, which cancels more (see there)
+    """
+
+    def __init__(self, z: Array, weights: Array, gamma: Array):
+        softmax = _softmax(z.tobytes())
+        w_distinct, w_inverse = np.unique(weights, return_inverse=True)
+        g_distinct, g_inverse = np.unique(gamma, return_inverse=True)
+        shape = (len(softmax.p), len(w_distinct), len(g_distinct))
+        code = np.ravel_multi_index((softmax.inverse, w_inverse, g_inverse), shape)
+        kinds, self._inverse, counts = np.unique(code, return_inverse=True, return_counts=True)
+        ws = [mp.mpf(x) for x in w_distinct.tolist()]
+        gs = [mp.mpf(x) for x in g_distinct.tolist()]
+        self._terms = [
+            _Term(softmax.p[i], softmax.q[i], -softmax.log_p[i], ws[j], gs[k], count)
+            for i, j, k, count in zip(
+                *(index.tolist() for index in np.unravel_index(kinds, shape)),
+                counts.tolist(),
+                strict=True,
+            )
+        ]
+        self._classes = len(z)
+
+    def _per_class(self, numbers: list[Any]) -> Array:
+        """One number per kind of class -> one float64 per class."""
+        values = _float64(numbers)[self._inverse]
+        values.flags.writeable = False
+        return values
+
+    @cached_property
+    def value(self) -> float:
+        return float(
+            mp.fsum(t.copies * t.w * t.modulation * t.surprise for t in self._terms if t.w)
+        )
+
+    @cached_property
+    def _slopes(self) -> list[Any]:
+        return [t.a for t in self._terms]
+
+    def _gradient(self, slopes: list[Any], sign: int) -> Array:
+        """p_k sum_{c != k} A_c + sign q_k A_k for the A in `slopes`."""
+        terms = self._terms
+        totals = {i: terms[i].copies * a for i, a in enumerate(slopes) if a}
+        total = mp.fsum(totals.values())
+        largest = max(totals, key=lambda i: abs(slopes[i]), default=None)
+        grad = [t.p * total for t in terms]
+        for i in totals:
+            rest = total - slopes[i]  # loses a bit at most, but for the largest A:
+            if i == largest:
+                others = mp.fsum(a for k, a in totals.items() if k != i)
+                rest = others + (terms[i].copies - 1) * slopes[i]
+            grad[i] = terms[i].p * rest + sign * terms[i].q * slopes[i]
+        return self._per_class(grad)
+
+    @cached_property
+    def grad(self) -> Array:
+        return self._gradient(self._slopes, -1)
+
+    @cached_property
+    def scale(self) -> Array:
+        return self._gradient([abs(a) for a in self._slopes], 1)
+
+    @cached_property
+    def grad_weights(self) -> Array:
+        return self._per_class([t.modulation * t.surprise for t in self._terms])
+
+    @cached_property
+    def _gamma_slopes(self) -> list[Any]:
+        # p = 0: log p * log q -> 0;  q = 0: log p ~ -q, so q log q -> 0
+        return [
+            t.w * t.modulation * t.surprise * t.log_q if t.w and t.p and t.q else ZERO
+            for t in self._terms
+        ]
+
+    @cached_property
+    def grad_gammas(self) -> Array:
+        return self._per_class(self._gamma_slopes)
+
+    @cached_property
+    def grad_gamma(self) -> float:
+        pairs = zip(self._terms, self._gamma_slopes, strict=True)
+        return float(mp.fsum(t.copies * slope for t, slope in pairs))
+
+    @cached_property
+    def _hessian(self) -> tuple[Array, Array]:
+        terms, slopes = self._terms, self._slopes
+        curvatures = [t.curvature for t in terms]
+        hessian = self._second([d for d, _ in curvatures], slopes, -1)
+        scale = self._second([d for _, d in curvatures], [abs(a) for a in slopes], 1)
+        return hessian, scale
+
+    def _second(self, d: list[Any], slopes: list[Any], sign: int) -> Array:
+        """H_ij = -sum_k D_k s_ik s_jk + sum_k A_k p_j s_ij,  s_ik = q_k if i = k else -p_i.
+
+        With sign = 1 every term counts as positive: the scale.
+        """
+        terms = self._terms
+        kinds = self._inverse.tolist()
+        top = max(kinds, key=lambda k: terms[k].p)  # the one class whose D can be huge (q -> 0)
+        d_top, alone = d[top], terms[top].copies == 1
+        if alone:
+            d = [*d[:top], ZERO, *d[top + 1 :]]
+        small = mp.fsum(t.copies * x for t, x in zip(terms, d, strict=True))
+        total = mp.fsum(t.copies * a for t, a in zip(terms, slopes, strict=True))
+
+        def rest(*left_out: int) -> Any:
+            """sum of D over the classes that are not left out, the huge one added last."""
+            huge = d_top if alone and top not in left_out else ZERO
+            return small - mp.fsum(d[k] for k in left_out) + huge
+
+        def own(k: int) -> Any:
+            return (d_top if alone and k == top else d[k]) * terms[k].q
+
+        @cache
+        def diagonal(i: int) -> Any:
+            p, q = terms[i].p, terms[i].q
+            return sign * (own(i) * q + p * p * rest(i)) + total * p * q
+
+        @cache
+        def beside(i: int, j: int) -> Any:
+            p_i, p_j = terms[i].p, terms[j].p
+            crossed = own(i) * p_j + own(j) * p_i
+            return crossed + sign * p_i * p_j * (rest(i, j) + total)
+
+        entries = [
+            diagonal(i) if row == column else beside(i, j)
+            for row, i in enumerate(kinds)
+            for column, j in enumerate(kinds)
+        ]
+        matrix = _float64(entries).reshape(self._classes, self._classes)
+        matrix.flags.writeable = False
+        return matrix
+
+    @property
+    def hessian(self) -> Array:
+        return self._hessian[0]
+
+    @property
+    def hessian_scale(self) -> Array:
+        return self._hessian[1]
+
+    @cached_property
+    def hessian_scale_odds(self) -> Array:
+        """The absolute terms of sum_k slope'_k v v^T + slope_k d2u_k/dz2, for u_k the log-odds.
+
+        slope = -q A, slope' = q (p A - q D), v = du/dz = 1 for k itself and -p_i / q_k =: -r_i for
+        the others, d2u/dz2 = r r^T - diag(r). What one gains by differentiating the gradient of an
+        integer label as it stands. The entries of the target have the same scale as `hessian`; the
+        others a larger one: q r_i r_j where the Hessian is q^2 r_i r_j.
+        """
+        scale = np.zeros((self._classes, self._classes))
+        for own, kind in enumerate(self._inverse.tolist()):
+            t = self._terms[kind]
+            if not t.w or t.q == 0:  # q = 0: p_i = 0 for every other class
+                continue
+            r = self._per_class([other.p / t.q for other in self._terms]).copy()
+            r[own] = 0.0
+            slope = float(t.q * abs(t.a))
+            bend = float(t.q * t.q * t.curvature[1] + t.q * t.p * abs(t.a))
+            scale += slope * (np.diag(r) + np.outer(r, r))
+            r[own] = 1.0
+            scale += bend * np.outer(r, r)
+        scale.flags.writeable = False
+        return scale
+
+
+@lru_cache(maxsize=1024)
+def _softmax_focal(z: bytes, weights: bytes, gamma: bytes) -> SoftmaxFocal:
+    return SoftmaxFocal(*(np.frombuffer(x, np.float64) for x in (z, weights, gamma)))
+
+
+def softmax_focal(z: ArrayLike, weights: ArrayLike, gamma: ArrayLike) -> SoftmaxFocal:
+    """One row of the categorical focal loss; `weights` and `gamma` are scalars or per class.
+
+    A one-hot row of weights (times alpha) is the loss of an integer label. Results are cached.
+    """
+    row = _exact(z)
+    if row.ndim != 1 or not row.size:
+        raise ValueError(f"`z` must be one row of classes, got shape {row.shape}.")
+    rows = (row, *(np.broadcast_to(_exact(x), row.shape) for x in (weights, gamma)))
+    return _softmax_focal(*(np.ascontiguousarray(x).tobytes() for x in rows))
+
+
+class Batch:
+    """The fields of `SoftmaxFocal` for several rows, stacked along a first axis of N."""
+
+    def __init__(self, rows: list[SoftmaxFocal]):
+        self.rows = rows
+
+    def _stack(self, field: Callable[[SoftmaxFocal], float | Array]) -> Array:
+        return np.array([field(row) for row in self.rows], np.float64)
+
+    @cached_property
+    def value(self) -> Array:
+        return self._stack(lambda row: row.value)
+
+    @cached_property
+    def grad(self) -> Array:
+        return self._stack(lambda row: row.grad)
+
+    @cached_property
+    def scale(self) -> Array:
+        return self._stack(lambda row: row.scale)
+
+    @cached_property
+    def grad_weights(self) -> Array:
+        return self._stack(lambda row: row.grad_weights)
+
+    @cached_property
+    def grad_gammas(self) -> Array:
+        return self._stack(lambda row: row.grad_gammas)
+
+    @cached_property
+    def grad_gamma(self) -> Array:
+        return self._stack(lambda row: row.grad_gamma)
+
+    @cached_property
+    def hessian(self) -> Array:
+        return self._stack(lambda row: row.hessian)
+
+    @cached_property
+    def hessian_scale(self) -> Array:
+        return self._stack(lambda row: row.hessian_scale)
+
+    @cached_property
+    def hessian_scale_odds(self) -> Array:
+        return self._stack(lambda row: row.hessian_scale_odds)
+
+
+def batch(logits: ArrayLike, weights: ArrayLike, gamma: ArrayLike) -> Batch:
+    """Rows of `softmax_focal`; `weights` and `gamma` broadcast against the logits [N, C].
+
+    A gamma or weight per example is [N, 1].
+    """
+    z = _exact(logits)
+    per_row = [np.broadcast_to(_exact(x), z.shape) for x in (weights, gamma)]
+    return Batch([softmax_focal(*row) for row in zip(z, *per_row, strict=True)])
+
+
+def one_hot(targets: ArrayLike, classes: int, weight: ArrayLike = 1.0) -> Array:
+    """Weights [N, C] with `weight` (scalar or [N]) at the targets: integer labels."""
+    index = np.asarray(targets)
+    weights = np.zeros((len(index), classes))
+    weights[np.arange(len(index)), index] = _exact(weight)
+    return weights
+
+
+# --- sigmoid ------------------------------------------------------------------------------------
+
+
+class SigmoidFocal(NamedTuple):
+    """f = w m^g b elementwise, with m = 1 - p_t and b the binary cross-entropy.
+
+    p = sigmoid(z), q = 1 - p,  p_t = y p + (1-y) q,  so  m = y q + (1-y) p,
+    b = y softplus(-z) + (1-y) softplus(z),  and with m' = (1-2y) p q,  b' = (1-y) p - y q:
+
+        value
+        grad       df/dz = w (g m^(g-1) m' b + m^g b');            scale: its absolute terms
+        grad_y     df/dy = w (g m^(g-1) (q - p) b - m^g z);        scale_y: likewise
+        grad_gamma df/dg = w m^g b log m
+        grad2      d2f/dz2 = w (g (g-1) m^(g-2) m'^2 b + g m^(g-1) (m'' b + 2 m' b') + m^g p q),
+                   m'' = m' (q - p);                               scale2: likewise
+    """
+
+    value: Array
+    grad: Array
+    grad_y: Array
+    grad_gamma: Array
+    grad2: Array
+    scale: Array
+    scale_y: Array
+    scale2: Array
+
+
+@lru_cache(maxsize=65536)
+def _sigmoid_point(z: float, y: float, gamma: float) -> tuple[Any, ...]:
+    """The fields of `SigmoidFocal` at one point, for w = 1."""
+    x, g = mp.mpf(z), mp.mpf(gamma)
+    yes = mp.mpf(y)
+    no = mp.fsub(1, yes, exact=True)
+    if mp.isinf(x):
+        return _sigmoid_limit(yes if x > 0 else no, g, 1 if x > 0 else -1)
+    r = mp.exp(-abs(x))
+    large, small = 1 / (1 + r), r / (1 + r)
+    p, q = (large, small) if x >= 0 else (small, large)
+    soft = mp.log1p(r)
+    m = yes * q + no * p
+    b = yes * (soft + max(-x, 0)) + no * (soft + max(x, 0))
+    m0, m1, m2 = m**g, g * m ** (g - 1), g * (g - 1) * m ** (g - 2)
+    p_t = yes * p + no * q
+    log_m = mp.log1p(-p_t) if 2 * p_t < 1 else mp.log(m)
+    dm = (no - yes) * p * q
+    grad = [m1 * dm * b, m0 * no * p, -m0 * yes * q]
+    grad_y = [m1 * (q - p) * b, -m0 * x]
+    grad2 = [
+        m2 * dm * dm * b,
+        m1 * dm * (q - p) * b,
+        2 * m1 * dm * no * p,
+        -2 * m1 * dm * yes * q,
+        m0 * p * q,
+    ]
+    sums = [mp.fsum(terms) for terms in (grad, grad_y, grad2)]
+    scales = [mp.fsum(terms, absolute=True) for terms in (grad, grad_y, grad2)]
+    return (m0 * b, sums[0], sums[1], m0 * b * log_m, sums[2], *scales)
+
+
+def _sigmoid_limit(right: Any, g: Any, sign: int) -> tuple[Any, ...]:
+    """z -> sign * inf, `right` being the label of the side that it is on.
+
+    right = 1: m = q, b ~ q, everything dies but df/dy of gamma = 0, which is -z.
+    right < 1: m -> 1 - right, b -> inf, b' -> 1 - right (and p q b -> 0).
+    """
+    wrong, inf = 1 - right, mp.inf
+    if wrong == 0:
+        grad_y = -sign * inf if g == 0 else ZERO
+        return (ZERO, ZERO, grad_y, ZERO, ZERO, ZERO, abs(grad_y), ZERO)
+    grad = wrong ** (g + 1)
+    grad_gamma = -inf if right > 0 else ZERO  # right = 0: log m ~ -q while b ~ |z|
+    return (inf, sign * grad, -sign * inf, grad_gamma, ZERO, grad, inf, ZERO)
+
+
+def sigmoid_focal(
+    z: ArrayLike, y: ArrayLike, gamma: ArrayLike, weight: ArrayLike = 1.0
+) -> SigmoidFocal:
+    """The binary focal loss, its derivatives and their scales, elementwise with broadcasting.
+
+    z may be +-inf (the limits); y is in [0, 1].
+    """
+    z_, y_, gamma_, weight_ = np.broadcast_arrays(*(_exact(x) for x in (z, y, gamma, weight)))
+    if np.isnan(z_).any() or not ((y_ >= 0) & (y_ <= 1)).all():
+        raise ValueError("`z` must not be NaN and `y` must be in [0, 1].")
+    flat = zip(*(x.ravel().tolist() for x in (z_, y_, gamma_, weight_)), strict=True)
+    points = [
+        [mp.mpf(w) * field if w else ZERO for field in _sigmoid_point(x, label, g)]
+        for x, label, g, w in flat
+    ]
+    fields = zip(*points, strict=True) if points else [()] * len(SigmoidFocal._fields)
+    return SigmoidFocal(*(_float64(list(field)).reshape(z_.shape) for field in fields))

@@ -1,0 +1,297 @@
+"""Laws of the reductions: the table, Keras, silence, broadcasting, and the global mean."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from focaljax.reductions import not_ignored, reduce_loss, weigh
+
+U = 2.0**-24  # unit roundoff of float32
+MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+REDUCTIONS = (*MEANS, "sum")
+
+# (shape of the losses, shape of the weights, shape in which the weights multiply)
+FITTING = (
+    ((), (), ()),
+    ((), (1,), ()),
+    ((6,), (), (1,)),
+    ((6,), (6,), (6,)),
+    ((6,), (6, 1), (6,)),
+    ((6,), (1,), (1,)),
+    ((6, 1), (6,), (6, 1)),
+    ((2, 3), (2,), (2, 1)),
+    ((2, 3), (2, 1), (2, 1)),
+    ((2, 3), (1, 3), (1, 3)),
+    ((3, 3), (3,), (3, 1)),
+    ((2, 3), (2, 3, 1), (2, 3)),
+    ((2, 3, 4), (2, 3), (2, 3, 1)),
+    ((0,), (0,), (0,)),
+    ((0, 3), (1,), (1, 1)),
+)
+UNFITTING = (
+    ((6,), (5,)),
+    ((6,), (6, 2)),
+    ((6,), (1, 6)),
+    ((1,), (6,)),
+    ((2, 3), (3,)),
+    ((2, 3), (2, 3, 4)),
+    ((2, 3, 4), (2,)),
+    ((), (2,)),
+)
+
+
+def draw(shape, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).uniform(0.1, 2.0, shape).astype(dtype)
+
+
+def expected(losses, weights, reduction, where=True):
+    """The table, in float64; weights already in a shape that multiplies."""
+    v, w, keep = np.broadcast_arrays(np.float64(losses), np.float64(weights), where)
+    if reduction in (None, "none"):
+        return v * w * keep
+    total = np.sum(v * w * keep)
+    if reduction == "sum":
+        return total
+    count = np.sum(w * keep) if reduction == "mean_with_sample_weight" else np.sum(keep)
+    return total / count if count else 0.0
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    assert jax.device_count() > 1, "the laws of a mesh need several devices"
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def over_mesh(mesh, f, *arrays):
+    """`f` on the shards of the arrays; jax.shard_map checks that all devices have one result."""
+    sharding = NamedSharding(mesh, P("data"))
+    sharded = jax.shard_map(f, mesh=mesh, in_specs=(P("data"),) * len(arrays), out_specs=P())
+    return jax.jit(sharded)(*(jax.device_put(x, sharding) for x in arrays))
+
+
+@pytest.mark.parametrize("reduction", [*REDUCTIONS, "none", None])
+@pytest.mark.parametrize(("shape", "given", "multiplied"), FITTING)
+def test_table(shape, given, multiplied, reduction):
+    losses, weights = draw(shape), draw(given, 1)
+    result = reduce_loss(losses, weights, reduction)
+    # The terms are positive: each product and partial sum of n adds u, the division two more.
+    tolerance = (losses.size + 3) * U
+    truth = expected(losses, weights.reshape(multiplied), reduction)
+    np.testing.assert_allclose(result, truth, rtol=tolerance)
+    assert result.shape == np.shape(truth)
+
+
+@pytest.mark.parametrize("reduction", [*REDUCTIONS, "none", None])
+def test_without_weights_all_weights_are_one(reduction):
+    losses = draw((4, 3))
+    ones = reduce_loss(losses, np.ones((4, 3), np.float32), reduction)
+    np.testing.assert_array_equal(reduce_loss(losses, None, reduction), ones)
+    np.testing.assert_array_equal(reduce_loss(losses, 1, reduction), ones)
+
+
+def test_default_is_the_mean_over_the_batch():
+    assert reduce_loss(jnp.array([1.0, 2.0, 6.0])) == 3
+
+
+@pytest.mark.parametrize("given", [(), (1,), (2,), (2, 1), (1, 3), (2, 3)])
+def test_weighted_mean_of_a_constant_is_the_constant(given):
+    # Keras 3.15 gives 3 for [[1], [2]]: it sums the weights before it broadcasts them.
+    mean = reduce_loss(np.full((2, 3), 0.75, np.float32), draw(given), "mean_with_sample_weight")
+    np.testing.assert_allclose(mean, 0.75, rtol=14 * U)  # two sums of six terms, one division
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("given", [None, (), (6,), (6, 1)])
+def test_keras(monkeypatch, reduction, given):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    reduce_weighted_values = pytest.importorskip("keras.src.losses.loss").reduce_weighted_values
+    losses, weights = draw(6), None if given is None else draw(given, 1)
+    if reduction == "mean_with_sample_weight" and given == ():
+        pytest.skip("Keras divides by the one weight, not by six of it: field.md")
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        theirs = np.asarray(reduce_weighted_values(losses, weights, reduction=reduction))
+    np.testing.assert_allclose(reduce_loss(losses, weights, reduction), theirs, rtol=16 * U)
+
+
+@pytest.mark.parametrize("given", [np.float64, np.int32, np.uint8, np.bool_, jnp.bfloat16])
+def test_weights_of_any_real_dtype(given):
+    weights = np.array([1, 0, 1, 1]).astype(given)
+    mean = reduce_loss(jnp.array([1.0, 5.0, 2.0, 3.0]), weights, "mean_with_sample_weight")
+    assert mean == 2 and mean.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("reduction", [*REDUCTIONS, None])
+def test_sums_are_in_at_least_float32(dtype, reduction):
+    losses = jnp.ones(4097, dtype)  # 4097 is no bfloat16 and no float16
+    result = reduce_loss(losses, None, reduction)
+    assert result.dtype == jnp.float32
+    assert jnp.sum(result) == (1 if reduction in MEANS else 4097)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weights", [None, np.zeros(3, np.float32)])
+def test_nothing_counted_is_zero_with_gradient_zero(reduction, weights):
+    losses = jnp.zeros(0) if weights is None else jnp.ones(3)
+    value, gradient = jax.value_and_grad(reduce_loss)(losses, weights, reduction)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, np.zeros(losses.shape))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("silent", [jnp.nan, jnp.inf, -jnp.inf])
+def test_weight_zero_silences(reduction, silent):
+    weights = jnp.array([2.0, 0.0, 1.0])
+
+    def loss(v, w):
+        return reduce_loss(v, w, reduction)
+
+    value, gradients = jax.value_and_grad(loss, (0, 1))(jnp.array([1.0, silent, 4.0]), weights)
+    plain, plain_gradients = jax.value_and_grad(loss, (0, 1))(jnp.array([1.0, 0.0, 4.0]), weights)
+    assert value == plain
+    np.testing.assert_array_equal(gradients, plain_gradients)
+    assert np.all(np.isfinite(gradients))
+
+
+def test_weight_zero_keeps_its_derivative():
+    losses = jnp.array([1.0, 5.0])
+    gradient = jax.grad(lambda w: reduce_loss(losses, w, "sum"))(jnp.array([1.0, 0.0]))
+    np.testing.assert_array_equal(gradient, losses)  # d sum(w v) / dw = v, also at w = 0
+
+
+@pytest.mark.parametrize("reduction", [*REDUCTIONS, None])
+def test_nan_under_another_weight_stays(reduction):
+    result = reduce_loss(jnp.array([1.0, jnp.nan]), jnp.array([0.0, 1e-30]), reduction)
+    assert np.isnan(np.sum(result))
+
+
+@pytest.mark.parametrize("reduction", [*REDUCTIONS, None])
+@pytest.mark.parametrize("weights", [None, draw((4, 1), 1)])
+@pytest.mark.parametrize("keep", [True, False, [[True], [False], [True], [True]], "each"])
+def test_where_leaves_out(reduction, weights, keep):
+    where = np.asarray(draw((4, 3), 2) > 1 if keep == "each" else keep)
+    losses = draw((4, 3))
+    result = reduce_loss(losses, weights, reduction, where=where)
+    truth = expected(losses, 1 if weights is None else weights, reduction, where)
+    np.testing.assert_allclose(result, truth, rtol=16 * U)  # 12 positive terms
+
+    spoiled = np.where(np.broadcast_to(where, losses.shape), losses, np.nan)
+    np.testing.assert_array_equal(reduce_loss(spoiled, weights, reduction, where=where), result)
+
+
+def test_weigh_returns_both_summands():
+    weighted, weights = weigh(draw((2, 3)), draw(2, 1))
+    np.testing.assert_array_equal(weights, np.repeat(draw(2, 1)[:, None], 3, axis=1))
+    np.testing.assert_array_equal(weighted, draw((2, 3)) * weights)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+@pytest.mark.parametrize("ignored", [-1, 3, 255])
+def test_not_ignored(dtype, ignored):
+    labels = np.array([[0], [3]], dtype)
+    kept = not_ignored(labels, ignored, jnp.zeros(2))
+    np.testing.assert_array_equal(kept, [True, ignored != 3])
+    assert not_ignored(labels, None, jnp.zeros(2)) is None
+
+
+@pytest.mark.parametrize("reduction", [*REDUCTIONS, None])
+def test_transforms_commute(reduction):
+    losses, weights = draw((5, 6)), draw((5, 6), 1)
+
+    def loss(v, w):
+        return reduce_loss(v, w, reduction)
+
+    def gradient(v, w):
+        return jax.grad(lambda *args: jnp.sum(loss(*args)), (0, 1))(v, w)
+
+    for f in (loss, gradient):
+        rows = [f(v, w) for v, w in zip(losses, weights, strict=True)]
+        stacked = jax.tree.map(lambda *xs: np.stack(xs), *rows)
+        mapped = jax.jit(jax.vmap(f))(losses, weights)
+        # Another order of six terms, in three sums and a quotient.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=32 * U), mapped, stacked)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_global_reduction_is_that_of_the_global_batch(mesh, reduction, weighted):
+    # Weights differ between the devices, so that a mean of means would be wrong.
+    n = 4 * jax.device_count()
+    losses = draw((n, 3))
+    weights = np.arange(n, dtype=np.float32) if weighted else np.ones(n, np.float32)
+
+    def shard(v, w):
+        return reduce_loss(v, w if weighted else None, reduction, axis_name="data")
+
+    truth = expected(losses, weights[:, None], reduction)
+    np.testing.assert_allclose(over_mesh(mesh, shard, losses, weights), truth, rtol=3 * n * U)
+
+
+def test_global_mean_over_the_valid_entries(mesh):
+    losses = draw((2 * jax.device_count(), 3))
+    where = np.zeros(losses.shape, bool)
+    where[0], where[-1, 0] = True, True  # no entry on most devices
+
+    def shard(v, keep):
+        return reduce_loss(v, reduction="mean", where=keep, axis_name="data")
+
+    truth = expected(losses, 1, "mean", where)
+    np.testing.assert_allclose(over_mesh(mesh, shard, losses, where), truth, rtol=6 * U)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_global_gradient_is_that_of_the_global_batch(mesh, reduction):
+    n = 4 * jax.device_count()
+    x, weights, scale = draw(n), np.arange(n, dtype=np.float32), jnp.float32(1.5)
+
+    def loss(scale, x, w, axis_name=None):
+        return reduce_loss(scale * x, w, reduction, axis_name=axis_name)
+
+    def shard(x, w):
+        return jax.grad(loss)(scale, x, w, axis_name="data")
+
+    truth = jax.grad(loss)(scale, x, weights)
+    # Both are sums of n positive terms; the shards group them otherwise.
+    np.testing.assert_allclose(over_mesh(mesh, shard, x, weights), truth, rtol=3 * n * U)
+
+
+def test_global_over_several_axes():
+    losses = draw((2, 3, 4))
+
+    def mean(v):
+        return reduce_loss(v, axis_name=("a", "b"))
+
+    mapped = jax.vmap(jax.vmap(mean, axis_name="b"), axis_name="a")(losses)
+    np.testing.assert_allclose(mapped, np.full((2, 3), losses.mean()), rtol=26 * U)  # 24 terms
+
+
+@pytest.mark.parametrize(("shape", "given"), UNFITTING)
+def test_weights_that_do_not_fit(shape, given):
+    with pytest.raises(ValueError, match="`sample_weight`") as error:
+        reduce_loss(np.ones(shape, np.float32), np.ones(given, np.float32))
+    assert str(shape) in str(error.value) and str(given) in str(error.value)
+
+
+@pytest.mark.parametrize("reduction", ["average", "", 0, "SUM", ("mean",)])
+def test_unknown_reduction_names_the_choices(reduction):
+    with pytest.raises(ValueError, match="`reduction`") as error:
+        reduce_loss(jnp.ones(2), None, reduction)
+    assert all(repr(choice) in str(error.value) for choice in (*REDUCTIONS, "none", None))
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "call"),
+    [
+        (TypeError, "losses", lambda: reduce_loss(jnp.ones(2, jnp.int32))),
+        (TypeError, "sample_weight", lambda: reduce_loss(jnp.ones(2), jnp.ones(2, jnp.complex64))),
+        (TypeError, "where", lambda: reduce_loss(jnp.ones(2), where=jnp.ones(2))),
+        (ValueError, "where", lambda: reduce_loss(jnp.ones(2), where=jnp.ones(3, jnp.bool_))),
+        (ValueError, "axis_name", lambda: reduce_loss(jnp.ones(2), None, None, axis_name="data")),
+    ],
+)
+def test_errors_name_the_argument(error, name, call):
+    with pytest.raises(error, match=f"`{name}`"):
+        call()
