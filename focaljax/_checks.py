@@ -82,7 +82,7 @@ def dense_labels(
 def integer_labels(
     name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, ignored: int | None, dense: str
 ) -> jax.Array:
-    """One class index per row of `like`; `dense` names the function for one-hot labels."""
+    """One class index per row of `like`, of at least 32 bits; `dense` names the function for one-hot labels."""
     values = known(x) if not isinstance(x, jax.Array) else None
     x = array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
@@ -99,7 +99,7 @@ def integer_labels(
         wrong = wrong[wrong != ignored] if ignored is not None else wrong
         if wrong.size:
             raise ValueError(f"`{name}` must be in [0, {like.shape[axis]}), got {wrong.flat[0]}.")
-    return x
+    return x if x.dtype.itemsize >= 4 else x.astype(jnp.int32)
 
 
 def option(name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, dtype: jnp.dtype) -> jax.Array:

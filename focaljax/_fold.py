@@ -129,7 +129,7 @@ def _index(logits, labels, gamma, alpha, smoothing, where, *, axis, ignored, op)
         logits = jnp.where(where, logits, -jnp.inf)
         where = jnp.broadcast_to(where, logits.shape)
         weights = jnp.where(jnp.any(where, axis) if smoothing is None else where, weights, 0)
-    if ignored is not None:
+    if ignored is not None and jnp.iinfo(labels.dtype).min <= ignored <= jnp.iinfo(labels.dtype).max:
         weights = jnp.where(row(labels == ignored), 0, weights)
     return op(logits, labels, weights, gamma, axis) if smoothing is None else dense(logits, weights, gamma, axis)
 

@@ -62,9 +62,8 @@ def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def is_class(labels: jax.Array, shape: Sequence[int], axis: int) -> jax.Array:
     """Where the class index of an array of `shape` equals the label: an iota, never a one-hot array."""
-    wide = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
-    index = lax.broadcasted_iota(wide.dtype, [n if i == axis else 1 for i, n in enumerate(shape)], axis)
-    return index == jnp.expand_dims(wide, axis)
+    index = lax.broadcasted_iota(labels.dtype, [n if i == axis else 1 for i, n in enumerate(shape)], axis)
+    return index == jnp.expand_dims(labels, axis)
 
 
 def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:
@@ -113,9 +112,9 @@ def _rivals_jvp(axis, primals, tangents):
     slope = tangents[0]
     stats = rivals(logits, labels, axis)
     own = is_class(labels, logits.shape, axis)
-    rise = jnp.where(own, 0, shifted_exp(logits, jnp.expand_dims(stats.top, axis)) * slope)
-    lift = jnp.where(own, slope, 0)
-    return stats, Rivals(jnp.zeros_like(stats.top), jnp.sum(rise, axis), jnp.sum(lift, axis))
+    others = jnp.where(own, -jnp.inf, logits)
+    rise = jnp.sum(shifted_exp(others, jnp.expand_dims(stats.top, axis)) * slope, axis)
+    return stats, Rivals(jnp.zeros_like(stats.top), rise, jnp.sum(jnp.where(own, slope, 0), axis))
 
 
 def _rivals_one_pass(logits, labels, *, axis):

@@ -42,34 +42,34 @@ def _bwd(axis, residuals, ct):
     stats = jax.tree.map(lambda x: jnp.where(silent, 0, x), stats)
 
     own = _statistics.is_class(labels, logits.shape, axis)
+    shares = _shares(jnp.where(own, -jnp.inf, z), stats, axis)
     slope = jnp.expand_dims(slope, axis)
-    d_logits = jnp.where(own, slope, -slope * _shares(z, labels, stats, axis)).astype(logits.dtype)
+    d_logits = jnp.where(own, slope, -slope * shares).astype(logits.dtype)
     d_alpha = _modulation.scaled(ct, focal)
     d_gamma = _modulation.scaled(alpha * ct, focal * odds.log_q)
     return d_logits, None, d_alpha, d_gamma
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _shares(z, labels, stats, axis):
-    """The softmax of the competitors among themselves; 0 without one, of no meaning at the target."""
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _shares(others, stats, axis):
+    """The softmax of the competitors among themselves; 0 without one."""
     inverse = jnp.where(stats.rest > 0, 1 / jnp.where(stats.rest > 0, stats.rest, 1), 0)
     top, inverse = jnp.expand_dims(stats.top, axis), jnp.expand_dims(inverse, axis)
-    return _statistics.shifted_exp(z, top) * inverse
+    return _statistics.shifted_exp(others, top) * inverse
 
 
 @_shares.defjvp
 def _shares_jvp(axis, primals, tangents):
     """``dr_k = r_k * sum_{j != k} r_j (dz_k - dz_j)``; the highest, as r -> 1, is left out of its sums."""
-    z, labels, stats = primals
+    others, stats = primals
     dz = tangents[0]
-    shares = _shares(z, labels, stats, axis)
-    r = jnp.where(_statistics.is_class(labels, z.shape, axis), 0, shares)
-    highest = (z == jnp.expand_dims(stats.top, axis)) & (r > 0)
+    r = _shares(others, stats, axis)
+    highest = others == jnp.expand_dims(stats.top, axis)
     alone = jnp.expand_dims(stats.rest < 2, axis)
     mass, rise = (
         _statistics.all_but_own(x, highest, _statistics.split_sum(x, highest, axis), alone) for x in (r, r * dz)
     )
-    return shares, r * (mass * dz - rise)
+    return r, r * (mass * dz - rise)
 
 
 def _odds(stats):

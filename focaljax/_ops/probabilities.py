@@ -15,38 +15,45 @@ EPSILON = 1e-7  # keras.config.epsilon()
 
 def dense(probs: jax.Array, weights: jax.Array, gamma: jax.Array, axis: int) -> jax.Array:
     """One loss per row of class probabilities; see `_ops.dense`."""
-    p = _normalised(probs.astype(gamma.dtype), jnp.all(weights == 0, axis, keepdims=True), axis)
-    return jnp.sum(_modulation.scaled(weights, _focal(p, 1 - p, gamma)), axis)
+    p, defined = _normalised(probs.astype(gamma.dtype), axis)
+    loss = jnp.sum(_modulation.scaled(weights, _focal(p, gamma)), axis)
+    return jnp.where(defined | jnp.all(weights == 0, axis), loss, jnp.nan)
 
 
 def indexed(probs: jax.Array, labels: jax.Array, alpha: jax.Array, gamma: jax.Array, axis: int) -> jax.Array:
     """One loss per row, of the labelled class; see `_ops.indexed`."""
-    p = _normalised(probs.astype(gamma.dtype), jnp.expand_dims(alpha == 0, axis), axis)
+    p, defined = _normalised(probs.astype(gamma.dtype), axis)
     own = _statistics.is_class(labels, probs.shape, axis)
     target = jnp.sum(jnp.where(own, p, 0), axis)
     target = jnp.where(jnp.any(own, axis), target, 0.5)  # no such class: alpha is NaN or 0
-    return _modulation.scaled(alpha, _focal(target, 1 - target, gamma))
+    loss = _modulation.scaled(alpha, _focal(target, gamma))
+    return jnp.where(defined | (alpha == 0), loss, jnp.nan)
 
 
 def sigmoid(probs: jax.Array, labels: jax.Array, weights: jax.Array, gamma: jax.Array) -> jax.Array:
     """One loss per probability of an independent label; see `_ops.sigmoid`."""
-    probs = probs.astype(gamma.dtype)
-    p = _clipped(jnp.where((weights == 0) & jnp.isnan(probs), 0.5, probs))
+    defined = jnp.isfinite(probs)
+    p = _clipped(jnp.where(defined, probs.astype(gamma.dtype), 0.5))
     wrong = labels * (1 - p) + (1 - labels) * p
     bce = -(labels * jnp.log(p) + (1 - labels) * jnp.log1p(-p))
-    return weights * jnp.power(wrong, gamma) * bce
+    return jnp.where(defined | (weights == 0), weights * jnp.power(wrong, gamma) * bce, jnp.nan)
 
 
-def _focal(p, q, gamma):
-    return jnp.power(q, gamma) * -jnp.log(p)
-
-
-def _normalised(probs, silent, axis):
-    total = jnp.sum(probs, axis, keepdims=True)
-    usable = jnp.isfinite(total) & (total != 0)
-    probs = jnp.where(silent & ~usable, 1, probs)  # a row of weight 0 is silent whatever it holds
-    return _clipped(probs / jnp.sum(probs, axis, keepdims=True))
+def _focal(p, gamma):
+    return jnp.power(1 - p, gamma) * -jnp.log(p)
 
 
 def _clipped(p):
     return jnp.clip(p, EPSILON, 1 - EPSILON)
+
+
+def _normalised(probs, axis):
+    """The clipped probabilities of each row, and whether it has any.
+
+    A row without (NaN, infinite, or all 0) is replaced before it can spoil a gradient: its loss is NaN,
+    and silent where a weight of 0 takes it away.
+    """
+    total = jnp.sum(probs, axis, keepdims=True)
+    defined = jnp.isfinite(total) & (total != 0)
+    probs = jnp.where(defined, probs, 1)
+    return _clipped(probs / jnp.sum(probs, axis, keepdims=True)), jnp.squeeze(defined, axis)

@@ -1,0 +1,132 @@
+"""The soft-label operation against the oracle: value, every gradient, Hessian, limits, statistics."""
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+import tolerances
+
+from focaljax import _statistics
+from focaljax import softmax_focal_loss as loss_of
+
+
+def total(logits, labels, alpha, gamma):
+    return jnp.sum(loss_of(logits, labels, alpha=alpha, gamma=gamma))
+
+
+@jax.jit
+def everything(logits, labels, alpha, gamma):
+    """Losses and the gradients by logits, labels and gamma, one gamma per example."""
+    gamma = jnp.full((len(labels), 1), gamma)
+    losses = loss_of(logits, labels, alpha=alpha, gamma=gamma)
+    return losses, *jax.grad(total, (0, 1, 3))(logits, labels, alpha, gamma)
+
+
+@pytest.mark.parametrize("gamma", cases.GAMMAS)
+@pytest.mark.parametrize("classes", [1, 2, 3, 10, 100])
+def test_value_and_gradients_are_the_oracle_s(classes, gamma):
+    assert_exact(cases.soft_rows(classes), gamma, "float32")
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_a_thousand_classes(gamma):
+    rows = cases.soft_rows(1000)
+    chosen = slice(None, None, 7)
+    assert_exact(cases.SoftRows(*(x[chosen] for x in rows)), gamma, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_logits_are_taken_exactly(dtype):
+    assert_exact(cases.soft_rows(10, dtype), 2.0, dtype)
+
+
+def assert_exact(rows, gamma, dtype):
+    classes = rows.logits.shape[1]
+    logits = jnp.asarray(rows.logits).astype(dtype)
+    truth = oracle.batch(np.asarray(logits, np.float64), rows.weights, gamma)
+    losses, by_logits, by_labels, by_gamma = everything(logits, rows.labels, rows.alpha, jnp.float32(gamma))
+    largest = float(rows.alpha.max())
+    tiny = tolerances.flush(classes, factor=largest)
+    close = tolerances.assert_close
+    close(losses, truth.value, rtol=tolerances.rtol("value", gamma), tiny=tiny, names=rows.names)
+    close(
+        by_logits,
+        truth.grad,
+        rtol=tolerances.rtol("gradient_scale", gamma, returned=dtype),
+        scale=truth.scale,
+        tiny=tolerances.flush(classes, dtype, factor=largest),
+        names=rows.names,
+    )
+    close(
+        by_labels,
+        truth.grad_weights * rows.alpha,
+        rtol=tolerances.rtol("gradient_weights", gamma),
+        tiny=tiny,
+        names=rows.names,
+    )
+    close(
+        by_gamma[:, 0],
+        truth.grad_gamma,
+        rtol=tolerances.rtol("gradient_gamma", gamma),
+        tiny=tiny * tolerances.FLUSHED_LOG * (1 + gamma),
+        names=rows.names,
+    )
+
+
+@pytest.mark.parametrize("gamma", cases.GAMMAS)
+def test_hessian_is_the_oracle_s(gamma):
+    for classes in (2, 10):
+        rows = cases.SoftRows(*(x[::3] for x in cases.soft_rows(classes)))
+        truth = oracle.batch(rows.logits, rows.weights, gamma)
+        tiny = tolerances.flush(classes, factor=4 * tolerances.FLUSHED_LOG * (1 + gamma))
+        for derivative in (jax.jacfwd, jax.jacrev):
+            one = derivative(jax.grad(lambda z, y, a: loss_of(z, y, alpha=a, gamma=gamma)))
+            tolerances.assert_close(
+                jax.jit(jax.vmap(one))(rows.logits, rows.labels, rows.alpha),
+                truth.hessian,
+                rtol=tolerances.rtol("hessian", gamma),
+                scale=truth.hessian_scale,
+                tiny=tiny,
+                names=rows.names,
+                label=f"{derivative.__name__} of the gradient",
+            )
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_a_weight_on_an_impossible_class_gives_an_infinite_loss_and_a_finite_gradient(gamma):
+    for classes in (2, 10):
+        logits, targets = cases.limits(classes)
+        labels = oracle.one_hot(targets, classes).astype(np.float32)
+        losses, by_logits, _, _ = everything(logits, labels, jnp.float32(1), jnp.float32(gamma))
+        assert np.all(losses == np.inf)
+        truth = oracle.batch(logits, labels, gamma)
+        tolerances.assert_close(
+            by_logits,
+            truth.grad,
+            rtol=tolerances.rtol("gradient_scale", gamma),
+            scale=truth.scale,
+            tiny=tolerances.flush(classes),
+        )
+
+
+@pytest.mark.parametrize("row", [[np.inf, 0, 0], [0, np.inf, 0], [np.nan, 0, 0], [0, np.nan, 0], [-np.inf] * 3])
+def test_a_row_without_a_softmax_is_nan_unless_nothing_is_asked_of_it(row):
+    logits = jnp.array(row, jnp.float32)
+    assert np.isnan(loss_of(logits, jnp.array([1.0, 0, 0])))
+    value, gradient = jax.value_and_grad(lambda z: loss_of(z, jnp.zeros(3)))(logits)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 1000])
+def test_the_accelerators_reduction_is_the_cpus(classes):
+    """The one-pass statistics run here too, slowly: they must be those of the two-pass ones."""
+    logits, _ = cases.rows(classes)
+    one = _statistics._peak_one_pass(logits, axis=1)
+    two = _statistics._peak_two_pass(logits, axis=1)
+    np.testing.assert_array_equal(one[0], two[0])
+    # Here the one-pass form adds its terms one after the other: half an ulp each.
+    rtol = tolerances.rtol("same") + classes * 2**-24
+    tolerances.assert_close(one[1], np.asarray(two[1]), rtol=rtol, tiny=tolerances.flush(classes))

@@ -1,0 +1,163 @@
+"""The integer-label operation against the oracle: value, every gradient, Hessian, limits, statistics."""
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+import tolerances
+
+from focaljax import _statistics
+from focaljax import softmax_focal_loss_with_integer_labels as loss_of
+
+LARGE = 100_000
+
+
+def per_row(logits, labels, alpha, gamma):
+    return jnp.sum(loss_of(logits, labels, alpha=alpha, gamma=gamma))
+
+
+@jax.jit
+def everything(logits, labels, alpha, gamma):
+    """Losses and the gradients by logits, by alpha and by gamma, one gamma per example."""
+    alpha, gamma = jnp.full((len(labels), 1), alpha), jnp.full((len(labels), 1), gamma)
+    losses = loss_of(logits, labels, alpha=alpha, gamma=gamma)
+    return losses, *jax.grad(per_row, (0, 2, 3))(logits, labels, alpha, gamma)
+
+
+def assert_exact(logits, targets, gamma, dtype, names=None, alpha=1.0):
+    """Everything agrees with the oracle of the numbers that `dtype` holds."""
+    classes = logits.shape[1]
+    rows = jnp.asarray(logits).astype(dtype)
+    truth = oracle.batch(np.asarray(rows, np.float64), oracle.one_hot(targets, classes, alpha), gamma)
+    losses, by_logits, by_alpha, by_gamma = everything(rows, targets, jnp.float32(alpha), jnp.float32(gamma))
+    assert losses.dtype == jnp.float32
+    assert by_logits.dtype == dtype
+    close = lambda got, want, quantity, **options: tolerances.assert_close(  # noqa: E731
+        got, want, rtol=tolerances.rtol(quantity, gamma, **options), names=names, tiny=tiny, label=quantity
+    )
+    tiny = tolerances.flush(classes, factor=alpha)
+    close(losses, truth.value, "value")
+    close(by_alpha[:, 0], truth.value / alpha, "gradient_weights")
+    tiny = tolerances.flush(classes, dtype, factor=alpha)
+    close(by_logits, truth.grad, "gradient", returned=dtype)
+    tiny = tolerances.flush(classes, factor=alpha * tolerances.FLUSHED_LOG * (1 + gamma))
+    close(by_gamma[:, 0], truth.grad_gamma, "gradient_gamma")
+
+
+@pytest.mark.parametrize("gamma", cases.GAMMAS)
+@pytest.mark.parametrize("classes", cases.CLASSES)
+def test_value_and_gradients_are_the_oracle_s(classes, gamma):
+    logits, targets = cases.rows(classes)
+    assert_exact(logits, targets, gamma, "float32", cases.names(classes))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_logits_are_taken_exactly(dtype, gamma):
+    for classes in (3, 100):
+        logits, targets = cases.rows(classes, dtype)
+        assert_exact(logits, targets, gamma, dtype, cases.names(classes), alpha=0.75)
+
+
+@pytest.mark.parametrize("gamma", cases.GAMMAS)
+def test_hessian_is_the_oracle_s(gamma):
+    for classes in (1, 2, 3, 10):
+        logits, targets = cases.rows(classes)
+        truth = oracle.batch(logits, oracle.one_hot(targets, classes), gamma)
+        tiny = tolerances.flush(classes, factor=tolerances.FLUSHED_LOG * (1 + gamma))
+        for derivative in (jax.jacfwd, jax.jacrev):
+            one = derivative(jax.grad(lambda z, t: loss_of(z, t, gamma=gamma)))
+            tolerances.assert_close(
+                jax.jit(jax.vmap(one))(logits, targets),
+                truth.hessian,
+                rtol=tolerances.rtol("hessian", gamma),
+                scale=truth.hessian_scale_odds,
+                tiny=tiny,
+                names=cases.names(classes),
+                label=f"{derivative.__name__} of the gradient",
+            )
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_an_impossible_target_has_an_infinite_loss_and_a_finite_gradient(gamma):
+    for classes in (2, 10):
+        logits, targets = cases.limits(classes)
+        losses, by_logits, _, _ = everything(logits, targets, jnp.float32(1), jnp.float32(gamma))
+        assert np.all(losses == np.inf)
+        truth = oracle.batch(logits, oracle.one_hot(targets, classes), gamma)
+        tolerances.assert_close(
+            by_logits, truth.grad, rtol=tolerances.rtol("gradient", gamma), tiny=tolerances.flush(classes)
+        )
+
+
+@pytest.mark.parametrize("row", [[np.inf, 0, 0], [0, np.inf, 0], [np.nan, 0, 0], [0, np.nan, 0], [-np.inf] * 3])
+def test_a_row_without_a_softmax_is_nan(row):
+    assert np.isnan(loss_of(jnp.array(row, jnp.float32), jnp.array(0)))
+
+
+def test_double_precision_is_kept():
+    with jax.enable_x64(True):
+        logits, targets = cases.rows(10)
+        rows = np.asarray(logits, np.float64)
+        truth = oracle.batch(rows, oracle.one_hot(targets, 10), 2.0)
+        losses, by_logits, _, _ = everything(rows, targets, jnp.float64(1), jnp.float64(2))
+        assert losses.dtype == by_logits.dtype == jnp.float64
+        rtol, tiny = tolerances.rtol("value", 2.0, "float64"), tolerances.flush(10, "float64")
+        tolerances.assert_close(losses, truth.value, rtol=rtol, tiny=tiny)
+        tolerances.assert_close(by_logits, truth.grad, rtol=rtol, tiny=tiny)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 1000])
+def test_the_accelerators_reduction_is_the_cpus(classes):
+    """The one-pass statistics run here too, slowly: they must be those of the two-pass ones."""
+    logits, targets = cases.rows(classes)
+    one = _statistics._rivals_one_pass(logits, targets, axis=1)
+    two = _statistics._rivals_two_pass(logits, targets, axis=1)
+    np.testing.assert_array_equal(one[0], two[0])
+    np.testing.assert_array_equal(one[2], two[2])
+    # Here the one-pass form adds its terms one after the other: half an ulp each.
+    tolerances.assert_close(one[1], np.asarray(two[1]), rtol=tolerances.rtol("same") + classes * 2**-24)
+
+
+def test_statistics_of_parts_merge_to_those_of_the_whole():
+    logits, targets = cases.rows(10)
+    parts = [
+        _statistics._rivals_one_pass(logits[:, start:stop], targets - start, axis=1)
+        for start, stop in ((0, 3), (3, 4), (4, 10))
+    ]
+    parts = [(top, rest - 1, target) for top, rest, target in parts]
+    for order in ((0, 1, 2), (2, 0, 1)):
+        first, second, third = (parts[i] for i in order)
+        top, excess, target = _statistics.merge(_statistics.merge(first, second), third)
+        whole = _statistics._rivals_one_pass(logits, targets, axis=1)
+        np.testing.assert_array_equal(top, whole[0])
+        np.testing.assert_array_equal(target, whole[2])
+        some = np.asarray(whole[1]) > 0
+        tolerances.assert_close(
+            np.asarray(1 + excess)[some], np.asarray(whole[1])[some], rtol=tolerances.rtol("same")
+        )
+
+
+def test_the_difference_has_no_error():
+    x, y = np.float32([1e4, 1.0, -3e38, 1e-8]), np.float32([1e-4, 2.0**-30, 3e37, -7.0])
+    gap, err = jax.jit(_statistics.difference)(x, y)
+    exact = np.asarray(x, np.float64) - np.asarray(y, np.float64)
+    np.testing.assert_array_equal(np.asarray(gap, np.float64) + np.asarray(err, np.float64), exact)
+
+
+def test_nothing_but_the_gradient_has_the_size_of_the_logits():
+    """The residuals hold rows beside the operands themselves."""
+    logits, labels = jnp.zeros((64, LARGE // 64)), jnp.zeros(64, jnp.int32)
+    _, pull_back = jax.vjp(lambda z: loss_of(z, labels), logits)
+    large = [x for x in jax.tree.leaves(pull_back) if getattr(x, "size", 0) >= logits.size]
+    assert len(large) <= 1  # the logits
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.uint32])
+def test_labels_of_any_integer_dtype_name_the_same_class(dtype):
+    logits = jnp.sin(jnp.arange(600.0)).reshape(2, 300)
+    labels = jnp.array([3, 44])  # 300 is 44 in eight bits
+    want = loss_of(logits, labels, ignore_index=-1)
+    np.testing.assert_array_equal(loss_of(logits, labels.astype(dtype), ignore_index=-1), want)
