@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType
 from jax.typing import ArrayLike
 
 from focaljax import _checks, _statistics
@@ -77,12 +79,17 @@ def independent_labels(
     gamma: ArrayLike,
     alpha: ArrayLike | None,
     label_smoothing: ArrayLike = 0.0,
+    axis: int | None = None,
     op: Callable,
 ) -> jax.Array:
-    """One loss per logit; `alpha` weighs the positive and ``1 - alpha`` the negative answer."""
+    """One loss per logit; `alpha` weighs the positive and ``1 - alpha`` the negative answer.
+
+    `axis`, the last one if None, is that of options per class.
+    """
     logits = _checks.floating(words.logits, logits)
     labels = _checks.dense_labels(words.labels, labels, logits, words.logits, logits.ndim, None)
-    options = _options(logits, words, gamma, alpha, label_smoothing, max(logits.ndim - 1, 0))
+    axis = max(logits.ndim - 1, 0) if axis is None else axis
+    options = _options(logits, words, gamma, alpha, label_smoothing, axis)
     return _independent(logits, labels, *options, op=op)
 
 
@@ -102,9 +109,10 @@ def _options(logits, words, gamma, alpha, label_smoothing, axis):
 @partial(jax.jit, static_argnames=("axis", "op"), inline=True)
 def _soft(logits, labels, gamma, alpha, smoothing, where, *, axis, op):
     zeros = jnp.zeros_like(logits, gamma.dtype)
-    weights = _smoothed(labels.astype(gamma.dtype) + zeros, smoothing, where, axis)
-    if alpha is not None:
-        weights = alpha * weights
+    labels = labels.astype(gamma.dtype) + zeros
+    if where is not None:
+        labels = jnp.where(where, labels, 0)
+    weights = _weighed(alpha, _smoothed(labels, smoothing, where, axis), logits)
     if where is not None:
         logits, weights = jnp.where(where, logits, -jnp.inf), jnp.where(where, weights, 0)
     return op(logits, weights, gamma + _like(zeros, gamma, axis), axis)
@@ -120,7 +128,7 @@ def _index(logits, labels, gamma, alpha, smoothing, where, *, axis, ignored, op)
         row = jnp.asarray
     else:
         own = _statistics.is_class(labels, logits.shape, axis).astype(gamma.dtype)
-        weights = _smoothed(own + zeros, smoothing, where, axis) * (1 if alpha is None else alpha)
+        weights = _weighed(alpha, _smoothed(own + zeros, smoothing, where, axis), logits)
         gamma = gamma + _like(zeros, gamma, axis)
         row = partial(jnp.expand_dims, axis=axis)
 
@@ -155,12 +163,23 @@ def _smoothed(labels, smoothing, where, axis):
     return labels * (1 - smoothing) + smoothing / classes
 
 
+def _weighed(alpha, labels, logits):
+    """``alpha * labels``; where the loss of a class may be infinite, a factor of 0 has no derivative for the other."""
+    if alpha is None:
+        return labels
+    info = jnp.finfo(labels.dtype)
+    remote = logits.astype(labels.dtype) < -info.max * info.eps / 4  # nowhere else can -log p overflow
+    weight = jnp.where(remote & (labels == 0), lax.stop_gradient(alpha), alpha)
+    return weight * jnp.where(remote & (alpha == 0), lax.stop_gradient(labels), labels)
+
+
 def _of_class(option, labels, shape, axis):
     """The entry of an option that belongs to the label of each row."""
     classes = shape[axis]
     if option.shape[axis] == 1:
         return jnp.squeeze(option, axis)
-    if option.size == classes:  # one table for all rows: a gather of [rows] from [C], nothing of logits size
+    explicit = AxisType.Explicit in jax.typeof(labels).sharding.mesh.axis_types  # a gather raises there
+    if option.size == classes and not explicit:  # a gather of [rows] from [C], nothing of logits size
         return jnp.reshape(option, (classes,))[jnp.clip(labels, 0, classes - 1)]
     return jnp.sum(jnp.where(_statistics.is_class(labels, shape, axis), option, 0), axis)
 

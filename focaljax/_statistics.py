@@ -126,12 +126,33 @@ def _rivals_one_pass(logits, labels, *, axis):
 
 
 def _rivals_two_pass(logits, labels, *, axis):
-    own = is_class(labels, logits.shape, axis)
-    others = jnp.where(own, -jnp.inf, logits)
-    top = jnp.max(others, axis)
-    floor = jnp.where(top == -jnp.inf, 0, top)
-    rest = jnp.sum(jnp.exp(others - jnp.expand_dims(floor, axis)), axis)
-    return top, rest, jnp.sum(jnp.where(own, logits, 0), axis)
+    lowest = jnp.finfo(logits.dtype).min
+    top = jnp.max(jnp.minimum(logits, _off_target(labels, logits, axis) + lowest), axis)
+    # Logits above `top` can only be the target's: they count as 1 here, and are taken back as 1.
+    target = _at(labels, logits, axis)
+    counted = jnp.sum(jnp.exp(jnp.minimum(logits - jnp.expand_dims(top, axis), 0)), axis)
+    rest = counted - jnp.exp(jnp.minimum(target - top, 0))
+    return jnp.where(rest == 0, -jnp.inf, top), rest, target
+
+
+def _off_target(labels, logits, axis):
+    """0 at the target and inf elsewhere, in arithmetic.
+
+    XLA:CPU stores what a select yields, an array of logits size, before it reduces it; additions,
+    multiplications, minima and exponentials it takes into the loop of the reduction.
+    """
+    far = 2.0 ** (jnp.finfo(logits.dtype).maxexp // 2 + 1)  # its square overflows; products are exact
+    index = lax.broadcasted_iota(logits.dtype, [n if i == axis else 1 for i, n in enumerate(logits.shape)], axis)
+    distance = index * far - jnp.expand_dims(labels.astype(logits.dtype) * far, axis)
+    return distance * distance
+
+
+def _at(labels, logits, axis):
+    """The logit of each label; anything where the label is no class."""
+    if jax.typeof(logits).sharding.spec[axis] is not None:  # a gather would have to collect the classes
+        return jnp.sum(jnp.where(is_class(labels, logits.shape, axis), logits, 0), axis)
+    found = jnp.take_along_axis(logits, jnp.expand_dims(labels, axis), axis, mode="clip")
+    return jnp.squeeze(found, axis)
 
 
 def peak(logits: jax.Array, axis: int) -> Peak:

@@ -172,6 +172,7 @@ def binary_focal_crossentropy(
         gamma=gamma,
         alpha=alpha if balanced else None,
         label_smoothing=label_smoothing,
+        axis=axis,
         op=op,
     )
     return jnp.mean(losses, axis)

@@ -21,28 +21,30 @@ def elementwise(f):
     return jax.jit(jax.vmap(f, (0, 0, None)))
 
 
+VALUE = elementwise(loss_of)
+BY_LOGIT, BY_LABEL, BY_GAMMA = (elementwise(jax.grad(loss_of, i)) for i in range(3))
+SECOND = elementwise(jax.grad(jax.grad(loss_of)))
+
+
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("gamma", cases.GAMMAS)
 def test_value_and_derivatives_are_the_oracle_s(gamma, dtype):
     z, y = cases.sigmoid_grid(dtype)
     truth = oracle.sigmoid_focal(z, y, gamma)
     z = jnp.asarray(z).astype(dtype)
-    by_logit, by_label, by_gamma = (jax.grad(loss_of, i) for i in range(3))
     flush = tolerances.flush()
     logs = flush * tolerances.FLUSHED_LOG * (1 + gamma)
     narrow = tolerances.rtol("gradient", gamma, returned=dtype)
     table = [
-        (loss_of, truth.value, None, tolerances.rtol("value", gamma), flush),
-        (by_logit, truth.grad, truth.scale, narrow, tolerances.flush(1, dtype)),
-        (by_label, truth.grad_y, truth.scale_y, tolerances.rtol("gradient", gamma), logs),
-        (by_gamma, truth.grad_gamma, None, tolerances.rtol("gradient_gamma", gamma), logs),
+        (VALUE, truth.value, None, tolerances.rtol("value", gamma), flush),
+        (BY_LOGIT, truth.grad, truth.scale, narrow, tolerances.flush(1, dtype)),
+        (BY_LABEL, truth.grad_y, truth.scale_y, tolerances.rtol("gradient", gamma), logs),
+        (BY_GAMMA, truth.grad_gamma, None, tolerances.rtol("gradient_gamma", gamma), logs),
     ]
     if dtype == "float32":  # the second derivative of a rounded first one is of its dtype
-        table.append((jax.grad(by_logit), truth.grad2, truth.scale2, tolerances.rtol("hessian", gamma), logs))
+        table.append((SECOND, truth.grad2, truth.scale2, tolerances.rtol("hessian", gamma), logs))
     for f, want, scale, rtol, tiny in table:
-        tolerances.assert_close(
-            elementwise(f)(z, y, jnp.float32(gamma)), want, scale=scale, rtol=rtol, tiny=tiny
-        )
+        tolerances.assert_close(f(z, y, jnp.float32(gamma)), want, scale=scale, rtol=rtol, tiny=tiny)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
@@ -53,7 +55,7 @@ def test_hard_labels_are_exact_in_every_entry(gamma):
     z, y = z[hard], y[hard]
     truth = oracle.sigmoid_focal(z, y, gamma)
     tolerances.assert_close(
-        elementwise(jax.grad(loss_of))(z, y, jnp.float32(gamma)),
+        BY_LOGIT(z, y, jnp.float32(gamma)),
         truth.grad,
         rtol=tolerances.rtol("gradient", gamma),
     )
@@ -65,10 +67,10 @@ def test_infinite_logits_have_the_limits(gamma):
         y = np.full(2, label, np.float32)
         truth = oracle.sigmoid_focal(LIMITS, y, gamma)
         tolerances.assert_close(
-            elementwise(loss_of)(LIMITS, y, jnp.float32(gamma)), truth.value, rtol=tolerances.rtol("value")
+            VALUE(LIMITS, y, jnp.float32(gamma)), truth.value, rtol=tolerances.rtol("value")
         )
         tolerances.assert_close(
-            elementwise(jax.grad(loss_of))(LIMITS, y, jnp.float32(gamma)),
+            BY_LOGIT(LIMITS, y, jnp.float32(gamma)),
             truth.grad,
             rtol=tolerances.rtol("gradient"),
         )

@@ -65,7 +65,7 @@ def _shares_jvp(axis, primals, tangents):
     dz = tangents[0]
     r = _shares(others, stats, axis)
     highest = others == jnp.expand_dims(stats.top, axis)
-    alone = jnp.expand_dims(stats.rest < 2, axis)
+    alone = jnp.sum(highest.astype(others.dtype), axis, keepdims=True) == 1
     mass, rise = (
         _statistics.all_but_own(x, highest, _statistics.split_sum(x, highest, axis), alone) for x in (r, r * dz)
     )
