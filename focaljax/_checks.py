@@ -136,8 +136,9 @@ def scalar_in_unit_interval(name: str, x: ArrayLike) -> None:
     if np.shape(x) != ():
         raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(x)}.")
     values = known(x)
-    if values is not None and not (values.dtype.kind in "fiu" or values.dtype == jnp.bfloat16):
-        raise TypeError(f"`{name}` must be a real number, got {values.dtype}.")
+    dtype = jnp.result_type(x) if values is None else values.dtype
+    if not (dtype.kind in "fiu" or dtype == jnp.bfloat16):
+        raise TypeError(f"`{name}` must be a real number, got {dtype}.")
     if values is not None and not np.all((values >= 0) & (values <= 1)):
         raise ValueError(f"`{name}` must be in [0, 1], got {values}.")
 

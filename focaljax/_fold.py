@@ -96,14 +96,14 @@ def independent_labels(
 def _options(logits, words, gamma, alpha, label_smoothing, axis):
     """(gamma, alpha or None, label_smoothing or None) in the dtype of the arithmetic."""
     dtype = logits.dtype if logits.dtype.itemsize >= 4 else jnp.float32
+    exponent = _checks.option("gamma", gamma, logits, words.logits, axis, dtype)
     _checks.not_negative("gamma", gamma)
-    _checks.scalar_in_unit_interval("label_smoothing", label_smoothing)
-    gamma = _checks.option("gamma", gamma, logits, words.logits, axis, dtype)
     if alpha is not None:
         alpha = _checks.option("alpha", alpha, logits, words.logits, axis, dtype)
+    _checks.scalar_in_unit_interval("label_smoothing", label_smoothing)
     value = _checks.known(label_smoothing)
     smoothing = None if value is not None and value == 0 else jnp.asarray(label_smoothing).astype(dtype)
-    return gamma, alpha, smoothing
+    return exponent, alpha, smoothing
 
 
 @partial(jax.jit, static_argnames=("axis", "op"), inline=True)
@@ -169,8 +169,9 @@ def _weighed(alpha, labels, logits):
         return labels
     info = jnp.finfo(labels.dtype)
     remote = logits.astype(labels.dtype) < -info.max * info.eps / 4  # nowhere else can -log p overflow
-    weight = jnp.where(remote & (labels == 0), lax.stop_gradient(alpha), alpha)
-    return weight * jnp.where(remote & (alpha == 0), lax.stop_gradient(labels), labels)
+    no_alpha, no_label = remote & (alpha == 0), remote & (labels == 0)
+    one = jnp.where(no_alpha, alpha * lax.stop_gradient(labels), alpha * labels)
+    return jnp.where(no_label, jnp.where(no_alpha, 0, lax.stop_gradient(alpha) * labels), one)
 
 
 def _of_class(option, labels, shape, axis):

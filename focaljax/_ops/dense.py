@@ -39,6 +39,7 @@ def _fwd(logits, weights, gamma, axis):
     return loss, (logits, weights, gamma, peak, sums)
 
 
+@partial(jax.jit, static_argnums=0, inline=True)  # eager gradients run one program too
 def _bwd(axis, residuals, ct):
     logits, weights, gamma, peak, sums = residuals
     ct = jnp.expand_dims(ct, axis)
@@ -91,7 +92,9 @@ def _log_odds_jvp(axis, primals, tangents):
     rise, highest = odds.p * dz, z == peak.top
     sums = _statistics.split_sum(rise, highest, axis)
     others = _statistics.all_but_own(rise, highest, sums, peak.excess < 1)
-    share = jnp.where(odds.q > 0, others / jnp.where(odds.q > 0, odds.q, 1), 0)  # q -> 0: no others
+    # 1 / q by its logarithm, whose derivative is bounded; q -> 0: there are no others.
+    inverse = _modulation.power(jnp.where(odds.q > 0, odds.q, 1), odds.log_q, -jnp.ones_like(z))
+    share = others * jnp.where(odds.q > 0, inverse, 0)
     return _log_odds(z, peak, axis), dz - share
 
 

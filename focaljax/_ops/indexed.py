@@ -32,6 +32,7 @@ def _fwd(logits, labels, alpha, gamma, axis):
     return loss, (logits, labels, alpha, gamma, stats)
 
 
+@partial(jax.jit, static_argnums=0, inline=True)  # eager gradients run one program too
 def _bwd(axis, residuals, ct):
     logits, labels, alpha, gamma, stats = residuals
     odds = _odds(stats)

@@ -9,6 +9,7 @@ categorical loss at the log-odds ``(2y - 1) z``; soft labels follow Keras, Optax
 ``pq / m`` is bounded and computed without a division by a vanishing m, so gamma < 1 is an ordinary case.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -46,6 +47,7 @@ def _fwd(logits, labels, weights, gamma):
     return loss, (logits, labels, weights, gamma)
 
 
+@partial(jax.jit, inline=True)  # eager gradients run one program too
 def _bwd(residuals, ct):
     logits, labels, weights, gamma = residuals
     z = logits.astype(gamma.dtype)
