@@ -1,0 +1,163 @@
+"""The public names: which there are, how they are called, and what each says about itself."""
+
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+import types
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import focaljax
+from focaljax import metrics
+
+ROOT = Path(__file__).parents[1]
+LOSSES = {
+    "softmax_focal_loss": (
+        "(logits, labels, *, gamma=2.0, alpha=None, label_smoothing=0.0, axis=-1, where=None)"
+    ),
+    "softmax_focal_loss_with_integer_labels": (
+        "(logits, labels, *, gamma=2.0, alpha=None, label_smoothing=0.0, axis=-1, where=None, "
+        "ignore_index=None)"
+    ),
+    "sigmoid_focal_loss": "(logits, labels, *, gamma=2.0, alpha=None)",
+}
+CROSSENTROPIES = {
+    "categorical_focal_crossentropy": (
+        "(y_true, y_pred, alpha=0.25, gamma=2.0, from_logits=False, label_smoothing=0.0, axis=-1)"
+    ),
+    "sparse_categorical_focal_crossentropy": (
+        "(y_true, y_pred, alpha=0.25, gamma=2.0, from_logits=False, ignore_class=None, axis=-1)"
+    ),
+    "binary_focal_crossentropy": (
+        "(y_true, y_pred, apply_class_balancing=False, alpha=0.25, gamma=2.0, from_logits=False, "
+        "label_smoothing=0.0, axis=-1)"
+    ),
+}
+REDUCTIONS = {
+    "reduce_loss": (
+        "(losses, sample_weight=None, reduction='sum_over_batch_size', *, where=None, axis_name=None)"
+    ),
+}
+FUNCTIONS = LOSSES | CROSSENTROPIES | REDUCTIONS
+OBJECTS = {  # the class of each function
+    "CategoricalFocalCrossentropy": "categorical_focal_crossentropy",
+    "SparseCategoricalFocalCrossentropy": "sparse_categorical_focal_crossentropy",
+    "BinaryFocalCrossentropy": "binary_focal_crossentropy",
+}
+METRIC_METHODS = {
+    "init": "(self)",
+    "update": "(self, state, y_true, y_pred, sample_weight=None)",
+    "merge": "(self, *states, axis_name=None)",
+    "result": "(self, state)",
+}
+ROOMS = {"metrics"}
+
+
+def bare(function) -> str:
+    """The signature without its types."""
+    signature = inspect.signature(function)
+    plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=plain, return_annotation=signature.empty))
+
+
+def public(module: types.ModuleType) -> set[str]:
+    """What a module offers by a name without an underscore, other files of the package left out."""
+    mine = {name for name in vars(module) if not name.startswith("_")}
+    return {name for name in mine if name in ROOMS or not inspect.ismodule(getattr(module, name))}
+
+
+def sections(docstring: str) -> set[str]:
+    return set(re.findall(r"^ *(Args|Attributes|Returns|Raises|Example|References):$", docstring, re.M))
+
+
+def test_the_names_are_these():
+    assert set(focaljax.__all__) == {*FUNCTIONS, *OBJECTS, *ROOMS}
+    assert set(metrics.__all__) == {*OBJECTS, *CROSSENTROPIES, "MeanState"}
+
+
+@pytest.mark.parametrize("module", [focaljax, metrics], ids=lambda module: module.__name__)
+def test_the_names_are_sorted_and_there(module: types.ModuleType):
+    assert module.__all__ == sorted(set(module.__all__))
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_the_door_offers_nothing_else():
+    assert public(focaljax) == set(focaljax.__all__)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signatures(name: str):
+    assert bare(getattr(focaljax, name)) == FUNCTIONS[name]
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_loss_objects_take_the_options_of_their_function(name: str):
+    options = FUNCTIONS[OBJECTS[name]].removeprefix("(y_true, y_pred, ").removesuffix(")")
+    expected = f"({options}, reduction='sum_over_batch_size', name='{OBJECTS[name]}', dtype=None)"
+    assert bare(getattr(focaljax, name)) == expected
+    assert bare(getattr(focaljax, name).__call__) == "(self, y_true, y_pred, sample_weight=None)"
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_metrics_take_the_options_of_their_function(name: str):
+    options = FUNCTIONS[OBJECTS[name]].removeprefix("(y_true, y_pred, ").removesuffix(")")
+    cls = getattr(metrics, name)
+    assert bare(cls) == f"({options}, name='{OBJECTS[name]}', dtype=None)"
+    assert {method: bare(getattr(cls, method)) for method in METRIC_METHODS} == METRIC_METHODS
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_teaches_in_one_minute(name: str):
+    function = getattr(focaljax, name)
+    said = sections(function.__doc__)
+    assert {"Args", "Returns", "Raises", "Example", "References"} <= said
+    for parameter in inspect.signature(function).parameters:
+        assert re.search(rf"^ *{parameter}: \S", function.__doc__, re.M), parameter
+
+
+@pytest.mark.parametrize("module", [focaljax, metrics], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_class_teaches_in_one_minute(name: str, module: types.ModuleType):
+    cls = getattr(module, name)
+    assert {"Attributes", "Raises", "Example"} <= sections(cls.__doc__)
+    for option in inspect.signature(cls).parameters:  # several may share a line
+        assert re.search(rf"^ *(\w+, )*{option}(, \w+)*: \S", cls.__doc__, re.M), option
+    for method, function in vars(cls).items():
+        if callable(function) and not method.startswith("_"):
+            assert function.__doc__, method
+
+
+@pytest.mark.parametrize("method", METRIC_METHODS)
+def test_a_method_of_a_metric_says_what_it_does(method: str):
+    function = getattr(metrics.CategoricalFocalCrossentropy, method)
+    said = sections(function.__doc__)
+    assert "Returns" in said
+    assert "Args" in said or method == "init"
+
+
+def test_one_version_everywhere():
+    """The module says it; the package's metadata and the top of the changelog repeat it."""
+    assert metadata.version("focaljax") == focaljax.__version__
+    changelog = ROOT.joinpath("CHANGELOG.md").read_text(encoding="utf-8")
+    top = re.search(r"^## \[(\d[^]]*)\] - \d{4}-\d\d-\d\d$", changelog, re.M)
+    assert top is not None and top[1] == focaljax.__version__
+    project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+
+
+def test_the_types_are_offered():
+    assert Path(inspect.getfile(focaljax)).with_name("py.typed").is_file()
+
+
+def test_the_import_is_light():
+    """Whoever imports the losses gets JAX and NumPy, and no other framework."""
+    heavy = ("optax", "keras", "flax", "matplotlib", "sklearn", "pandas", "rich", "focaljax.study")
+    program = f"import focaljax, sys; print([name for name in {heavy} if name in sys.modules])"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, timeout=120
+    )
+    assert ran.stdout.strip() == "[]"

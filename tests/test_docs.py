@@ -1,0 +1,97 @@
+"""README.md, pyproject.toml and CI say the same, and what README shows runs."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import jax
+import pytest
+
+import focaljax
+
+ROOT = Path(__file__).parents[1]
+README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
+CI = ROOT.joinpath(".ci", "run").read_text(encoding="utf-8")
+PROJECT = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
+PROGRAMS = [code for language, code in BLOCKS if language == "python"]
+COMMANDS = [code for language, code in BLOCKS if language == "sh"]
+
+
+def lower_bound(package: str) -> str:
+    """What pyproject.toml says is the oldest version of a dependency."""
+    (bound,) = (d.split(">=")[1] for d in PROJECT["dependencies"] if d.startswith(f"{package}>="))
+    return bound
+
+
+def test_every_block_is_a_program_or_a_command():
+    assert README.count("```") == 2 * len(BLOCKS)
+    assert {language for language, _ in BLOCKS} == {"python", "sh"}
+    assert len(PROGRAMS) >= 5
+
+
+@pytest.mark.parametrize("code", PROGRAMS, ids=range(len(PROGRAMS)))
+def test_a_program_runs_and_prints_what_it_says(code: str, capsys: pytest.CaptureFixture[str]):
+    said = re.findall(r"^print\(.*\)  # (.*)$", code, re.M)
+    assert len(said) == len(re.findall(r"^ *print\(", code, re.M)) >= 1
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # JAX' defaults
+        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.splitlines() == said
+
+
+def test_there_are_two_commands_and_ci_runs_them_as_they_are():
+    main_job, tests = COMMANDS
+    patterns = re.findall(r"^\w+=\$\(readme_line '(.*)'\)$", CI, re.M)
+    assert len(patterns) == 2
+    for pattern, command in zip(patterns, (main_job, tests), strict=True):
+        found = subprocess.run(
+            ["grep", "-E", pattern, "README.md"], capture_output=True, text=True, check=True, cwd=ROOT
+        )
+        assert found.stdout == command
+    assert CI.count("pip install") == 2  # in those patterns
+
+
+def test_the_commands_install_extras_that_exist():
+    for command in COMMANDS:
+        (extra,) = re.findall(r'"\.\[(\w+)\]"', command)
+        assert extra in PROJECT["optional-dependencies"]
+
+
+def test_every_extra_is_explained():
+    assert set(PROJECT["optional-dependencies"]) == {"bench", "demo", "flax", "keras", "test"}
+    for extra in PROJECT["optional-dependencies"]:
+        assert f"`{extra}`" in README or f"[{extra}]" in README
+
+
+def test_every_dependency_has_a_reason():
+    lines = ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8").splitlines()
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    for dependency in (dependency for group in groups for dependency in group):
+        named = [line for line in lines if re.match(rf'(\w+ = \[|    )"{re.escape(dependency)}"', line)]
+        assert named and all(re.search(r"  # \w", line) for line in named), dependency
+
+
+def test_the_lower_bounds_are_those_of_pyproject():
+    assert f"Python {PROJECT['requires-python'].removeprefix('>=')} or newer" in README
+    assert f"JAX {lower_bound('jax')} or newer" in README
+    assert all("<" not in dependency for dependency in PROJECT["dependencies"])
+
+
+def test_the_licence_is_named():
+    assert PROJECT["license"] in README
+    licence = ROOT.joinpath("LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in licence and "END OF TERMS AND CONDITIONS" in licence
+
+
+def test_pictures_and_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert any(target.endswith(".png") for target in targets)
+    for target in targets:
+        assert target.startswith("https://") or ROOT.joinpath(target).is_file(), target
+
+
+@pytest.mark.parametrize("name", focaljax.__all__)
+def test_every_public_name_is_in_the_readme_and_the_changelog(name: str):
+    for document in (README, ROOT.joinpath("CHANGELOG.md").read_text(encoding="utf-8")):
+        assert re.search(rf"\b{name}\b", document)
