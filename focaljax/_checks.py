@@ -82,7 +82,7 @@ def dense_labels(
 def integer_labels(
     name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, ignored: int | None, dense: str
 ) -> jax.Array:
-    """One class index per row of `like`, of at least 32 bits; `dense` names the function for one-hot labels."""
+    """One class index per row of `like`, of at least 32 bits; `dense` is the function for one-hot labels."""
     values = known(x) if not isinstance(x, jax.Array) else None
     x = array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
@@ -92,7 +92,8 @@ def integer_labels(
     if x.shape != rows:
         hint = f" For one-hot or soft labels use `{dense}`." if x.shape == like.shape else ""
         raise ValueError(
-            f"`{name}` must have shape {rows}, that of `{like_name}` without axis {axis}, got {x.shape}.{hint}"
+            f"`{name}` must have shape {rows}, that of `{like_name}` without axis {axis}, "
+            f"got {x.shape}.{hint}"
         )
     if values is not None and values.size:
         wrong = values[(values < 0) | (values >= like.shape[axis])]
@@ -102,7 +103,9 @@ def integer_labels(
     return x if x.dtype.itemsize >= 4 else x.astype(jnp.int32)
 
 
-def option(name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, dtype: jnp.dtype) -> jax.Array:
+def option(
+    name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, dtype: jnp.dtype
+) -> jax.Array:
     """A real option in `dtype`, with the rank of `like` and its class axis at `axis`.
 
     It broadcasts against `like` with the class axis moved last: a scalar, `[C]`, or `[..., 1]`.
@@ -148,15 +151,21 @@ def mask(name: str, x: ArrayLike, like: jax.Array, like_name: str) -> jax.Array:
     x = array(name, x)
     if x.dtype != jnp.bool_:
         raise TypeError(f"`{name}` must be boolean, got {x.dtype}.")
-    if x.ndim not in (0, like.ndim) or any(n not in (1, m) for n, m in zip(x.shape, like.shape, strict=False)):
-        raise ValueError(f"`{name}` must broadcast to the shape of `{like_name}`, {like.shape}; got {x.shape}.")
+    if x.ndim not in (0, like.ndim) or any(
+        n not in (1, m) for n, m in zip(x.shape, like.shape, strict=False)
+    ):
+        raise ValueError(
+            f"`{name}` must broadcast to the shape of `{like_name}`, {like.shape}; got {x.shape}."
+        )
     return x.reshape((1,) * like.ndim) if x.ndim == 0 else x
 
 
 def flag(name: str, x: bool) -> bool:
     """A Python bool: it chooses the program, so it cannot be traced."""
     if isinstance(x, core.Tracer):
-        raise TypeError(f"`{name}` must be a Python bool, got a traced value: mark it static under `jax.jit`.")
+        raise TypeError(
+            f"`{name}` must be a Python bool, got a traced value: mark it static under `jax.jit`."
+        )
     if not isinstance(x, bool | np.bool_):
         raise TypeError(f"`{name}` must be a bool, got {type(x).__name__}.")
     return bool(x)

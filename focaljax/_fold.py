@@ -108,11 +108,11 @@ def _options(logits, words, gamma, alpha, label_smoothing, axis):
 
 @partial(jax.jit, static_argnames=("axis", "op"), inline=True)
 def _soft(logits, labels, gamma, alpha, smoothing, where, *, axis, op):
-    zeros = jnp.zeros_like(logits, gamma.dtype)
+    zeros = _zeros(logits, gamma.dtype)
     labels = labels.astype(gamma.dtype) + zeros
     if where is not None:
         labels = jnp.where(where, labels, 0)
-    weights = _weighed(alpha, _smoothed(labels, smoothing, where, axis), logits)
+    weights = _smoothed(labels, smoothing, where, axis) * (1 if alpha is None else alpha)
     if where is not None:
         logits, weights = jnp.where(where, logits, -jnp.inf), jnp.where(where, weights, 0)
     return op(logits, weights, gamma + _like(zeros, gamma, axis), axis)
@@ -120,15 +120,15 @@ def _soft(logits, labels, gamma, alpha, smoothing, where, *, axis, op):
 
 @partial(jax.jit, static_argnames=("axis", "ignored", "op"), inline=True)
 def _index(logits, labels, gamma, alpha, smoothing, where, *, axis, ignored, op):
-    zeros = jnp.zeros_like(logits, gamma.dtype)
-    rows = jnp.sum(zeros, axis) + jnp.zeros_like(labels, gamma.dtype)
+    zeros = _zeros(logits, gamma.dtype)
+    rows = jnp.sum(zeros, axis) + _zeros(labels, gamma.dtype)
     if smoothing is None:
         weights = rows + (1 if alpha is None else _of_class(alpha, labels, logits.shape, axis))
         gamma = rows + _of_class(gamma, labels, logits.shape, axis)
         row = jnp.asarray
     else:
         own = _statistics.is_class(labels, logits.shape, axis).astype(gamma.dtype)
-        weights = _weighed(alpha, _smoothed(own + zeros, smoothing, where, axis), logits)
+        weights = _smoothed(own + zeros, smoothing, where, axis) * (1 if alpha is None else alpha)
         gamma = gamma + _like(zeros, gamma, axis)
         row = partial(jnp.expand_dims, axis=axis)
 
@@ -139,12 +139,14 @@ def _index(logits, labels, gamma, alpha, smoothing, where, *, axis, ignored, op)
         weights = jnp.where(jnp.any(where, axis) if smoothing is None else where, weights, 0)
     if ignored is not None and jnp.iinfo(labels.dtype).min <= ignored <= jnp.iinfo(labels.dtype).max:
         weights = jnp.where(row(labels == ignored), 0, weights)
-    return op(logits, labels, weights, gamma, axis) if smoothing is None else dense(logits, weights, gamma, axis)
+    if smoothing is None:
+        return op(logits, labels, weights, gamma, axis)
+    return dense(logits, weights, gamma, axis)
 
 
 @partial(jax.jit, static_argnames=("op",), inline=True)
 def _independent(logits, labels, gamma, alpha, smoothing, *, op):
-    zeros = jnp.zeros_like(logits, gamma.dtype)
+    zeros = _zeros(logits, gamma.dtype)
     labels = labels.astype(gamma.dtype) + zeros
     if smoothing is not None:
         labels = labels * (1 - smoothing) + smoothing / 2
@@ -163,17 +165,6 @@ def _smoothed(labels, smoothing, where, axis):
     return labels * (1 - smoothing) + smoothing / classes
 
 
-def _weighed(alpha, labels, logits):
-    """``alpha * labels``; where the loss of a class may be infinite, a factor of 0 has no derivative for the other."""
-    if alpha is None:
-        return labels
-    info = jnp.finfo(labels.dtype)
-    remote = logits.astype(labels.dtype) < -info.max * info.eps / 4  # nowhere else can -log p overflow
-    no_alpha, no_label = remote & (alpha == 0), remote & (labels == 0)
-    one = jnp.where(no_alpha, alpha * lax.stop_gradient(labels), alpha * labels)
-    return jnp.where(no_label, jnp.where(no_alpha, 0, lax.stop_gradient(alpha) * labels), one)
-
-
 def _of_class(option, labels, shape, axis):
     """The entry of an option that belongs to the label of each row."""
     classes = shape[axis]
@@ -185,6 +176,11 @@ def _of_class(option, labels, shape, axis):
     return jnp.sum(jnp.where(_statistics.is_class(labels, shape, axis), option, 0), axis)
 
 
+def _zeros(x, dtype):
+    """Zeros of the shape and the sharding of `x`; `jnp.zeros_like` keeps only the shape since JAX 0.12."""
+    return jnp.where(False, lax.stop_gradient(x).astype(dtype), 0)
+
+
 def _like(zeros, option, axis):
-    """Zeros of rows or of logits, as the option needs; in their sharding, so that its cotangent has one too."""
+    """Zeros of rows or of logits, as the option needs, in their sharding: its cotangent will have one."""
     return zeros if option.shape[axis] == zeros.shape[axis] else jnp.sum(zeros, axis, keepdims=True)

@@ -99,6 +99,8 @@ def pull(odds: Odds, gamma: jax.Array) -> jax.Array:
 def scaled(weight: jax.Array, x: jax.Array) -> jax.Array:
     """``weight * x`` where a weight of 0 silences NaN and infinity, in value and in gradient.
 
+    It is also the limit of the products that meet here, such as ``log q * -log p`` as p -> 0.
+
     Only what is not finite is masked, so the derivative by a weight that happens to be 0 is still x.
     """
     return weight * jnp.where((weight == 0) & ~jnp.isfinite(x), 0, x)

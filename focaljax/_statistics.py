@@ -142,7 +142,9 @@ def _off_target(labels, logits, axis):
     multiplications, minima and exponentials it takes into the loop of the reduction.
     """
     far = 2.0 ** (jnp.finfo(logits.dtype).maxexp // 2 + 1)  # its square overflows; products are exact
-    index = lax.broadcasted_iota(logits.dtype, [n if i == axis else 1 for i, n in enumerate(logits.shape)], axis)
+    index = lax.broadcasted_iota(
+        logits.dtype, [n if i == axis else 1 for i, n in enumerate(logits.shape)], axis
+    )
     distance = index * far - jnp.expand_dims(labels.astype(logits.dtype) * far, axis)
     return distance * distance
 

@@ -72,7 +72,14 @@ def softmax_focal_loss(
       equation 5, for every class of a softmax.
     """
     return _fold.soft_labels(
-        logits, labels, _WORDS, gamma=gamma, alpha=alpha, label_smoothing=label_smoothing, axis=axis, where=where
+        logits,
+        labels,
+        _WORDS,
+        gamma=gamma,
+        alpha=alpha,
+        label_smoothing=label_smoothing,
+        axis=axis,
+        where=where,
     )
 
 

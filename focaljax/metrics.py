@@ -101,8 +101,7 @@ class _Mean:
         dtype = jax.dtypes.canonicalize_dtype(self.dtype or float)
         if self.dtype not in (None, dtype.name) or dtype.itemsize < 4:
             raise ValueError(
-                "`dtype` must be float32, or float64 with `jax_enable_x64`, or None; "
-                f"got {self.dtype}."
+                f"`dtype` must be float32, or float64 with `jax_enable_x64`, or None; got {self.dtype}."
             )
         return MeanState(*(jnp.zeros((), dtype) for _ in range(4)))
 

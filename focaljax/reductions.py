@@ -167,9 +167,7 @@ def _sample_weight(x: ArrayLike, losses: jax.Array) -> jax.Array:
         shape = shape[:-1]
     elif x.ndim == losses.ndim - 1:
         shape = (*shape, 1)
-    if len(shape) != losses.ndim or any(
-        n not in (1, m) for n, m in zip(shape, losses.shape, strict=True)
-    ):
+    if len(shape) != losses.ndim or any(n not in (1, m) for n, m in zip(shape, losses.shape, strict=True)):
         raise ValueError(
             f"`sample_weight` must be a scalar or fit the shape of the losses, {losses.shape}, "
             f"or that shape without its last axis; got shape {x.shape}."

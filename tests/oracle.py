@@ -162,9 +162,7 @@ class SoftmaxFocal:
 
     @cached_property
     def value(self) -> float:
-        return float(
-            mp.fsum(t.copies * t.w * t.modulation * t.surprise for t in self._terms if t.w)
-        )
+        return float(mp.fsum(t.copies * t.w * t.modulation * t.surprise for t in self._terms if t.w))
 
     @cached_property
     def _slopes(self) -> list[Any]:
@@ -201,8 +199,7 @@ class SoftmaxFocal:
     def _gamma_slopes(self) -> list[Any]:
         # p = 0: log p * log q -> 0;  q = 0: log p ~ -q, so q log q -> 0
         return [
-            t.w * t.modulation * t.surprise * t.log_q if t.w and t.p and t.q else ZERO
-            for t in self._terms
+            t.w * t.modulation * t.surprise * t.log_q if t.w and t.p and t.q else ZERO for t in self._terms
         ]
 
     @cached_property
@@ -452,9 +449,7 @@ def _sigmoid_limit(right: Any, g: Any, sign: int) -> tuple[Any, ...]:
     return (inf, sign * grad, -sign * inf, grad_gamma, ZERO, grad, inf, ZERO)
 
 
-def sigmoid_focal(
-    z: ArrayLike, y: ArrayLike, gamma: ArrayLike, weight: ArrayLike = 1.0
-) -> SigmoidFocal:
+def sigmoid_focal(z: ArrayLike, y: ArrayLike, gamma: ArrayLike, weight: ArrayLike = 1.0) -> SigmoidFocal:
     """The binary focal loss, its derivatives and their scales, elementwise with broadcasting.
 
     z may be +-inf (the limits); y is in [0, 1].
@@ -464,8 +459,7 @@ def sigmoid_focal(
         raise ValueError("`z` must not be NaN and `y` must be in [0, 1].")
     flat = zip(*(x.ravel().tolist() for x in (z_, y_, gamma_, weight_)), strict=True)
     points = [
-        [mp.mpf(w) * field if w else ZERO for field in _sigmoid_point(x, label, g)]
-        for x, label, g, w in flat
+        [mp.mpf(w) * field if w else ZERO for field in _sigmoid_point(x, label, g)] for x, label, g, w in flat
     ]
     fields = zip(*points, strict=True) if points else [()] * len(SigmoidFocal._fields)
     return SigmoidFocal(*(_float64(list(field)).reshape(z_.shape) for field in fields))

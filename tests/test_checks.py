@@ -74,9 +74,7 @@ class Wrong:
 
 WRONG = {
     # logits and probabilities
-    "integer logits": Wrong(
-        soft, TypeError, "`logits` must be floating, got int32.", Z.astype(int)
-    ),
+    "integer logits": Wrong(soft, TypeError, "`logits` must be floating, got int32.", Z.astype(int)),
     "boolean logits": Wrong(integer, TypeError, "`logits` must be floating, got bool.", Z > 0),
     "complex logits": Wrong(
         independent, TypeError, "`logits` must be floating, got complex64.", Z.astype(complex)
@@ -129,9 +127,7 @@ WRONG = {
     "labels to broadcast": Wrong(soft, ValueError, "(4, 3), got (1, 3).", labels=Y[:1]),
     "more labels": Wrong(soft, ValueError, "(4, 3), got (2, 4, 3).", labels=LONG),
     "scalar label": Wrong(independent, ValueError, "(4, 3), got ().", labels=1.0),
-    "one column for independent labels": Wrong(
-        binary, ValueError, "(4, 3), got (4, 1).", y_true=Y[:, :1]
-    ),
+    "one column for independent labels": Wrong(binary, ValueError, "(4, 3), got (4, 1).", y_true=Y[:, :1]),
     "complex labels": Wrong(
         independent, TypeError, "`labels` must be real, got complex64.", labels=Y.astype(complex)
     ),
@@ -146,8 +142,8 @@ WRONG = {
     "integer one-hot for indices": Wrong(
         integer,
         ValueError,
-        "`labels` must have shape (4,), that of `logits` without axis 1, got (4, 3). For one-hot or "
-        "soft labels use `softmax_focal_loss`.",
+        "`labels` must have shape (4,), that of `logits` without axis 1, got (4, 3). For one-hot "
+        "or soft labels use `softmax_focal_loss`.",
         labels=Y.astype(int),
     ),
     "integer one-hot for indices, N == K": Wrong(
@@ -217,9 +213,7 @@ WRONG = {
     "gamma in words": Wrong(soft, TypeError, "`gamma` ", gamma="two"),
     "no gamma": Wrong(soft, TypeError, "`gamma` ", gamma=None),
     "complex alpha": Wrong(soft, TypeError, "`alpha` must be a real number", alpha=1j),
-    "boolean alpha": Wrong(
-        integer, TypeError, "`alpha` must be a real number", alpha=[True, False, True]
-    ),
+    "boolean alpha": Wrong(integer, TypeError, "`alpha` must be a real number", alpha=[True, False, True]),
     "long alpha": Wrong(
         soft,
         ValueError,
@@ -254,9 +248,7 @@ WRONG = {
         jnp.zeros(C, jnp.int32),
         alpha=np.ones((2, C)),
     ),
-    "alpha of more axes": Wrong(
-        sparse, ValueError, "broadcast against `y_pred`", alpha=np.ones((1, N, C))
-    ),
+    "alpha of more axes": Wrong(sparse, ValueError, "broadcast against `y_pred`", alpha=np.ones((1, N, C))),
     "alpha of a scalar loss": Wrong(
         independent, ValueError, "`alpha` must be a scalar", 1.0, 1.0, alpha=[0.5, 0.5]
     ),
@@ -299,9 +291,7 @@ WRONG = {
         "`where` must broadcast to the shape of `logits`, (4, 3); got (4, 2).",
         where=np.ones((N, 2), bool),
     ),
-    "where per class alone": Wrong(
-        soft, ValueError, "`where` must broadcast", where=np.ones(C, bool)
-    ),
+    "where per class alone": Wrong(soft, ValueError, "`where` must broadcast", where=np.ones(C, bool)),
     "floating ignore_index": Wrong(
         integer, TypeError, "`ignore_index` must be an int or None, got float.", ignore_index=0.0
     ),
@@ -437,26 +427,20 @@ def test_traced_flags(function, name):
         jax.jit(lambda flag: function(**{name: flag}))(True)
 
 
-@pytest.mark.parametrize(
-    ("function", "name"), [(integer, "ignore_index"), (sparse, "ignore_class")]
-)
+@pytest.mark.parametrize(("function", "name"), [(integer, "ignore_index"), (sparse, "ignore_class")])
 def test_traced_ignored_index(function, name):
     with pytest.raises(TypeError, match=f"`{name}` must be an int or None, got .*Tracer"):
         jax.jit(lambda index: function(**{name: index}))(1)
 
 
 def test_traced_alpha_without_balancing():
-    with pytest.raises(
-        ValueError, match="`alpha` has no effect without apply_class_balancing=True"
-    ):
+    with pytest.raises(ValueError, match="`alpha` has no effect without apply_class_balancing=True"):
         jax.jit(lambda alpha: binary(alpha=alpha))(0.25)
 
 
 @pytest.mark.parametrize("name", ["alpha", "gamma"])
 def test_traced_option_of_an_object(name):
-    with pytest.raises(
-        TypeError, match=f"`{name}` of an object must be a known value, got a traced one."
-    ):
+    with pytest.raises(TypeError, match=f"`{name}` of an object must be a known value, got a traced one."):
         jax.jit(lambda x: CategoricalFocalCrossentropy(**{name: x})(Y, Z))(1.0)
 
 
@@ -474,9 +458,7 @@ def test_unknown_labels_out_of_range_give_nan(function, jit, smoothing):
     np.testing.assert_array_equal(np.isnan(found), [False, True, True, False])
 
 
-@pytest.mark.parametrize(
-    ("function", "name"), [(integer, "ignore_index"), (sparse, "ignore_class")]
-)
+@pytest.mark.parametrize(("function", "name"), [(integer, "ignore_index"), (sparse, "ignore_class")])
 @pytest.mark.parametrize("ignored", [-1, C, 255, 1])
 def test_ignored_first(function, name, ignored):
     """An ignored label may be no class; others outside are still found."""
@@ -504,9 +486,7 @@ def test_empty_batches_are_allowed():
 
 def fits(given: tuple[int, ...], last: tuple[int, ...]) -> bool:
     """Whether an option broadcasts against the logits without making them larger."""
-    return len(given) <= len(last) and all(
-        n in (1, m) for n, m in zip(given[::-1], last[::-1], strict=False)
-    )
+    return len(given) <= len(last) and all(n in (1, m) for n, m in zip(given[::-1], last[::-1], strict=False))
 
 
 small = st.lists(st.integers(1, 3), max_size=4).map(tuple)
@@ -525,9 +505,7 @@ def test_options_fit_or_raise(shape, given, axis, name):
     z, option = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (shape, given))
 
     def losses():
-        return jax.eval_shape(
-            lambda z, x: softmax_focal_loss(z, z, axis=axis, **{name: x}), z, option
-        )
+        return jax.eval_shape(lambda z, x: softmax_focal_loss(z, z, axis=axis, **{name: x}), z, option)
 
     if fits(given, last):
         assert losses().shape == last[:-1]
@@ -537,9 +515,7 @@ def test_options_fit_or_raise(shape, given, axis, name):
 
 
 @hypothesis.settings(deadline=None, max_examples=150, derandomize=True, database=None)
-@hypothesis.given(
-    shape=small.filter(len), given=small, axis=st.integers(0, 3), soft_labels=st.booleans()
-)
+@hypothesis.given(shape=small.filter(len), given=small, axis=st.integers(0, 3), soft_labels=st.booleans())
 def test_labels_fit_or_raise(shape, given, axis, soft_labels):
     axis %= len(shape)
     rows = tuple(np.delete(shape, axis).tolist())
@@ -557,7 +533,5 @@ def test_labels_fit_or_raise(shape, given, axis, soft_labels):
 def test_every_name_is_reached():
     """No public loss is without a wrong call here."""
     called = {soft, integer, independent, categorical, sparse, binary}
-    losses = {
-        name for name in focaljax.__all__ if name.endswith(("loss", "labels", "crossentropy"))
-    }
+    losses = {name for name in focaljax.__all__ if name.endswith(("loss", "labels", "crossentropy"))}
     assert len(called) == len(losses - {"reduce_loss"})

@@ -111,9 +111,7 @@ def test_binary_is_keras(from_logits, gamma, label_smoothing, balancing, axis):
 @pytest.mark.parametrize("alpha", [0.25, ALPHA])
 def test_sparse_is_the_categorical_of_keras(from_logits, alpha):
     y_true, y_pred = draw(from_logits)
-    ours = sparse_categorical_focal_crossentropy(
-        y_true.argmax(-1), y_pred, alpha, from_logits=from_logits
-    )
+    ours = sparse_categorical_focal_crossentropy(y_true.argmax(-1), y_pred, alpha, from_logits=from_logits)
     assert_keras(ours, their_categorical(hard(y_true), y_pred, alpha, 2.0, from_logits))
 
 
@@ -132,9 +130,7 @@ def test_sparse_without_focus_is_the_sparse_of_keras(from_logits):
     np.testing.assert_array_equal(ours[::3], 0)
 
 
-@pytest.mark.parametrize(
-    "function", ["categorical_focal_crossentropy", "binary_focal_crossentropy"]
-)
+@pytest.mark.parametrize("function", ["categorical_focal_crossentropy", "binary_focal_crossentropy"])
 def test_gradient_by_probabilities_is_that_of_keras(function):
     y_true, y_pred = draw(False)
 
@@ -219,17 +215,13 @@ def test_alpha_is_not_ignored():
 def test_weighted_mean_divides_by_the_weights_of_all_losses():
     """Keras 3.15 divides by the sum before broadcasting: 3 for a loss of 1 everywhere."""
     y_true, y_pred = np.zeros((2, 3), int), jnp.full((2, 3, 2), 0.5)
-    ours = SparseCategoricalFocalCrossentropy(
-        alpha=1.0, gamma=0.0, reduction="mean_with_sample_weight"
-    )
+    ours = SparseCategoricalFocalCrossentropy(alpha=1.0, gamma=0.0, reduction="mean_with_sample_weight")
     mean = ours(y_true, y_pred, sample_weight=np.array([[1.0], [2.0]], np.float32))
     np.testing.assert_allclose(mean, np.log(2), rtol=RTOL)
 
 
 @pytest.mark.parametrize("cls", OBJECTS)
-@pytest.mark.parametrize(
-    "reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum", None]
-)
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum", None])
 def test_nan_under_a_weight_of_zero_is_silent(cls, reduction):
     """Keras multiplies: NaN * 0 = NaN (keras#18818)."""
     y_true, y_pred = draw(False)
@@ -307,12 +299,8 @@ def test_examples_of_keras_for_r():
     loss = [3.2058309e-05, 0.46627348]
     # (1 - p)^2 log p of a p near 1 that is rounded once more than in Keras: a few u / (1 - p).
     np.testing.assert_allclose(categorical_focal_crossentropy(y_true, y_pred), loss, rtol=5e-6)
-    np.testing.assert_allclose(
-        sparse_categorical_focal_crossentropy([1, 2], y_pred), loss, rtol=5e-6
-    )
-    np.testing.assert_allclose(
-        CategoricalFocalCrossentropy()(y_true, y_pred), np.mean(loss), rtol=RTOL
-    )
+    np.testing.assert_allclose(sparse_categorical_focal_crossentropy([1, 2], y_pred), loss, rtol=5e-6)
+    np.testing.assert_allclose(CategoricalFocalCrossentropy()(y_true, y_pred), np.mean(loss), rtol=RTOL)
     weighted = CategoricalFocalCrossentropy()(y_true, y_pred, sample_weight=np.array([0.3, 0.7]))
     np.testing.assert_allclose(weighted, (0.3 * loss[0] + 0.7 * loss[1]) / 2, rtol=RTOL)
 
@@ -427,9 +415,7 @@ def test_objects_are_frozen(cls):
         cls().gamma = 1.0
 
 
-@pytest.mark.parametrize(
-    "reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum", None]
-)
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum", None])
 def test_ignored_examples_are_not_counted(reduction):
     """Keras' sparse cross-entropy masks them out of its mean."""
     y_true, y_pred = draw(True)

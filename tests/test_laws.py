@@ -67,9 +67,7 @@ def _losses() -> dict[str, Loss]:
 CATEGORICAL, SPARSE, BINARY = (
     functools.partial(keras_grammar, focaljax.categorical_focal_crossentropy),
     functools.partial(keras_grammar, focaljax.sparse_categorical_focal_crossentropy),
-    functools.partial(
-        keras_grammar, focaljax.binary_focal_crossentropy, apply_class_balancing=True
-    ),
+    functools.partial(keras_grammar, focaljax.binary_focal_crossentropy, apply_class_balancing=True),
 )
 LOSSES = _losses()
 DENSE, INTEGER, SIGMOID = LOSSES["softmax"], LOSSES["integer"], LOSSES["sigmoid"]
@@ -82,9 +80,7 @@ def over(losses: dict[str, Loss]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("loss", losses.values(), ids=losses)
 
 
-def draw(
-    loss: Loss, shape=(ROWS, CLASSES), dtype=jnp.float32, seed=0
-) -> tuple[jax.Array, jax.Array]:
+def draw(loss: Loss, shape=(ROWS, CLASSES), dtype=jnp.float32, seed=0) -> tuple[jax.Array, jax.Array]:
     """Scores of `shape`, classes last, and labels that fit them."""
     rng = np.random.default_rng(seed)
     scores = 3 * rng.normal(size=shape)
@@ -126,9 +122,7 @@ def standard(loss: Loss, options: dict[str, Any]) -> dict[str, Any]:
     return {"gamma": option(), "alpha": per_class(loss)} | options
 
 
-def eager(
-    loss: Loss, scores, labels, *, gamma, alpha, weights=None, **options
-) -> dict[str, jax.Array]:
+def eager(loss: Loss, scores, labels, *, gamma, alpha, weights=None, **options) -> dict[str, jax.Array]:
     """`gradients` without a `jax.jit` around it."""
     floats = {"scores": scores, "gamma": gamma, "alpha": alpha}
     if jnp.issubdtype(labels.dtype, jnp.floating):
@@ -151,9 +145,7 @@ def distinct(losses: jax.Array) -> jax.Array:
     """A positive weight for each loss, different along the first axis."""
     first = losses.shape[0] if losses.ndim else 1
     steps = jnp.asarray(np.linspace(0.5, 2.0, first), losses.dtype)
-    return jnp.broadcast_to(
-        steps.reshape((-1,) + (1,) * (losses.ndim - 1)), (first, *losses.shape[1:])
-    )
+    return jnp.broadcast_to(steps.reshape((-1,) + (1,) * (losses.ndim - 1)), (first, *losses.shape[1:]))
 
 
 def assert_same(actual: Any, desired: Any, *, gamma=2.0, axis: int = -1) -> None:
@@ -192,9 +184,7 @@ def test_linear_in_labels(loss, smoothing):
     _, second = draw(loss, seed=7)
 
     def losses(labels):
-        return loss.call(
-            scores, labels, gamma=0.5, alpha=per_class(loss), label_smoothing=smoothing
-        )
+        return loss.call(scores, labels, gamma=0.5, alpha=per_class(loss), label_smoothing=smoothing)
 
     # 0.25 + 0.75 = 1: smoothing adds the same to each side.
     mixed = losses(0.25 * first + 0.75 * second)
@@ -206,9 +196,7 @@ def test_linear_in_labels(loss, smoothing):
 def test_a_common_shift_changes_nothing(loss, shift):
     scores, labels = draw(loss)
     scores = jnp.round(scores * 8) / 8  # so that scores + shift is exact
-    chex.assert_trees_all_equal(
-        gradients(loss, scores + shift, labels), gradients(loss, scores, labels)
-    )
+    chex.assert_trees_all_equal(gradients(loss, scores + shift, labels), gradients(loss, scores, labels))
 
 
 @over({name: loss for name, loss in SOFTMAX.items() if loss.probabilities})
@@ -300,9 +288,7 @@ def test_where_deletes_classes(loss, smoothing):
     keep = np.array([0, 2, 3])
     where = np.isin(np.arange(CLASSES), keep)
     scores, labels = draw(loss)
-    labels = (
-        jnp.asarray(keep)[labels % 3].astype(labels.dtype) if loss.labels == "index" else labels
-    )
+    labels = jnp.asarray(keep)[labels % 3].astype(labels.dtype) if loss.labels == "index" else labels
     gamma, alpha = option(CLASSES), per_class(loss)
     masked = gradients(
         loss, scores, labels, gamma=gamma, alpha=alpha, where=where[None], label_smoothing=smoothing
@@ -394,9 +380,7 @@ def test_weight_zero_is_silent(loss, hidden):
     alpha = jnp.where(rows[:, None], 0.0, option((ROWS, 1), 0.1, 0.9))
     gamma = option((ROWS, 1))
     spoiled = jnp.where(rows[:, None], hidden, scores)
-    plain, silent = (
-        gradients(loss, x, labels, alpha=alpha, gamma=gamma) for x in (scores, spoiled)
-    )
+    plain, silent = (gradients(loss, x, labels, alpha=alpha, gamma=gamma) for x in (scores, spoiled))
     for name in ("losses", "scores", "gamma"):  # by alpha the spoiled number itself is asked for
         np.testing.assert_array_equal(silent[name], plain[name], err_msg=name)
 
@@ -446,9 +430,7 @@ def test_sparse_is_categorical():
     assert_same(found, wanted)
 
 
-@pytest.mark.parametrize(
-    ("keras", "loss"), [(CATEGORICAL, DENSE), (SPARSE, INTEGER), (BINARY, SIGMOID)]
-)
+@pytest.mark.parametrize(("keras", "loss"), [(CATEGORICAL, DENSE), (SPARSE, INTEGER), (BINARY, SIGMOID)])
 def test_keras_grammar_from_logits_is_the_jax_grammar(keras, loss):
     scores, labels = draw(loss)
     options = {"gamma": option(CLASSES), "alpha": per_class(loss)}
@@ -490,9 +472,7 @@ def test_two_keys_one_number(loss):
     scores, labels = draw(loss)
     plain = loss.call(scores, labels, gamma=2.0, alpha=0.5)
     for kind in (float, np.float32, np.float64, np.asarray, jnp.float32, jnp.bfloat16):
-        np.testing.assert_array_equal(
-            loss.call(scores, labels, gamma=kind(2), alpha=kind(0.5)), plain
-        )
+        np.testing.assert_array_equal(loss.call(scores, labels, gamma=kind(2), alpha=kind(0.5)), plain)
     np.testing.assert_array_equal(loss.call(scores, labels, gamma=2, alpha=[0.5]), plain)
 
 
@@ -557,9 +537,7 @@ class Variants(chex.TestCase):
             return loss.call(scores, labels, gamma=gamma, alpha=alpha)
 
         operands = (*draw(loss), option(), per_class(loss))
-        assert_same(
-            jax.device_get(self.variant(losses)(*operands)), jax.device_get(losses(*operands))
-        )
+        assert_same(jax.device_get(self.variant(losses)(*operands)), jax.device_get(losses(*operands)))
 
 
 @over(LOSSES)
@@ -615,10 +593,7 @@ def test_checkpoint_changes_nothing(loss):
 
 
 def on_mesh(mesh, operands, specs):
-    return [
-        jax.device_put(x, NamedSharding(mesh, spec))
-        for x, spec in zip(operands, specs, strict=True)
-    ]
+    return [jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(operands, specs, strict=True)]
 
 
 DATA, ALL = P("data"), P()
@@ -993,7 +968,5 @@ def test_custom_vjp3(relaxed, tmp_path):
         check=True,
     )
     with np.load(file) as saved:
-        found = jax.tree.unflatten(
-            jax.tree.structure(relaxed), [saved[name] for name in saved.files]
-        )
+        found = jax.tree.unflatten(jax.tree.structure(relaxed), [saved[name] for name in saved.files])
     assert_same(found, relaxed, gamma=0.5)

@@ -219,9 +219,7 @@ def test_compensation_survives_transforms(mode):
     else:
         step = jax.jit(add) if mode == "jit" else jax.vmap(add)
         ones = pair(1) if mode == "jit" else jax.tree.map(lambda x: jnp.tile(x, 2), pair(1))
-        state = functools.reduce(
-            lambda s, g: step(s, g if mode == "jit" else jnp.tile(g, 2)), grains, ones
-        )
+        state = functools.reduce(lambda s, g: step(s, g if mode == "jit" else jnp.tile(g, 2)), grains, ones)
         state = state if mode == "jit" else jax.tree.map(lambda x: x[1], state)
     assert total(state) == 1 + Fraction(64, 2**30)
 
@@ -301,9 +299,7 @@ def test_replicated_state_takes_in_a_sharded_stream(mesh):
 
         return lax.scan(step, state, (y_true, y_pred))[0]
 
-    sharded = jax.jit(
-        jax.shard_map(stream, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P())
-    )
+    sharded = jax.jit(jax.shard_map(stream, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P()))
     state = sharded(metric.init(), *on_mesh(mesh, y_true, y_pred))
     plain = metric.update(metric.init(), y_true, y_pred)
     assert weight(state) == weight(plain)
@@ -481,9 +477,7 @@ def test_alpha_per_class(array):
     assert metric.alpha == (0.5, 0.25, 1.0)
     assert hash(metric) == hash(metrics.CategoricalFocalCrossentropy(alpha=[0.5, 0.25, 1.0]))
     y_true, y_pred = batch(metric, 6)
-    losses = metrics.categorical_focal_crossentropy(
-        y_true, y_pred, alpha=jnp.array([0.5, 0.25, 1.0])
-    )
+    losses = metrics.categorical_focal_crossentropy(y_true, y_pred, alpha=jnp.array([0.5, 0.25, 1.0]))
     state = jax.jit(metric.update)(metric.init(), y_true, y_pred)
     np.testing.assert_allclose(metric.result(state), np.mean(np.float64(losses)), rtol=8 * U)
 

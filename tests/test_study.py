@@ -215,9 +215,7 @@ def test_metrics_agree_with_scikit_learn():
     p /= p.sum(1, keepdims=True)
     recall = sklearn_metrics.recall_score(labels, predicted, average=None)
     assert got.accuracy == pytest.approx(sklearn_metrics.accuracy_score(labels, predicted))
-    assert got.balanced_accuracy == pytest.approx(
-        sklearn_metrics.balanced_accuracy_score(labels, predicted)
-    )
+    assert got.balanced_accuracy == pytest.approx(sklearn_metrics.balanced_accuracy_score(labels, predicted))
     assert got.nll == pytest.approx(sklearn_metrics.log_loss(labels, p))
     np.testing.assert_allclose(got.recall, recall)
     assert got.rare_recall == pytest.approx(recall[3:].mean())

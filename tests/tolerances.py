@@ -25,9 +25,7 @@ TABLE = {
         16, 80, "the promise: 2e-6, and 1e-5 beyond gamma = 2, as the error grows with gamma + 1"
     ),
     "gradient": Tolerance(16, 80, "the promise, for every entry: slope(u) times one exponential"),
-    "gradient_gamma": Tolerance(
-        20, 84, "the value's, times log q, which adds up to 4 roundings of its own"
-    ),
+    "gradient_gamma": Tolerance(20, 84, "the value's, times log q, which adds up to 4 roundings of its own"),
     "gradient_weights": Tolerance(16, 80, "q^gamma (-log p): the value without its weight"),
     "gradient_scale": Tolerance(
         16, 80, "soft labels: p_k sum A_c and q_k A_k may cancel; relative to the oracle's `scale`"
@@ -38,9 +36,7 @@ TABLE = {
     "same": Tolerance(
         8, 40, "one formula compiled twice (jit, vmap, sharding): another order of the same sums"
     ),
-    "keras": Tolerance(
-        8, 8, "1e-6: agreement with another float32 library where that one does not clip"
-    ),
+    "keras": Tolerance(8, 8, "1e-6: agreement with another float32 library where that one does not clip"),
     "rounding": Tolerance(0.5, 0.5, "a result returned in a narrower dtype is rounded once"),
 }
 
@@ -68,9 +64,7 @@ def eps(dtype: object) -> float:
     return _format(dtype).eps
 
 
-def rtol(
-    quantity: str, gamma: ArrayLike = 0.0, dtype: object = "float32", returned: object = None
-) -> float:
+def rtol(quantity: str, gamma: ArrayLike = 0.0, dtype: object = "float32", returned: object = None) -> float:
     """The relative tolerance of `quantity`, computed in `dtype` at the largest of `gamma`.
 
     `returned` is the dtype of the result where it is narrower than `dtype` (the gradient of

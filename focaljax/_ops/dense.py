@@ -52,8 +52,9 @@ def _bwd(axis, residuals, ct):
     pulls = _modulation.scaled(weights, _modulation.pull(odds, gamma))
     others = _statistics.all_but_own(pulls, z == peak.top, sums, peak.excess < 1)
     d_logits = _modulation.scaled(ct, odds.p * others - odds.q * pulls).astype(logits.dtype)
-    d_weights = _modulation.scaled(ct, focal)
-    d_gamma = _modulation.scaled(weights * ct, focal * odds.log_q)
+    # A class of weight 0 stays silent where its loss would be infinite: alpha * y sends this to both.
+    d_weights = _modulation.scaled(ct, jnp.where((weights == 0) & jnp.isinf(focal), 0, focal))
+    d_gamma = _modulation.scaled(weights * ct, _modulation.scaled(odds.log_q, focal))
     if gamma.shape[axis] == 1:
         d_gamma = jnp.sum(d_gamma, axis, keepdims=True)
     return d_logits, d_weights, d_gamma

@@ -47,7 +47,7 @@ def _bwd(axis, residuals, ct):
     slope = jnp.expand_dims(slope, axis)
     d_logits = jnp.where(own, slope, -slope * shares).astype(logits.dtype)
     d_alpha = _modulation.scaled(ct, focal)
-    d_gamma = _modulation.scaled(alpha * ct, focal * odds.log_q)
+    d_gamma = _modulation.scaled(alpha * ct, _modulation.scaled(odds.log_q, focal))
     return d_logits, None, d_alpha, d_gamma
 
 
@@ -68,7 +68,8 @@ def _shares_jvp(axis, primals, tangents):
     highest = others == jnp.expand_dims(stats.top, axis)
     alone = jnp.sum(highest.astype(others.dtype), axis, keepdims=True) == 1
     mass, rise = (
-        _statistics.all_but_own(x, highest, _statistics.split_sum(x, highest, axis), alone) for x in (r, r * dz)
+        _statistics.all_but_own(x, highest, _statistics.split_sum(x, highest, axis), alone)
+        for x in (r, r * dz)
     )
     return r, r * (mass * dz - rise)
 

@@ -63,7 +63,7 @@ def _bwd(residuals, ct):
         _modulation.scaled(weights * ct, slope).astype(logits.dtype),
         _modulation.scaled(weights * ct, drift),
         _modulation.scaled(ct, focal),
-        _modulation.scaled(weights * ct, focal * answer.log_m),
+        _modulation.scaled(weights * ct, _modulation.scaled(answer.log_m, focal)),
     )
 
 

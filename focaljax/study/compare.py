@@ -74,9 +74,7 @@ def verdict(difference: Interval, metric: Metric) -> str:
     return "better" if (difference.low > 0.0) == metric.higher_is_better else "worse"
 
 
-def compare(
-    settings: Sequence[Setting], runs: Sequence[Sequence[Measures]]
-) -> list[list[Comparison]]:
+def compare(settings: Sequence[Setting], runs: Sequence[Sequence[Measures]]) -> list[list[Comparison]]:
     """Compare `runs[setting][seed]` with `runs[0]`, cross-entropy: metrics for each setting."""
     table = []
     for setting, measures in zip(settings, runs, strict=True):

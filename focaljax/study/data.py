@@ -98,9 +98,7 @@ def split(problem: Problem, seeds: Sequence[int]) -> Splits:
 def _draw(problem: Problem, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     train, test = [], []
-    for k, (n_train, n_test) in enumerate(
-        zip(problem.train_counts, problem.test_counts, strict=True)
-    ):
+    for k, (n_train, n_test) in enumerate(zip(problem.train_counts, problem.test_counts, strict=True)):
         rows = rng.permutation(np.flatnonzero(problem.labels == k)).astype(np.int32)
         test.append(rows[:n_test])
         train.append(rows[n_test : n_test + n_train])

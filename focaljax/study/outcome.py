@@ -33,9 +33,7 @@ class Outcome:
     table: list[list[Comparison]]
 
 
-def judge(
-    problem: Problem, splits: Splits, settings: Sequence[Setting], trained: Trained
-) -> Outcome:
+def judge(problem: Problem, splits: Splits, settings: Sequence[Setting], trained: Trained) -> Outcome:
     """Measure every run and compare every setting with cross-entropy."""
     labels = problem.labels[splits.test]
     runs = [

@@ -125,9 +125,7 @@ def title(outcome: Outcome, metric: Metric) -> str:
     ours, base = (next(c for c in outcome.table[i] if c.metric is metric) for i in (other, 0))
     name, mean, baseline = outcome.settings[other].name, ours.mean.mean, base.mean.mean
     if ours.verdict == "no difference found":
-        return (
-            f"{metric.title}: no difference found\n{mean:.3f} {name}, {baseline:.3f} cross-entropy"
-        )
+        return f"{metric.title}: no difference found\n{mean:.3f} {name}, {baseline:.3f} cross-entropy"
     seen = "higher" if ours.difference.mean > 0 else "lower"
     against = f"{mean:.3f}, against {baseline:.3f} with cross-entropy"
     return f"{metric.title} is {seen} with {name}:\n{against}"
