@@ -33,16 +33,18 @@ SECOND = {
 
 
 @pytest.mark.parametrize("gamma", cases.GAMMAS)
-@pytest.mark.parametrize("classes", [1, 2, 3, 10, 100])
-def test_value_and_gradients_are_the_oracle_s(classes, gamma):
-    assert_exact(cases.soft_rows(classes), gamma, "float32")
+@pytest.mark.parametrize(("classes", "every"), [(1, 1), (2, 1), (3, 1), (10, 1), (100, 5)])
+def test_value_and_gradients_are_the_oracle_s(classes, every, gamma):
+    assert_exact(some(cases.soft_rows(classes), every), gamma, "float32")
 
 
-@pytest.mark.parametrize("gamma", [0.5, 2.0])
-def test_a_thousand_classes(gamma):
-    rows = cases.soft_rows(1000)
-    chosen = slice(None, None, 7)
-    assert_exact(cases.SoftRows(*(x[chosen] for x in rows)), gamma, "float32")
+def test_a_thousand_classes():
+    assert_exact(some(cases.soft_rows(1000), 7), 2.0, "float32")
+
+
+def some(rows, every):
+    """One row in so many, to bound the oracle's time; 5 and 7 are prime to the 6 kinds of label."""
+    return cases.SoftRows(*(x[::every] for x in rows))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -87,7 +89,7 @@ def assert_exact(rows, gamma, dtype):
 @pytest.mark.parametrize("gamma", cases.GAMMAS)
 def test_hessian_is_the_oracle_s(gamma):
     for classes in (2, 10):
-        rows = cases.SoftRows(*(x[::3] for x in cases.soft_rows(classes)))
+        rows = some(cases.soft_rows(classes), 5)
         truth = oracle.batch(rows.logits, rows.weights, gamma)
         tiny = tolerances.flush(classes, factor=4 * tolerances.FLUSHED_LOG * (1 + gamma))
         for name, second in SECOND.items():
