@@ -1,0 +1,1 @@
+"""What focaljax costs, measured against what people use today."""
