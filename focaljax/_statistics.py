@@ -141,7 +141,10 @@ def _off_target(labels, logits, axis):
     XLA:CPU stores what a select yields, an array of logits size, before it reduces it; additions,
     multiplications, minima and exponentials it takes into the loop of the reduction.
     """
-    far = 2.0 ** (jnp.finfo(logits.dtype).maxexp // 2 + 1)  # its square overflows; products are exact
+    info = jnp.finfo(logits.dtype)
+    if logits.shape[axis] > 2 ** (info.nmant + 1):  # more classes than the dtype can count
+        return jnp.where(is_class(labels, logits.shape, axis), 0, jnp.asarray(jnp.inf, logits.dtype))
+    far = 2.0 ** (info.maxexp // 2 + 1)  # its square overflows; products are exact
     index = lax.broadcasted_iota(
         logits.dtype, [n if i == axis else 1 for i, n in enumerate(logits.shape)], axis
     )

@@ -170,3 +170,10 @@ def test_labels_of_any_integer_dtype_name_the_same_class(dtype):
     labels = jnp.array([3, 44])  # 300 is 44 in eight bits
     want = loss_of(logits, labels, ignore_index=-1)
     np.testing.assert_array_equal(loss_of(logits, labels.astype(dtype), ignore_index=-1), want)
+
+
+def test_more_classes_than_float32_can_count_are_told_apart():
+    classes = 2**24 + 4
+    logits = jnp.zeros((1, classes)).at[0, 2**24].set(5.0)
+    top, _, target = _statistics._rivals_two_pass(logits, jnp.array([2**24 + 1]), axis=1)
+    assert (top, target) == (5, 0)
