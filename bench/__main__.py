@@ -1,25 +1,81 @@
-"""`python -m bench NAME`: runs one of the benches, which prints its table and writes its results."""
+"""`python -m bench NAME`: runs one of the benches, which prints its tables and writes its results.
+
+Then `python -m bench report` draws the plots and puts the tables into bench/README.md. A bench that is
+stopped with Ctrl-C leaves what it has as `*.partial.json` and the last complete result as it was.
+"""
 
 import argparse
 import importlib
 import os
+import sys
+from pathlib import Path
 
 BENCHES = {
-    "compiled": "bytes, temporary memory and kernels of compiled programs; needs no accelerator",
+    "speed": "time, memory, compile time and traces, as ratios to Optax's cross-entropy",
+    "accuracy": "every contender against the 60-digit oracle on hard rows",
+    "growth": "time and memory against the numbers of rows and of classes",
+    "compiled": "bytes, memory and kernels of programs compiled for TPUs and an H200; needs none of them",
+    "report": "plots and the tables of bench/README.md, from the results",
 }
+RESULTS = Path(__file__).parent / "results"
 
 
-def main() -> None:
-    """Runs the bench that is named."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
     benches = parser.add_subparsers(dest="bench", required=True)
     for name, words in BENCHES.items():
-        benches.add_parser(name, help=words)
-    bench = parser.parse_args().bench
-    if bench == "compiled":  # no device is wanted, and looking for one fails loudly
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    importlib.import_module(f"bench.{bench}").main()
+        one = benches.add_parser(name, help=words, description=words)
+        if name == "report":
+            continue
+        one.add_argument("--quick", action="store_true", help="tiny sizes: tries the bench, measures nothing")
+        one.add_argument(
+            "--out",
+            type=Path,
+            metavar="FOLDER",
+            help="default: bench/results, with --quick bench/results/quick",
+        )
+        if name in ("speed", "growth"):
+            one.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
+        if name == "speed":
+            one.add_argument(
+                "--case", nargs="+", metavar="NAME", help="one or more of the cases; default: all"
+            )
+            one.add_argument(
+                "--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: float32; on a GPU both"
+            )
+    return parser
+
+
+def prepare(device: str) -> None:
+    """Chooses JAX' device before JAX is imported."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    if device == "cpu":  # no other device is wanted, and looking for one may fail loudly
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    else:
+        os.environ["JAX_PLATFORMS"] = "cuda,cpu"  # fails if there is none, instead of measuring the CPU
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the bench that is named."""
+    args = parser().parse_args(argv)
+    if args.bench != "report":
+        args.out = args.out or (RESULTS / "quick" if args.quick else RESULTS)
+    prepare(getattr(args, "device", "cpu"))
+    if unknown := _unknown_cases(args):
+        print(f"no such case: {', '.join(unknown)}", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(f"bench.{args.bench}").main(args)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _unknown_cases(args: argparse.Namespace) -> list[str]:
+    names = importlib.import_module("bench.cases").NAMES if getattr(args, "case", None) else []
+    return [name for name in getattr(args, "case", None) or [] if name not in names]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What the compiled programs move: bytes, temporary memory and kernels, without the hardware.
+"""`python -m bench compiled`: what the compiled programs move, store and run, without the hardware.
 
 The `libtpu` and `jax-cuda13-plugin` wheels hold the real compilers, which need no device. A program is
 compiled for one device of a target and read back: on TPUs XLA's own cost analysis knows the bytes (with
@@ -8,25 +8,25 @@ the optimised HLO. One pass is one read or write of an array of the size of the 
 
 import functools
 import importlib.metadata
-import json
-import math
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-HERE = Path(__file__).parent
+from bench import hlo, tables
+from bench.console import progress, say, show
+from bench.contenders import Contender, contenders, smoothed
+from bench.results import COMPILERS, Writer, header
+
+CONFIG = Path(__file__).parent / "targets" / "h200.txtpb"
 TARGETS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "h200": "1x1x1"}
 WHEELS = {"v5e": "libtpu", "v5p": "libtpu", "v6e": "libtpu", "h200": "jax-cuda13-plugin"}
-
-# Nothing of the size of the logits may pass through one of these.
-FORBIDDEN = ("gather", "scatter", "sort", "all-gather", "transpose", "copy", "copy-start")
 
 
 class Unavailable(Exception):
@@ -41,8 +41,8 @@ class Program(NamedTuple):
     kernels: int  # that read or write an array of logits size
     stored: int  # arrays of logits size that are written and are no result
     loops: int  # on TPUs the body of a loop is counted once: `passes` is then a lower bound
-    forbidden: tuple[str, ...]  # operations of FORBIDDEN on arrays of logits size, inside kernels too
-    hlo: str
+    forbidden: tuple[str, ...]  # operations of hlo.FORBIDDEN on arrays of logits size, inside kernels too
+    text: str  # the optimised HLO
 
 
 def measure(f: Callable, logits: jax.ShapeDtypeStruct, *others: jax.ShapeDtypeStruct, target: str) -> Program:
@@ -54,19 +54,19 @@ def measure(f: Callable, logits: jax.ShapeDtypeStruct, *others: jax.ShapeDtypeSt
     sharding = place(target)
     operands = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in (logits, *others)]
     compiled = jax.jit(f).lower(*operands).compile()
-    hlo, costs, memory = compiled.as_text(), compiled.cost_analysis(), compiled.memory_analysis()
-    assert hlo is not None and memory is not None
-    module = parse(hlo)
+    text, costs, memory = compiled.as_text(), compiled.cost_analysis(), compiled.memory_analysis()
+    assert text is not None and memory is not None
+    module = hlo.parse(text)
     size = logits.size * logits.dtype.itemsize
-    moved = traffic(module) if target == "h200" or costs is None else costs["bytes accessed"]
+    moved = hlo.traffic(module) if target == "h200" or costs is None else costs["bytes accessed"]
     return Program(
         passes=moved / size,
         temp=memory.temp_size_in_bytes / size,
-        kernels=sum(_touches(module, op, logits.size) for op, _ in kernels(module)),
-        stored=_stored(module, logits.size),
+        kernels=sum(hlo.touches(module, op, logits.size) for op, _ in hlo.kernels(module)),
+        stored=hlo.stored(module, logits.size),
         loops=sum(op.code == "while" for ops in module.values() for op in ops.values()),
-        forbidden=_forbidden(module, logits.size),
-        hlo=hlo,
+        forbidden=hlo.forbidden(module, logits.size),
+        text=text,
     )
 
 
@@ -79,7 +79,7 @@ def place(target: str) -> SingleDeviceSharding:
     wheel = WHEELS[target]
     options = {"topology_name": TARGETS[target], "platform": "tpu"}
     if target == "h200":
-        config = (HERE / "targets" / "h200.txtpb").read_text()
+        config = CONFIG.read_text()
         options = {"topology_name": target, "topology": TARGETS[target], "platform": "cuda"}
         options["target_config"] = config
     try:
@@ -91,243 +91,13 @@ def place(target: str) -> SingleDeviceSharding:
         raise Unavailable(f"{target}: {wheel} does not work with jax {jax.__version__}: {error}") from error
 
 
-# The optimised HLO, as far as it is needed here.
-
-
-class Op(NamedTuple):
-    """One instruction."""
-
-    name: str
-    result: tuple["Array", ...]  # more than one for a tuple
-    code: str
-    operands: tuple[str, ...]
-    attributes: str
-    root: bool
-
-
-class Array(NamedTuple):
-    """Elements and bytes of one array."""
-
-    size: int
-    bytes: float
-
-
-Module = dict[str, dict[str, Op]]  # computations by name, their instructions by name; the entry is ""
-
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_ARRAY = re.compile(r"\b([a-z]+(\d*)[a-z0-9]*)\[([\d,]*)\]")
-_CALLED = re.compile(
-    r"(?:calls|to_apply|body|branch_computations|true_computation|false_computation)=(\{.*?\}|\S+)"
-)
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-
-_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id"}
-_CONTROL = {"while", "call", "conditional", "async-start"}
-_SLICES = {"slice", "dynamic-slice", "gather"}
-_IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # the operand that says how much is written
-
-
-def parse(hlo: str) -> Module:
-    """The computations of the text of a module."""
-    module, current = {}, {}
-    for line in hlo.splitlines():
-        if start := _COMPUTATION.match(line):
-            current = module["" if start[1] else start[2]] = {}
-        elif " = " in line and line.startswith("  "):
-            op = _op(line)
-            current[op.name] = op
-    return module
-
-
-def _op(line: str) -> Op:
-    name, _, rest = line.strip().partition(" = ")
-    result, rest = _until_closed(rest) if rest.startswith("(") else rest.split(" ", 1)
-    code, _, rest = rest.strip().partition("(")
-    operands, attributes = _until_closed("(" + rest)
-    return Op(
-        name.removeprefix("ROOT ").removeprefix("%"),
-        tuple(_array(*found) for found in _ARRAY.findall(result)),
-        code,
-        tuple(re.findall(r"%([\w.\-]+)", operands)),
-        attributes,
-        name.startswith("ROOT "),
-    )
-
-
-def _until_closed(text: str) -> tuple[str, str]:
-    """Splits after the parenthesis that closes the first character."""
-    depth = 0
-    for i, char in enumerate(text):
-        depth += (char == "(") - (char == ")")
-        if depth == 0:
-            return text[: i + 1], text[i + 1 :]
-    raise ValueError(f"no end: {text}")
-
-
-def _array(dtype: str, bits: str, dims: str) -> Array:
-    size = math.prod(int(n) for n in dims.split(",") if n)
-    return Array(size, size * int(bits or (8 if dtype == "pred" else 0)) / 8)
-
-
-def kernels(module: Module, computation: str = "") -> Iterator[tuple[Op, int]]:
-    """What the device runs, and how often; of a conditional all branches."""
-    for op in module[computation].values():
-        if op.code in _CONTROL:
-            trips = _TRIPS.search(op.attributes)
-            if op.code == "while" and trips is None:
-                raise ValueError(f"a loop of unknown length: {op.name}")
-            for called in _called(op):
-                for inner, times in kernels(module, called):
-                    yield inner, times * int(trips[1] if trips else 1)
-        elif op.code not in _FREE and not op.code.endswith("-done"):
-            yield op, 1
-
-
-def _called(op: Op) -> list[str]:
-    return [name for found in _CALLED.findall(op.attributes) for name in re.findall(r"[\w.\-]+", found)]
-
-
-def traffic(module: Module) -> float:
-    """Bytes that the kernels of a module read and write; an operand that is named twice is read once."""
-    owners = {id(op): ops for ops in module.values() for op in ops.values()}
-    return sum(times * _moved(module, owners[id(op)], op) for op, times in kernels(module))
-
-
-def _moved(module: Module, owner: dict[str, Op], op: Op) -> float:
-    body = module[_called(op)[0]] if op.code == "fusion" else {}
-    if not body:  # as if the instruction were a fusion of itself
-        parameters = {name: owner[name]._replace(code="parameter") for name in op.operands}
-        body = {**parameters, op.name: op._replace(root=True)}
-        names = list(dict.fromkeys(op.operands))
-    else:
-        parameters = [inner for inner in body.values() if inner.code == "parameter"]
-        names = [p.name for p in parameters]
-    return sum(_read(body, name) for name in names) + sum(_written(body, root) for root in _roots(body))
-
-
-def _read(body: dict[str, Op], name: str) -> float:
-    """Bytes of one operand that a kernel reads: all, or the slices it takes."""
-    whole, some = _bytes(body[name]), 0.0
-    for user in (op for op in body.values() if name in op.operands):
-        if user.code == "bitcast":
-            some += _read(body, user.name)
-        elif user.code in _SLICES and user.operands[0] == name:
-            some += _bytes(user)
-        elif not (user.code in _IN_PLACE and user.operands[0] == name):
-            return whole
-    return min(whole, some)
-
-
-def _written(body: dict[str, Op], root: Op) -> float:
-    """Bytes of one result that a kernel writes: all, or what it changes of an operand."""
-    if root.code == "bitcast":
-        return _written(body, body[root.operands[0]])
-    if root.code in _IN_PLACE:
-        return _bytes(body[root.operands[_IN_PLACE[root.code]]])
-    return _bytes(root)
-
-
-def _roots(body: dict[str, Op]) -> list[Op]:
-    root = next(op for op in body.values() if op.root)
-    return [body[name] for name in root.operands] if root.code == "tuple" else [root]
-
-
-def _bytes(op: Op) -> float:
-    return sum(array.bytes for array in op.result)
-
-
-# Arrays of the size of the logits: more than half as many elements, so that [N] is none beside [N, 2].
-
-
-def _large(op: Op, size: int) -> int:
-    return sum(2 * array.size > size for array in op.result)
-
-
-def _touches(module: Module, op: Op, size: int) -> bool:
-    owner = next(ops for ops in module.values() if ops.get(op.name) is op)
-    return any(_large(x, size) for x in (op, *(owner[name] for name in op.operands if name in owner)))
-
-
-def _stored(module: Module, size: int) -> int:
-    returned = sum(_large(root, size) for root in _roots(module[""]))
-    return sum(_large(op, size) for op, _ in kernels(module)) - returned
-
-
-def _forbidden(module: Module, size: int) -> tuple[str, ...]:
-    suspects = (op for ops in module.values() for op in ops.values() if op.code in FORBIDDEN)
-    return tuple(sorted(op.code for op in suspects if _touches(module, op, size)))
-
-
-# The contenders, and the table.
-
-
-class Contender(NamedTuple):
-    """A loss as the bench calls it: ``f(logits, labels, gamma, axis)``, one loss per row or entry."""
-
-    name: str
-    loss: Callable
-    indices: bool  # labels are class indices, not one per class
-    focal: bool = True
-
-
 SHAPES = {  # large enough that no TPU fetches an array into its VMEM first, which would count twice
     "rows": ((8192, 32768), -1),
     "pixels": ((32, 19, 512, 512), 1),
     "2 classes": ((2**27, 2), -1),
-    "8 classes": ((2**25, 8), -1),
     "21 classes": ((2**24, 21), -1),
 }
-
-
-def textbook(logits: jax.Array, labels: jax.Array, gamma: float | jax.Array, axis: int) -> jax.Array:
-    """Focal loss as it is usually written, differentiated by JAX."""
-    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits, axis), jnp.expand_dims(labels, axis), axis)
-    return jnp.squeeze(-((1 - jnp.exp(log_p)) ** gamma) * log_p, axis)
-
-
-def contenders() -> list[Contender]:
-    """Ours first; the others are what people use today."""
-    import optax
-
-    import focaljax
-
-    def integer(z, y, gamma, axis):
-        return focaljax.softmax_focal_loss_with_integer_labels(z, y, gamma=gamma, alpha=0.25, axis=axis)
-
-    def dense(z, y, gamma, axis):
-        return focaljax.softmax_focal_loss(z, y, gamma=gamma, alpha=0.25, axis=axis)
-
-    def smoothed(z, y, gamma, axis):
-        return focaljax.softmax_focal_loss_with_integer_labels(
-            z, y, gamma=gamma, label_smoothing=0.1, axis=axis
-        )
-
-    def optax_integer(z, y, gamma, axis):
-        return optax.softmax_cross_entropy_with_integer_labels(z, y, axis)
-
-    return [
-        Contender("focaljax, integer labels", integer, indices=True),
-        Contender("focaljax, integer labels smoothed", smoothed, indices=True),
-        Contender("Optax cross-entropy, integer labels", optax_integer, indices=True, focal=False),
-        Contender("textbook focal, integer labels", textbook, indices=True),
-        Contender("focaljax, dense labels", dense, indices=False),
-        Contender(
-            "Optax cross-entropy, dense labels",
-            lambda z, y, gamma, axis: optax.softmax_cross_entropy(z, y, axis),
-            indices=False,
-            focal=False,
-        ),
-        Contender(
-            "focaljax sigmoid",
-            lambda z, y, gamma, axis: focaljax.sigmoid_focal_loss(z, y, gamma=gamma, alpha=0.25),
-            indices=False,
-        ),
-        Contender(
-            "Optax sigmoid focal",
-            lambda z, y, gamma, axis: optax.sigmoid_focal_loss(z, y, alpha=0.25, gamma=gamma),
-            indices=False,
-        ),
-    ]
+ENOUGH = {"focaljax", "Optax cross-entropy", "textbook focal"}  # where only class indices are of interest
 
 
 def compile_loss(
@@ -353,65 +123,68 @@ def compile_loss(
     return measure(jax.value_and_grad(mean) if gradient else mean, logits, labels, *gamma, target=target)
 
 
-def jobs() -> list[dict]:
-    """Every program of the table; all targets, and gamma also traced, for the first shape."""
-    return [
-        {"loss": c, "target": t, "dtype": d, "shape": s, "gradient": g, "traced gamma": traced}
-        for s in SHAPES
-        for t in (TARGETS if s == "rows" else ("v5e", "h200"))
-        for d in ("float32", "bfloat16")
-        for c in contenders()
-        for g in (False, True)
-        for traced in ((False, True) if c.focal and g and s == "rows" else (False,))
+def racing() -> list[Contender]:
+    """The losses of the table, ours first, with names that also say the family."""
+    found, _ = contenders(libraries=("optax",))
+    found.insert(1, Contender("focaljax, smoothed", smoothed))
+    sigmoid = [c._replace(name=f"{c.name}, sigmoid") for c in found if c.family == "sigmoid"]
+    return [c for c in found if c.family == "softmax"] + sigmoid
+
+
+def jobs() -> list[dict[str, Any]]:
+    """Every program of the table.
+
+    Values in float32 only, as both dtypes are read alike; few classes and images on one TPU and the H200.
+    """
+    found = [
+        {"loss": c, "target": t, "dtype": d, "shape": "rows", "gradient": g}
+        for g, dtypes in ((False, ("float32",)), (True, ("float32", "bfloat16")))
+        for t in TARGETS
+        for d in dtypes
+        for c in racing()
+    ]
+    return found + [
+        {"loss": c, "target": t, "dtype": d, "shape": s, "gradient": True}
+        for s, dtypes in (
+            ("pixels", ("float32", "bfloat16")),
+            ("2 classes", ("float32",)),
+            ("21 classes", ("float32",)),
+        )
+        for t in ("v5e", "h200")
+        for d in dtypes
+        for c in racing()
+        if c.name in ENOUGH
     ]
 
 
-def run(job: dict) -> dict:
+def run(job: dict[str, Any]) -> dict[str, Any]:
     """One row of the results."""
     contender, (shape, axis) = job["loss"], SHAPES[job["shape"]]
     row = {**job, "loss": contender.name, "logits": list(shape), "axis": axis}
-    options = {"indices": contender.indices, "gradient": job["gradient"], "traced_gamma": job["traced gamma"]}
+    options = {"indices": contender.indices, "gradient": job["gradient"]}
     try:
         program = compile_loss(contender.loss, shape, axis, job["dtype"], job["target"], **options)
     except Unavailable as error:
         return {**row, "failed": str(error)}
     except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
-        return {**row, "failed": str(error).splitlines()[0]}
+        return {**row, "failed": f"{job['target']}: {str(error).splitlines()[0]}"}
     numbers = program._asdict()
-    del numbers["hlo"]
+    del numbers["text"]
     return {**row, **numbers, "passes": round(program.passes, 3), "temp": round(program.temp, 3)}
 
 
-def main() -> None:
-    """Compiles all programs, prints the table and writes results/compiled.json."""
-    from rich.console import Console
-    from rich.progress import track
-    from rich.table import Table
-
-    console = Console()
-    rows = [run(job) for job in track(jobs(), "compiling", console=console)]
-    table = Table(
-        "loss", "logits", "target", "dtype", "program", "passes", "temp", "kernels", "stored", "touches"
-    )
-    for row in rows:
-        program = "value and gradient" if row["gradient"] else "value"
-        program += ", gamma traced" * row["traced gamma"]
-        numbers = [str(row.get(name, "-")) for name in ("passes", "temp", "kernels", "stored")]
-        touches = row.get("failed") or ", ".join(sorted(set(row["forbidden"])))
-        table.add_row(row["loss"], row["shape"], row["target"], row["dtype"], program, *numbers, touches)
-    console.print(table)
-    file = HERE / "results" / "compiled.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"versions": versions(), "rows": rows}, indent=1) + "\n")
-    console.print(f"written: {file}")
-
-
-def versions() -> dict[str, str | None]:
-    """The versions that decide the numbers."""
-    found = {}
-    for name in ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "optax"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+def main(args: Namespace) -> int:
+    """Compiles all programs and writes the results."""
+    todo = jobs()
+    if args.quick:
+        todo = [j for j in todo if j["target"] == "v5e" and j["loss"].name in ENOUGH and j["shape"] == "rows"]
+    result = header("compiled", packages=COMPILERS) | {"rows": []}
+    with Writer(args.out, result, say) as writer, progress() as bar:
+        task = bar.add_task("", total=len(todo))
+        for job in todo:
+            bar.update(task, description=f"{job['target']} {job['dtype']} {job['loss'].name}")
+            result["rows"].append(run(job))
+            bar.advance(task)
+            writer.write()
+    show(tables.compiled(result))
+    return 0

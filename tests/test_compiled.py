@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 import focaljax
-from bench import compiled
+from bench import compiled, hlo
 
 ROWS, PIXELS = compiled.SHAPES["rows"], compiled.SHAPES["pixels"]
 SMALL = 0.05  # of the logits: the statistics of the rows and XLA's own scratch
@@ -148,7 +148,7 @@ def test_few_classes_are_neither_padded_nor_moved(target, classes):
 
 
 def test_a_kernel_counts_what_it_reads_and_writes():
-    hlo = """
+    text = """
 %add (a: f32[], b: f32[]) -> f32[] {
   %a = f32[] parameter(0)
   %b = f32[] parameter(1)
@@ -193,11 +193,11 @@ ENTRY %main (x: f32[100,10], y: f32[1000,10], i: s32[], b: bf16[1000,10]) -> f32
   ROOT %square = f32[100,10]{1,0} get-tuple-element(%f), index=0
 }
 """  # noqa: E501
-    module = compiled.parse(hlo)
+    module = hlo.parse(text)
     fusion = 4000 + 4000 + 4 + 4000 + 400  # x, a slice of y, the index; both results
     step = 20 + 4 + 20  # one row and the index; the row where it goes, not the array around it
-    assert compiled.traffic(module) == fusion + 7 * step
-    assert sum(times for _, times in compiled.kernels(module)) == 8
+    assert hlo.traffic(module) == fusion + 7 * step
+    assert sum(times for _, times in hlo.kernels(module)) == 8
 
 
 def test_the_measure_sees_what_a_gather_and_a_cast_store(target):

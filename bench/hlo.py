@@ -1,0 +1,180 @@
+"""The optimised HLO of a compiled program, read back: its kernels, what they move, what they must not do.
+
+XLA prints a module as computations of one instruction per line. Only what is needed here is parsed: names,
+result shapes, operands, and which computations an instruction calls.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+# Nothing of the size of the logits may pass through one of these.
+FORBIDDEN = ("gather", "scatter", "sort", "all-gather", "transpose", "copy", "copy-start")
+
+
+class Op(NamedTuple):
+    """One instruction."""
+
+    name: str
+    result: tuple["Array", ...]  # more than one for a tuple
+    code: str
+    operands: tuple[str, ...]
+    attributes: str
+    root: bool
+
+
+class Array(NamedTuple):
+    """Elements and bytes of one array."""
+
+    size: int
+    bytes: float
+
+
+Module = dict[str, dict[str, Op]]  # computations by name, their instructions by name; the entry is ""
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_ARRAY = re.compile(r"\b([a-z]+(\d*)[a-z0-9]*)\[([\d,]*)\]")
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|branch_computations|true_computation|false_computation)=(\{.*?\}|\S+)"
+)
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id"}
+_CONTROL = {"while", "call", "conditional", "async-start"}
+_SLICES = {"slice", "dynamic-slice", "gather"}
+_IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # the operand that says how much is written
+
+
+def parse(hlo: str) -> Module:
+    """The computations of the text of a module."""
+    module, current = {}, {}
+    for line in hlo.splitlines():
+        if start := _COMPUTATION.match(line):
+            current = module["" if start[1] else start[2]] = {}
+        elif " = " in line and line.startswith("  "):
+            op = _op(line)
+            current[op.name] = op
+    return module
+
+
+def _op(line: str) -> Op:
+    name, _, rest = line.strip().partition(" = ")
+    result, rest = _until_closed(rest) if rest.startswith("(") else rest.split(" ", 1)
+    code, _, rest = rest.strip().partition("(")
+    operands, attributes = _until_closed("(" + rest)
+    return Op(
+        name.removeprefix("ROOT ").removeprefix("%"),
+        tuple(_array(*found) for found in _ARRAY.findall(result)),
+        code,
+        tuple(re.findall(r"%([\w.\-]+)", operands)),
+        attributes,
+        name.startswith("ROOT "),
+    )
+
+
+def _until_closed(text: str) -> tuple[str, str]:
+    """Splits after the parenthesis that closes the first character."""
+    depth = 0
+    for i, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if depth == 0:
+            return text[: i + 1], text[i + 1 :]
+    raise ValueError(f"no end: {text}")
+
+
+def _array(dtype: str, bits: str, dims: str) -> Array:
+    size = math.prod(int(n) for n in dims.split(",") if n)
+    return Array(size, size * int(bits or (8 if dtype == "pred" else 0)) / 8)
+
+
+def kernels(module: Module, computation: str = "") -> Iterator[tuple[Op, int]]:
+    """What the device runs, and how often; of a conditional all branches."""
+    for op in module[computation].values():
+        if op.code in _CONTROL:
+            trips = _TRIPS.search(op.attributes)
+            if op.code == "while" and trips is None:
+                raise ValueError(f"a loop of unknown length: {op.name}")
+            for called in _called(op):
+                for inner, times in kernels(module, called):
+                    yield inner, times * int(trips[1] if trips else 1)
+        elif op.code not in _FREE and not op.code.endswith("-done"):
+            yield op, 1
+
+
+def _called(op: Op) -> list[str]:
+    return [name for found in _CALLED.findall(op.attributes) for name in re.findall(r"[\w.\-]+", found)]
+
+
+def traffic(module: Module) -> float:
+    """Bytes that the kernels of a module read and write; an operand that is named twice is read once."""
+    owners = {id(op): ops for ops in module.values() for op in ops.values()}
+    return sum(times * _moved(module, owners[id(op)], op) for op, times in kernels(module))
+
+
+def _moved(module: Module, owner: dict[str, Op], op: Op) -> float:
+    body = module[_called(op)[0]] if op.code == "fusion" else {}
+    if not body:  # as if the instruction were a fusion of itself
+        parameters = {name: owner[name]._replace(code="parameter") for name in op.operands}
+        body = {**parameters, op.name: op._replace(root=True)}
+        names = list(dict.fromkeys(op.operands))
+    else:
+        parameters = [inner for inner in body.values() if inner.code == "parameter"]
+        names = [p.name for p in parameters]
+    return sum(_read(body, name) for name in names) + sum(_written(body, root) for root in _roots(body))
+
+
+def _read(body: dict[str, Op], name: str) -> float:
+    """Bytes of one operand that a kernel reads: all, or the slices it takes."""
+    whole, some = _bytes(body[name]), 0.0
+    for user in (op for op in body.values() if name in op.operands):
+        if user.code == "bitcast":
+            some += _read(body, user.name)
+        elif user.code in _SLICES and user.operands[0] == name:
+            some += _bytes(user)
+        elif not (user.code in _IN_PLACE and user.operands[0] == name):
+            return whole
+    return min(whole, some)
+
+
+def _written(body: dict[str, Op], root: Op) -> float:
+    """Bytes of one result that a kernel writes: all, or what it changes of an operand."""
+    if root.code == "bitcast":
+        return _written(body, body[root.operands[0]])
+    if root.code in _IN_PLACE:
+        return _bytes(body[root.operands[_IN_PLACE[root.code]]])
+    return _bytes(root)
+
+
+def _roots(body: dict[str, Op]) -> list[Op]:
+    root = next(op for op in body.values() if op.root)
+    return [body[name] for name in root.operands] if root.code == "tuple" else [root]
+
+
+def _bytes(op: Op) -> float:
+    return sum(array.bytes for array in op.result)
+
+
+# Arrays of the size of the logits: more than half as many elements, so that [N] is none beside [N, 2].
+
+
+def _large(op: Op, size: int) -> int:
+    return sum(2 * array.size > size for array in op.result)
+
+
+def touches(module: Module, op: Op, size: int) -> bool:
+    """Whether an instruction reads or writes an array of that size."""
+    owner = next(ops for ops in module.values() if ops.get(op.name) is op)
+    return any(_large(x, size) for x in (op, *(owner[name] for name in op.operands if name in owner)))
+
+
+def stored(module: Module, size: int) -> int:
+    """How many arrays of that size are written and are no result."""
+    returned = sum(_large(root, size) for root in _roots(module[""]))
+    return sum(_large(op, size) for op, _ in kernels(module)) - returned
+
+
+def forbidden(module: Module, size: int) -> tuple[str, ...]:
+    """The operations of FORBIDDEN on arrays of that size, inside kernels too."""
+    suspects = (op for ops in module.values() for op in ops.values() if op.code in FORBIDDEN)
+    return tuple(sorted(op.code for op in suspects if touches(module, op, size)))

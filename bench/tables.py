@@ -1,0 +1,228 @@
+"""The tables of each bench, made from its results: the terminal and README.md show the same ones."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from bench.contenders import BASELINE
+
+Result = dict[str, Any]
+COPY = "copy of the logits"
+PASSES = {"value": 1, "value and gradient": 3}  # the fewest as separate programs: read; read, read, write
+
+
+class Table(NamedTuple):
+    """Strings in a grid."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """The grid as GitHub draws it, numbers to the right."""
+        rule = ["---", *["---:"] * (len(self.header) - 1)]
+        lines = [f"| {' | '.join(row)} |" for row in (self.header, rule, *self.rows)]
+        parts = [f"**{self.title}**", "\n".join(lines), self.note]
+        return "\n\n".join(part for part in parts if part)
+
+
+def _pivot(
+    title: str, rows: list[Result], column: str, cell: Callable[[Result], str], note: str = ""
+) -> Table:
+    """Contenders down, the values of `column` across, in the order they were measured."""
+    names, columns = _distinct(rows, "contender"), _distinct(rows, column)
+    cells = {(row["contender"], row[column]): cell(row) for row in rows}
+    header = ["", *(name.replace("-", " ") for name in columns)]
+    grid = [[name, *(cells.get((name, c), "-") for c in columns)] for name in names]
+    return Table(title, header, grid, note)
+
+
+def _distinct(rows: Iterable[Result], key: str) -> list[Any]:
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def _number(x: float | None, form: str = ".2f") -> str:
+    return "n/a" if x is None else f"{x:{form}}"
+
+
+def speed(result: Result) -> list[Table]:
+    """Ratios per program, memory, distance to the copy on a GPU, compile times."""
+    found = []
+    for dtype in _distinct(result["rows"], "dtype"):
+        rows = [row for row in result["rows"] if row["dtype"] == dtype]
+        found += _ratios([r for r in rows if r["family"] == "softmax"], dtype, "case")
+        found += _ratios([r for r in rows if r["family"] == "sigmoid"], f"sigmoid, {dtype}", "program")
+        if result["machine"]["device"] != "cpu":
+            found.append(_bandwidth(rows, dtype))
+    return found + [_compile(result, family) for family in _distinct(result["compile"], "family")]
+
+
+def _ratios(rows: list[Result], words: str, column: str) -> list[Table]:
+    rows = [row for row in rows if row["contender"] != COPY]
+    if not rows:
+        return []
+
+    def cell(row: Result) -> str:
+        return _number(row["ratio"])
+
+    gradient = [row for row in rows if row["program"] == "value and gradient"]
+    temp = _pivot(
+        f"Temporary memory of value and gradient, in logits, {words}",
+        gradient,
+        "case",
+        lambda row: _number(row["temp"]),
+    )
+    base = {(row["program"], row["case"]): row["seconds"] for row in rows if row["contender"] == BASELINE}
+    if column == "program":
+        milliseconds = ", ".join(f"{program} {1e3 * t:.3g} ms" for (program, _), t in base.items())
+        title = f"Time as a ratio to {BASELINE}, {words} ({', '.join(_distinct(rows, 'case'))})"
+        return [_pivot(title, rows, "program", cell, f"{BASELINE}: {milliseconds}."), temp]
+    tables = []
+    for program in _distinct(rows, "program"):
+        table = _pivot(
+            f"{program.capitalize()}: time as a ratio to {BASELINE}, {words}",
+            [row for row in rows if row["program"] == program],
+            "case",
+            cell,
+        )
+        times = [f"{1e3 * base[program, case]:.3g}" for case in _distinct(rows, "case")]
+        tables.append(table._replace(rows=[*table.rows, [f"{BASELINE}, ms", *times]]))
+    return [*tables, temp]
+
+
+def _bandwidth(rows: list[Result], dtype: str) -> Table:
+    copies = {(row["case"], row["program"]): row["seconds"] for row in rows if row["contender"] == COPY}
+
+    def cell(row: Result) -> str:
+        floor = PASSES["value and gradient"] * copies[row["case"], row["program"]] / 2
+        return f"{floor / row['seconds']:.0%}"
+
+    gradient = [row for row in rows if row["program"] == "value and gradient" and row["contender"] != COPY]
+    speeds = {
+        row["case"]: 2 * row["bytes"] / row["seconds"] / 1e12
+        for row in rows
+        if row["contender"] == COPY and row["program"] == "value and gradient"
+    }
+    note = "The copy moves " + ", ".join(f"{s:.2f} TB/s ({case})" for case, s in speeds.items()) + "."
+    title = (
+        f"Value and gradient: 3 passes over the logits at the copy's speed, as a share of the time, {dtype}"
+    )
+    return _pivot(title, gradient, "case", cell, note)
+
+
+def _compile(result: Result, family: str) -> Table:
+    rows = [row for row in result["compile"] if row["family"] == family]
+    grid = [
+        [
+            row["contender"],
+            _number(row["seconds"] and 1e3 * row["seconds"], ".0f"),
+            _number(row["ratio"]),
+            "n/a" if row["traces"] is None else f"{row['traces']} for {row['options']}",
+        ]
+        for row in rows
+    ]
+    header = ["", "compile, ms", "ratio", "traces"]
+    note = "Traces: programs made for several values of gamma and alpha. Eager PyTorch compiles nothing."
+    return Table(f"Compile time of value and gradient, fresh, {family}", header, grid, note)
+
+
+def accuracy(result: Result) -> list[Table]:
+    """One table per family, all gammas together."""
+    return [_errors(result, family) for family in _distinct(result["rows"], "family")]
+
+
+def _errors(result: Result, family: str) -> Table:
+    rows = [row for row in result["rows"] if row["family"] == family]
+    grid, limits = [], []
+    for name in _distinct(rows, "contender"):
+        own = [row for row in rows if row["contender"] == name]
+        total = {key: sum(row[key] for row in own) for key in ("rows", "off", *_COUNTS)}
+        worst = [_error(max(row[key] for row in own)) for key in ("worst_value", "worst_gradient")]
+        counts = [str(total[key]) for key in _COUNTS]
+        grid.append([name, str(total["rows"]), *worst, *counts, f"{total['off'] / total['rows']:.1%}"])
+        limits += [f"{name}: {own[0]['note']}"] if own[0]["note"] else []
+    gammas = ", ".join(f"{g:g}" for g in _distinct(rows, "gamma"))
+    note = f"Gammas {gammas}. The worst relative errors are of what is finite. {'; '.join(limits)}."
+    return Table(f"Hard rows against the oracle, {family}, float32", _ERRORS, grid, note)
+
+
+_COUNTS = ("bad_value", "bad_gradient", "dead")
+_ERRORS = [
+    "",
+    "rows",
+    "worst value",
+    "worst gradient",
+    "inf/NaN value",
+    "inf/NaN gradient",
+    "dead",
+    "off 1 %",
+]
+
+
+def _error(x: float) -> str:
+    return ">= 1" if x >= 1 else f"{x:.1e}"
+
+
+def growth(result: Result) -> list[Table]:
+    """The exponents, and the ends of the curves."""
+    found = []
+    for along in _distinct(result["rows"], "along"):
+        rows = [row for row in result["rows"] if row["along"] == along]
+        grid = []
+        for name in _distinct(rows, "contender"):
+            own = [row for row in rows if row["contender"] == name]
+            slopes = next(s for s in result["slopes"] if (s["along"], s["contender"]) == (along, name))
+            last = own[-1]
+            cells = [_number(slopes["time"]), _number(slopes["memory"])]
+            grid.append([name, *cells, f"{last['seconds']:.3g}", f"{last['memory'] / 2**30:.2f}"])
+        fixed, sizes = rows[0]["fixed"], _distinct(rows, "size")
+        header = ["", "time ~ size^", "memory ~ size^", f"s at {sizes[-1]:.0e}", f"GiB at {sizes[-1]:.0e}"]
+        title = f"Value and gradient against the number of {along}, {sizes[0]:g} to {sizes[-1]:g}, {fixed}"
+        found.append(Table(title, header, grid, "Exponents are fitted over the upper two decades."))
+    return found
+
+
+def compiled(result: Result) -> list[Table]:
+    """For each shape and program: passes over the logits, and temporary memory, per target and dtype."""
+    found = []
+    for shape in _distinct(result["rows"], "shape"):
+        for gradient in (False, True):
+            rows = [
+                row | {"contender": row["loss"], "on": f"{row['target']} {_short(row['dtype'])}"}
+                for row in result["rows"]
+                if (row["shape"], row["gradient"]) == (shape, gradient)
+            ]
+            if not rows:
+                continue
+            logits = f"{shape} {rows[0]['logits']}"
+            program = "value and gradient" if gradient else "value"
+            table = _pivot(
+                f"Passes over the logits + temporary memory in logits: {program}, {logits}",
+                rows,
+                "on",
+                _moved,
+            )
+            failed = sorted({row["failed"] for row in rows if "failed" in row})
+            found.append(table._replace(note=" ".join(f"-: {words}" for words in failed)))
+    return found
+
+
+def _short(dtype: str) -> str:
+    return {"float32": "f32", "bfloat16": "bf16"}.get(dtype, dtype)
+
+
+def _moved(row: Result) -> str:
+    if "failed" in row:
+        return "-"
+    least = ">" if row["loops"] and row["target"] != "h200" else ""
+    temp = row["temp"]
+    return f"{least}{row['passes']:.1f} + {0 if temp < 0.05 else math.ceil(10 * temp) / 10:.1f}"
+
+
+TABLES: dict[str, Callable[[Result], list[Table]]] = {
+    "speed": speed,
+    "accuracy": accuracy,
+    "growth": growth,
+    "compiled": compiled,
+}

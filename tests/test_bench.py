@@ -1,0 +1,165 @@
+"""The benches: they run and write what their tables are made of, and README shows what was measured.
+
+No time is asserted here. PyTorch is no dependency of the tests: `python -m bench speed` compares every
+contender with the oracle, those in PyTorch too, before it times anything.
+"""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("optax")
+pytest.importorskip("keras")
+pytest.importorskip("matplotlib")
+pytest.importorskip("rich")
+
+from bench import __main__ as command
+from bench import accuracy, agreement, cases, plots, report, results, tables, timing
+from bench.contenders import BASELINE, OURS, Contender, contenders, textbook
+
+LIBRARIES = ("optax", "keras")
+FOUND, _ = contenders(libraries=LIBRARIES)
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch):
+    """JAX' own promotion, which Keras and Optax rely on, and no library that CI does not install."""
+    for module in ("bench.speed", "bench.accuracy"):
+        monkeypatch.setattr(f"{module}.contenders", lambda device: contenders(device, LIBRARIES))
+    monkeypatch.setattr(command, "prepare", lambda device: None)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def run(folder, *arguments):
+    """The result that a tiny run writes, drawn as well."""
+    assert command.main([*arguments, "--quick", "--out", str(folder)]) == 0
+    ((stem, result),) = results.read(folder, arguments[0])
+    assert result["complete"] and not list(folder.glob("*.partial*"))
+    assert result["machine"]["cores"] >= 1 and result["versions"]["jax"] == jax.__version__
+    assert all(table.rows for table in tables.TABLES[arguments[0]](result))
+    plots.draw(arguments[0], result, folder / f"{stem}.png")
+    assert (folder / f"{stem}.png").stat().st_size > 5_000
+    return result
+
+
+def test_readme_shows_the_results():
+    text = report.README.read_text(encoding="utf-8")
+    assert text == report.filled(text, results.FOLDER), "run `python -m bench report`"
+    for bench in tables.TABLES:
+        assert f"python -m bench {bench}" in text
+
+
+def test_results_name_their_machine_and_no_other():
+    for file in results.FOLDER.glob("*-*.json"):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        assert file.stem == results.stem(result)
+        assert result["complete"]
+        assert "/" not in json.dumps(result["machine"])
+
+
+def test_speed(tmp_path):
+    result = run(tmp_path, "speed", "--case", "detection")
+    racing = {c.name for c in FOUND if c.family == "sigmoid"}
+    assert {row["contender"] for row in result["rows"]} == racing | {tables.COPY}
+    assert {row["program"] for row in result["rows"]} == {"value", "value and gradient", "step"}
+    assert all(row["ratio"] == 1 for row in result["rows"] if row["contender"] == BASELINE)
+    assert all(math.isfinite(row["seconds"]) and row["seconds"] > 0 for row in result["rows"])
+    traces = {row["contender"]: row["traces"] for row in result["compile"]}
+    assert traces[OURS] == 1
+    assert not result["far"]
+
+
+def test_accuracy(tmp_path):
+    result = run(tmp_path, "accuracy")
+    ours = [row for row in result["rows"] if row["contender"] == OURS]
+    assert {row["family"] for row in ours} == {"softmax", "sigmoid"}
+    for row in ours:
+        assert row["bad_value"] == row["bad_gradient"] == row["dead"] == row["off"] == 0
+        assert max(row["worst_value"], row["worst_gradient"]) < 1e-5
+    others = [row for row in result["rows"] if row["contender"] == "textbook focal"]
+    assert sum(row["dead"] + row["bad_gradient"] for row in others) > 0
+
+
+def test_growth(tmp_path):
+    result = run(tmp_path, "growth")
+    assert {(s["along"], s["contender"]) for s in result["slopes"]} == {
+        (along, name) for along in ("rows", "classes") for name in (OURS, BASELINE, "textbook focal")
+    }
+
+
+@pytest.mark.parametrize("contender", FOUND, ids=lambda c: f"{c.family}: {c.name}")
+def test_a_contender_computes_the_loss_that_it_claims(contender):
+    assert agreement.check(contender) <= agreement.TOLERANCE
+
+
+def test_another_loss_is_noticed():
+    def doubled(z, y, gamma, axis, alpha=None):
+        return 2 * textbook(z, y, gamma, axis, alpha)
+
+    with pytest.raises(agreement.Disagreement, match="doubled"):
+        agreement.check(Contender("doubled", doubled))
+    probes = {OURS: (1.0, 2.0), "doubled": (2.0, 4.0), "the same": (1.0, 2.0)}
+    named = [Contender(name, doubled) for name in probes]
+    assert set(agreement.within_case(probes, named, "float32")) == {"doubled"}
+
+
+def test_errors_are_seen_for_what_they_are():
+    want, grad = np.array([1.0, 1.0, 1.0]), np.full((3, 2), 0.5)
+    got = np.array([1.0, np.nan, 1.1], np.float32)
+    gradient = np.array([[0.5, 0.5], [np.nan, 0.5], [0.0, 0.5]], np.float32)
+    found = accuracy.judged(got, gradient, want, grad, np.zeros(3, int))
+    counts = {key: found[key] for key in ("rows", "bad_value", "bad_gradient", "dead", "off")}
+    assert counts == {"rows": 3, "bad_value": 1, "bad_gradient": 1, "dead": 1, "off": 2}
+    assert found["worst_value"] == pytest.approx(0.1, rel=1e-5)
+    assert found["worst_gradient"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("case", [case.small() for case in cases.CASES], ids=lambda case: case.name)
+def test_a_case_is_the_same_every_time(case):
+    data, again = case.data(), case.data()
+    assert data.logits.shape == case.shape
+    assert data.labels.shape == (case.shape if case.family == "sigmoid" else case.rows)
+    assert np.einsum(case.head, data.features, data.kernel).shape == case.shape
+    for one, other in zip(data, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_every_round_times_every_call_and_ratios_are_within_rounds():
+    counted = {"a": 0, "b": 0}
+
+    def call(name):
+        def count(times):
+            counted[name] += times
+
+        return count
+
+    effort = timing.Effort(seconds=0.0, least=4, most=9, aim=0.0)
+    found = timing.interleaved({name: call(name) for name in counted}, effort, "a")
+    assert counted == {"a": 5, "b": 5}  # one to see how long it takes
+    assert found["a"].ratio == 1.0 and found["b"].rounds == 4
+
+
+def test_a_run_that_is_stopped_leaves_the_last_result(tmp_path):
+    lines = []
+    for attempt in (False, True):
+        result = results.header("growth") | {"rows": [], "stopped": attempt}
+        try:
+            with results.Writer(tmp_path, result, lines.append) as writer:
+                writer.write()
+                if attempt:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+    ((_, kept),) = results.read(tmp_path, "growth")
+    assert kept["complete"] and not kept["stopped"]
+    assert len(list(tmp_path.glob("*.partial.json"))) == 1
+    assert [line.split(":")[0] for line in lines] == ["written", "stopped; the results so far"]
+
+
+def test_an_unknown_case_is_named(capsys):
+    assert command.main(["speed", "--case", "nonsense"]) == 2
+    assert "nonsense" in capsys.readouterr().err
