@@ -48,8 +48,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def prepare(device: str) -> None:
-    """Chooses JAX' device before JAX is imported."""
+    """What JAX, Keras and OpenMP read when they are imported."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of slow constants across the bar
+    # PyTorch's threads that spin after their work would take the processor from whoever is timed next, and
+    # a barrier of spinning threads takes 10 ms where something else runs on one of the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if device == "cpu":  # no other device is wanted, and looking for one may fail loudly
         os.environ["JAX_PLATFORMS"] = "cpu"
     else:
@@ -66,10 +70,26 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := _unknown_cases(args):
         print(f"no such case: {', '.join(unknown)}", file=sys.stderr)
         return 2
+    if problem := _no_gpu(args):
+        print(problem, file=sys.stderr)
+        return 2
     try:
         return importlib.import_module(f"bench.{args.bench}").main(args)
     except KeyboardInterrupt:
         return 130
+
+
+def _no_gpu(args: argparse.Namespace) -> str | None:
+    """Why `--device gpu` cannot be had."""
+    if getattr(args, "device", "cpu") == "cpu":
+        return None
+    import jax
+
+    try:
+        jax.devices("gpu")
+    except RuntimeError as error:
+        return f"JAX finds no GPU: {error}"
+    return None
 
 
 def _unknown_cases(args: argparse.Namespace) -> list[str]:

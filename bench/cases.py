@@ -118,11 +118,11 @@ def _positives(rng: Generator, shape: Shape) -> NDArray[np.float32]:
 
 CASES = [
     Case("imagenet", "ImageNet head", (1024, 1000), even, larger=64),
-    Case("imagenet-16k", "ImageNet head, large batch", (16384, 1000), even, larger=16),
+    Case("imagenet-16k", "ImageNet head, large batch", (16384, 1000), even, larger=8),
     Case("pixels", "19 classes, class axis last", (65536, 19), _regions, width=64, larger=64),
-    Case("cityscapes", "NCHW, 19 classes", (2, 19, 512, 1024), _regions, axis=1, width=64, larger=16),
+    Case("cityscapes", "NCHW, 19 classes", (2, 19, 512, 1024), _regions, axis=1, width=64, larger=8),
     Case("vocab-32k", "32k tokens", (2048, 32768), _words, larger=4),
-    Case("vocab-128k", "128k tokens", (512, 131072), _words, larger=8),
+    Case("vocab-128k", "128k tokens", (512, 131072), _words, larger=4),
     Case("detection", "RetinaNet's anchors, 80 classes", (100_000, 80), even, family="sigmoid", larger=16),
 ]
 NAMES = [case.name for case in CASES]

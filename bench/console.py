@@ -28,8 +28,8 @@ def say(line: str) -> None:
 def show(tables: list[Table]) -> None:
     """Prints tables one below the other."""
     for table in tables:
-        grid = RichTable(title=table.title, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-        grid.title_justify = "left"
+        say(table.title)
+        grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
         for i, name in enumerate(table.header):
             grid.add_column(name, justify="right" if i else "left", no_wrap=not i)
         for row in table.rows:

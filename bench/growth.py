@@ -27,7 +27,7 @@ LADDERS = {
 def main(args: Namespace) -> int:
     """Climbs both ladders and writes the results."""
     ladders = {along: sizes[:2] if args.quick else sizes for along, sizes in LADDERS.items()}
-    effort = EFFORT["quick"] if args.quick else EFFORT["cpu"]._replace(seconds=5.0)
+    effort = EFFORT["quick"] if args.quick else EFFORT[args.device]._replace(seconds=5.0)
     result = header("growth", args.device) | {"rows": [], "slopes": []}
     with Writer(args.out, result, say) as writer, progress() as bar:
         task = bar.add_task("", total=sum(map(len, ladders.values())))

@@ -5,14 +5,10 @@ missing this file cannot be imported, and no contender asks for it.
 """
 
 import importlib
-import os
 import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
-
-# Threads that spin after their work would take the processor from whoever is timed next.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 

@@ -56,9 +56,11 @@ def section(bench: str, folder: Path) -> list[str]:
         if (folder / f"{stem}.png").exists():
             paragraphs.append(f"![{ALT[bench]}.]({folder.name}/{stem}.png)")
         paragraphs += [table.markdown() for table in tables.TABLES[bench](result)]
-        if result.get("absent"):
-            reasons = "; ".join(f"{a['name']} ({a['reason']})" for a in result["absent"])
-            paragraphs.append(f"Absent: {reasons}.")
+        paragraphs += [f"Absent: {a['name']} ({a['reason']})." for a in result.get("absent", [])]
+        paragraphs += [
+            f"Failed: {f['contender']}, {f['program']} of {f['case']}, {f['dtype']} ({f['reason']})."
+            for f in result.get("failed", [])
+        ]
     return paragraphs
 
 

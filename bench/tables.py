@@ -1,6 +1,5 @@
 """The tables of each bench, made from its results: the terminal and README.md show the same ones."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -69,7 +68,7 @@ def _ratios(rows: list[Result], words: str, column: str) -> list[Table]:
     gradient = [row for row in rows if row["program"] == "value and gradient"]
     temp = _pivot(
         f"Temporary memory of value and gradient, in logits, {words}",
-        gradient,
+        [row for row in gradient if row["temp"] is not None],
         "case",
         lambda row: _number(row["temp"]),
     )
@@ -121,9 +120,10 @@ def _compile(result: Result, family: str) -> Table:
             "n/a" if row["traces"] is None else f"{row['traces']} for {row['options']}",
         ]
         for row in rows
+        if row["seconds"] is not None or row["traces"] is not None
     ]
     header = ["", "compile, ms", "ratio", "traces"]
-    note = "Traces: programs made for several values of gamma and alpha. Eager PyTorch compiles nothing."
+    note = "Traces: programs made for several values of gamma and alpha."
     return Table(f"Compile time of value and gradient, fresh, {family}", header, grid, note)
 
 
@@ -184,40 +184,26 @@ def growth(result: Result) -> list[Table]:
 
 
 def compiled(result: Result) -> list[Table]:
-    """For each shape and program: passes over the logits, and temporary memory, per target and dtype."""
+    """For each shape, program and dtype: passes over the logits, and temporary memory, per target."""
     found = []
-    for shape in _distinct(result["rows"], "shape"):
-        for gradient in (False, True):
-            rows = [
-                row | {"contender": row["loss"], "on": f"{row['target']} {_short(row['dtype'])}"}
-                for row in result["rows"]
-                if (row["shape"], row["gradient"]) == (shape, gradient)
-            ]
-            if not rows:
-                continue
-            logits = f"{shape} {rows[0]['logits']}"
-            program = "value and gradient" if gradient else "value"
-            table = _pivot(
-                f"Passes over the logits + temporary memory in logits: {program}, {logits}",
-                rows,
-                "on",
-                _moved,
-            )
-            failed = sorted({row["failed"] for row in rows if "failed" in row})
-            found.append(table._replace(note=" ".join(f"-: {words}" for words in failed)))
+    keys = dict.fromkeys((row["shape"], row["gradient"], row["dtype"]) for row in result["rows"])
+    for key in keys:
+        rows = [row for row in result["rows"] if (row["shape"], row["gradient"], row["dtype"]) == key]
+        shape, gradient, dtype = key
+        title = f"{'Value and gradient' if gradient else 'Value'}, {shape} {rows[0]['logits']}, {dtype}"
+        table = _pivot(title, [row | {"contender": row["loss"]} for row in rows], "target", _moved)
+        failed = sorted({row["failed"] for row in rows if "failed" in row})
+        found.append(table._replace(note=" ".join(f"-: {words}" for words in failed)))
     return found
 
 
-def _short(dtype: str) -> str:
-    return {"float32": "f32", "bfloat16": "bf16"}.get(dtype, dtype)
-
-
 def _moved(row: Result) -> str:
+    """Passes + memory; the memory only where it is a twentieth of the logits or more."""
     if "failed" in row:
         return "-"
     least = ">" if row["loops"] and row["target"] != "h200" else ""
-    temp = row["temp"]
-    return f"{least}{row['passes']:.1f} + {0 if temp < 0.05 else math.ceil(10 * temp) / 10:.1f}"
+    memory = f" + {row['temp']:.2f}" if row["temp"] >= 0.05 else ""
+    return f"{least}{row['passes']:.1f}{memory}"
 
 
 TABLES: dict[str, Callable[[Result], list[Table]]] = {

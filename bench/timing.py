@@ -25,7 +25,7 @@ class Effort(NamedTuple):
 
 
 EFFORT = {
-    "cpu": Effort(seconds=12.0, least=5, most=31, aim=0.003),
+    "cpu": Effort(seconds=10.0, least=5, most=31, aim=0.003),
     "gpu": Effort(seconds=4.0, least=11, most=51, aim=0.020),
     "quick": Effort(seconds=0.1, least=2, most=3, aim=0.0),
 }

@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 
 from bench import __main__ as command
-from bench import accuracy, agreement, cases, plots, report, results, tables, timing
+from bench import accuracy, agreement, cases, plots, report, results, speed, tables, timing
 from bench.contenders import BASELINE, OURS, Contender, contenders, textbook
 
 LIBRARIES = ("optax", "keras")
@@ -71,6 +71,16 @@ def test_speed(tmp_path):
     traces = {row["contender"]: row["traces"] for row in result["compile"]}
     assert traces[OURS] == 1
     assert not result["far"]
+
+
+def test_a_run_of_some_cases_keeps_the_others():
+    old = {"rows": [{"case": "pixels", "dtype": "float32"}, {"case": "imagenet", "dtype": "float32"}]}
+    old |= {"compile": [{"family": "softmax"}, {"family": "sigmoid"}]}
+    result = {}
+    speed.merge(result, old, cases.named(["pixels"]), ["float32"])
+    assert [row["case"] for row in result["rows"]] == ["imagenet"]
+    assert [row["family"] for row in result["compile"]] == ["sigmoid"]
+    assert result["failed"] == result["far"] == result["agreement"] == []
 
 
 def test_accuracy(tmp_path):
