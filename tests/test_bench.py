@@ -71,6 +71,10 @@ def test_speed(tmp_path):
     traces = {row["contender"]: row["traces"] for row in result["compile"]}
     assert traces[OURS] == 1
     assert not result["far"]
+    result["machine"]["device"] = "NVIDIA H200"  # there the distance to the copy is shown as well
+    assert results.stem(result) == "speed-nvidia-h200"
+    (shares,) = (t for t in tables.speed(result) if "copy's speed" in t.title)
+    assert len(shares.rows) == len(racing) and all(row[1].endswith("%") for row in shares.rows)
 
 
 def test_a_run_of_some_cases_keeps_the_others():
