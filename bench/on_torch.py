@@ -18,7 +18,8 @@ from bench.on_jax import RATE, Ready
 from bench.timing import Call
 
 torch: Any = importlib.import_module("torch")
-torch.set_float32_matmul_precision("high")  # on CUDA: TF32, as XLA does
+if torch.cuda.is_available():
+    torch.set_float32_matmul_precision("high")  # TF32, as XLA does
 _dynamo: Any = importlib.import_module("torch._dynamo")
 _dynamo.config.recompile_limit = 64  # all contenders of a case share the code of `mean`
 _dynamo.config.fail_on_recompile_limit_hit = True  # never eager in silence
