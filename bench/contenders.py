@@ -88,7 +88,7 @@ def contenders(
     for library in libraries:
         try:
             found += made[library](device, absent)
-        except ImportError as error:
+        except Exception as error:  # not installed, or not for the others that are
             absent.append(Absent(library, f"{type(error).__name__}: {error}"))
     return found, absent
 
@@ -181,7 +181,7 @@ def _torch(device: str, absent: list[Absent]) -> list[Contender]:
         try:
             for contender in make():
                 add(contender)
-        except ImportError as error:
+        except Exception as error:  # not installed, or not for the others that are
             absent.append(Absent(library, f"{type(error).__name__}: {error}"))
     return found
 
