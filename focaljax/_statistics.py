@@ -19,6 +19,8 @@ from jax import lax
 
 Part = tuple[jax.Array, ...]
 
+BLOCK = 2**20  # entries: 4 MB of float32, what the second-level caches of two cores hold
+
 
 class Rivals(NamedTuple):
     """A target and its competitors: the statistics of the integer-label losses, one entry per row."""
@@ -126,30 +128,41 @@ def _rivals_one_pass(logits, labels, *, axis):
 
 
 def _rivals_two_pass(logits, labels, *, axis):
-    lowest = jnp.finfo(logits.dtype).min
-    top = jnp.max(jnp.minimum(logits, _off_target(labels, logits, axis) + lowest), axis)
-    # Logits above `top` can only be the target's: they count as 1 here, and are taken back as 1.
-    target = _at(labels, logits, axis)
-    counted = jnp.sum(jnp.exp(jnp.minimum(logits - jnp.expand_dims(top, axis), 0)), axis)
-    rest = counted - jnp.exp(jnp.minimum(target - top, 0))
-    return jnp.where(rest == 0, -jnp.inf, top), rest, target
+    def others(logits, labels):
+        rest = jnp.where(is_class(labels, logits.shape, axis), -jnp.inf, logits)
+        top = jnp.max(rest, axis)
+        finite = jnp.where(top == -jnp.inf, 0, top)
+        return top, jnp.sum(jnp.exp(rest - jnp.expand_dims(finite, axis)), axis)
+
+    return *_in_blocks(others, axis, logits, labels), _at(labels, logits, axis)
 
 
-def _off_target(labels, logits, axis):
-    """0 at the target and inf elsewhere, in arithmetic.
+def _in_blocks(reduce, axis, logits, *rows):
+    """``reduce(logits, *rows)`` over some rows at a time: XLA:CPU stores what is summed, and a block fits its cache.
 
-    XLA:CPU stores what a select yields, an array of logits size, before it reduces it; additions,
-    multiplications, minima and exponentials it takes into the loop of the reduction.
+    A block takes every n-th row, so where the rows are sharded every device has its part of every block.
     """
-    info = jnp.finfo(logits.dtype)
-    if logits.shape[axis] > 2 ** (info.nmant + 1):  # more classes than the dtype can count
-        return jnp.where(is_class(labels, logits.shape, axis), 0, jnp.asarray(jnp.inf, logits.dtype))
-    far = 2.0 ** (info.maxexp // 2 + 1)  # its square overflows; products are exact
-    index = lax.broadcasted_iota(
-        logits.dtype, [n if i == axis else 1 for i, n in enumerate(logits.shape)], axis
-    )
-    distance = index * far - jnp.expand_dims(labels.astype(logits.dtype) * far, axis)
-    return distance * distance
+    free = [i for i, name in enumerate(jax.typeof(logits).sharding.spec) if i != axis and name is None]
+    split = max(free, key=lambda i: logits.shape[i], default=axis)
+    most = max(1, logits.size // BLOCK)
+    count = 1 if split == axis else max(n for n in range(1, most + 1) if logits.shape[split] % n == 0)
+    if count == 1:
+        return reduce(logits, *rows)
+    row = split - (axis < split)  # the same dimension without `axis`
+    dims = (split, *(row for _ in rows))
+    parts = [_folded(x, i, count) for x, i in zip((logits, *rows), dims, strict=True)]
+
+    def block(k):
+        return reduce(
+            *(lax.dynamic_index_in_dim(x, k, i + 1, False) for x, i in zip(parts, dims, strict=True))
+        )
+
+    shape = logits.shape[:axis] + logits.shape[axis + 1 :]
+    return tuple(jnp.moveaxis(x, 0, row + 1).reshape(shape) for x in lax.map(block, jnp.arange(count)))
+
+
+def _folded(x, dim, count):
+    return x.reshape(*x.shape[:dim], -1, count, *x.shape[dim + 1 :])
 
 
 def _at(labels, logits, axis):
@@ -178,8 +191,11 @@ def _peak_one_pass(logits, *, axis):
 
 
 def _peak_two_pass(logits, *, axis):
-    top = jnp.max(logits, axis)
-    high = jnp.expand_dims(top, axis)
-    below = jnp.sum(jnp.where(logits < high, shifted_exp(logits, high), 0), axis)
-    ties = jnp.sum((logits == high).astype(logits.dtype), axis)
-    return top, below + (ties - 1)
+    def peak(logits):
+        top = jnp.max(logits, axis)
+        high = jnp.expand_dims(top, axis)
+        below = jnp.sum(jnp.where(logits < high, shifted_exp(logits, high), 0), axis)
+        ties = jnp.sum((logits == high).astype(logits.dtype), axis)
+        return top, below + (ties - 1)
+
+    return _in_blocks(peak, axis, logits)

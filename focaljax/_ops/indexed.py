@@ -39,24 +39,74 @@ def _bwd(axis, residuals, ct):
     focal = _modulation.focal(odds, gamma)
     slope = -_modulation.scaled(alpha * ct, odds.q * _modulation.pull(odds, gamma))
     silent = (slope == 0) & jnp.isnan(odds.p)
-    z = jnp.where(jnp.expand_dims(silent, axis), 0, logits.astype(gamma.dtype))
     stats = jax.tree.map(lambda x: jnp.where(silent, 0, x), stats)
-
-    own = _statistics.is_class(labels, logits.shape, axis)
-    shares = _shares(jnp.where(own, -jnp.inf, z), stats, axis)
-    slope = jnp.expand_dims(slope, axis)
-    d_logits = jnp.where(own, slope, -slope * shares).astype(logits.dtype)
+    d_logits = _spread(logits.astype(gamma.dtype), labels, silent, slope, stats, axis).astype(logits.dtype)
     d_alpha = _modulation.scaled(ct, focal)
     d_gamma = _modulation.scaled(alpha * ct, _modulation.scaled(odds.log_q, focal))
     return d_logits, None, d_alpha, d_gamma
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _spread(z, labels, silent, slope, stats, axis):
+    """`slope` at the target and its opposite shared out among the competitors; nothing where `silent`."""
+    return lax.platform_dependent(
+        z,
+        labels,
+        silent,
+        slope,
+        stats,
+        cpu=partial(_spread_by_scatter, axis=axis),
+        default=partial(_spread_by_mask, axis=axis),
+    )
+
+
+@_spread.defjvp
+def _spread_jvp(axis, primals, tangents):
+    return jax.jvp(partial(_spread_by_mask, axis=axis), primals, tangents)
+
+
+def _spread_by_mask(z, labels, silent, slope, stats, *, axis):
+    own = _statistics.is_class(labels, z.shape, axis)
+    others = jnp.where(own | jnp.expand_dims(silent, axis), -jnp.inf, z)
+    slope = jnp.expand_dims(slope, axis)
+    return jnp.where(own, slope, -slope * _shares(others, stats, axis))
+
+
+def _spread_by_scatter(z, labels, silent, slope, stats, *, axis):
+    """The same where masks are not free: XLA:CPU overlaps the memory accesses of short loops only."""
+    if any(jax.typeof(z).sharding.spec):  # a scatter would have to be told where its result lies
+        return _spread_by_mask(z, labels, silent, slope, stats, axis=axis)
+
+    at, value, quiet = (jnp.expand_dims(x, axis) for x in (labels, slope, silent))
+    spread = jnp.put_along_axis(-value * _shares(z, stats, axis), at, value, axis, inplace=False, mode="drop")
+    return lax.cond(_any(silent), lambda x: jnp.where(quiet, 0, x), lambda x: x, spread)
+
+
+@jax.custom_batching.custom_vmap
+def _any(rows):
+    return jnp.any(rows)
+
+
+@_any.def_vmap
+def _any_of_batch(size, batched, rows):
+    """One answer for the whole batch: a condition of its own for each example would cost both branches."""
+    del size, batched
+    return _any(rows), False
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _shares(others, stats, axis):
-    """The softmax of the competitors among themselves; 0 without one."""
-    inverse = jnp.where(stats.rest > 0, 1 / jnp.where(stats.rest > 0, stats.rest, 1), 0)
-    top, inverse = jnp.expand_dims(stats.top, axis), jnp.expand_dims(inverse, axis)
-    return _statistics.shifted_exp(others, top) * inverse
+    """The softmax of the competitors among themselves; 0 without one.
+
+    A rounded difference d makes exp(d) wrong by |d| u. So it is not taken from `top` but from a whole number
+    `base`, 0 for a `top` from 0 to 64, whose difference from a competitor has no more bits than the
+    competitor: exact, but for shares below exp(-64) and then within 16 u.
+    """
+    base = jnp.rint(jnp.minimum(stats.top, jnp.maximum(stats.top - 64, 0)))
+    base = jnp.where(base == -jnp.inf, 0, base)
+    total = stats.rest * jnp.exp(stats.top - base)
+    inverse = jnp.where(stats.rest > 0, 1 / jnp.where(stats.rest > 0, total, 1), 0)
+    return jnp.exp(others - jnp.expand_dims(base, axis)) * jnp.expand_dims(inverse, axis)
 
 
 @_shares.defjvp
