@@ -80,6 +80,37 @@ def split_sum(x: jax.Array, highest: jax.Array, axis: int) -> tuple[jax.Array, j
     return high, jnp.sum(jnp.where(highest, 0, x), axis, keepdims=True)
 
 
+def apart(x):
+    """The same numbers; XLA:GPU makes nothing in common of what is made of `x` and of them.
+
+    What two kernels or two sums share it would store, an array of logits size, rather than compute it again.
+    """
+    barrier = lax.optimization_barrier
+    return lax.platform_dependent(x, cuda=barrier, rocm=barrier, default=lambda x: x)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def sums(terms: Part, axis: int) -> Part:
+    """The sum of each term over `axis`, which keeps size 1; on accelerators all in one kernel."""
+    each = partial(_sum_each, axis=axis)
+    totals = lax.platform_dependent(*terms, cpu=each, default=partial(_sum_in_one_pass, axis=axis))
+    return tuple(jnp.expand_dims(x, axis) for x in totals)
+
+
+@sums.defjvp
+def _sums_jvp(axis, primals, tangents):
+    return sums(primals[0], axis), tuple(jnp.sum(x, axis, keepdims=True) for x in tangents[0])
+
+
+def _sum_each(*terms, axis):
+    return tuple(jnp.sum(x, axis) for x in terms)
+
+
+def _sum_in_one_pass(*terms, axis):
+    zeros = tuple(jnp.zeros((), x.dtype) for x in terms)
+    return tuple(lax.reduce(terms, zeros, lambda x, y: tuple(map(lax.add, x, y)), (axis,)))
+
+
 def all_but_own(
     x: jax.Array, highest: jax.Array, sums: tuple[jax.Array, jax.Array], alone: jax.Array
 ) -> jax.Array:

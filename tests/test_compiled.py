@@ -56,19 +56,6 @@ def target(request):
     return request.param
 
 
-@pytest.fixture
-def mended_later(request, target, dtype, result):
-    """Gradients whose shared intermediates, arrays of logits size, XLA stores: 7 to 14 passes, known.
-
-    On the H200 those of dense, smoothed and independent labels; on the v5p the first two in float32.
-    """
-    stores = target == "h200" or (
-        (target, dtype) == ("v5p", "float32") and "sigmoid" not in request.node.name
-    )
-    if result == "gradient" and stores:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=f"{target}: intermediates are stored"))
-
-
 @pytest.fixture(params=["float32", "bfloat16"])
 def dtype(request):
     return request.param
@@ -97,13 +84,11 @@ def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dty
     assert_within(found, passes)
 
 
-@pytest.mark.usefixtures("mended_later")
 @pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (3.1, 6.1), strict=True)), ids=RESULTS)
 def test_dense_labels_cost_one_pass_of_statistics_and_two_of_values(target, dtype, result, passes):
     assert_within(program(dense, ROWS, dtype, target, gradient=result == "gradient"), passes)
 
 
-@pytest.mark.usefixtures("mended_later")
 @pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (2.1, 3.1), strict=True)), ids=RESULTS)
 def test_sigmoid_is_one_kernel(target, dtype, result, passes):
     found = program(sigmoid, ROWS, dtype, target, gradient=result == "gradient")
@@ -111,11 +96,12 @@ def test_sigmoid_is_one_kernel(target, dtype, result, passes):
     assert found.kernels == 1
 
 
-@pytest.mark.usefixtures("mended_later")
 @pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (2.1, 4.1), strict=True)), ids=RESULTS)
 def test_smoothed_integer_labels_make_no_dense_ones(target, dtype, result, passes):
     found = program(smoothed, ROWS, dtype, target, gradient=result == "gradient")
-    assert_within(found, passes)
+    # XLA:GPU keeps which class is the label, a byte for each, and reads it twice.
+    mask = 1 / jnp.dtype(dtype).itemsize if (target, result) == ("h200", "gradient") else 0
+    assert_within(found, passes + 3 * mask, SMALL + mask, stored=mask > 0)
 
 
 def few_class_bounds(shape, axis, dtype, target, result):

@@ -1,6 +1,10 @@
 """The integer-label operation against the oracle: value, every gradient, Hessian, limits, statistics."""
 
+import math
+from functools import partial
+
 import cases
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +14,7 @@ import tolerances
 
 from focaljax import _statistics
 from focaljax import softmax_focal_loss_with_integer_labels as loss_of
+from focaljax._ops import indexed as operation
 
 LARGE = 100_000
 
@@ -172,8 +177,48 @@ def test_labels_of_any_integer_dtype_name_the_same_class(dtype):
     np.testing.assert_array_equal(loss_of(logits, labels.astype(dtype), ignore_index=-1), want)
 
 
-def test_more_classes_than_float32_can_count_are_told_apart():
-    classes = 2**24 + 4
-    logits = jnp.zeros((1, classes)).at[0, 2**24].set(5.0)
-    top, _, target = _statistics._rivals_two_pass(logits, jnp.array([2**24 + 1]), axis=1)
-    assert (top, target) == (5, 0)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(12, 5, 7), (1, 1, 64), (13, 3, 11)], ids=str)
+def test_blocks_of_rows_change_nothing(monkeypatch, shape, axis):
+    """On CPU the statistics are taken block by block; 13 and 11 cannot be split but into single rows."""
+    logits = jnp.sin(jnp.arange(float(math.prod(shape)))).reshape(shape)
+    labels = jnp.zeros(shape[:axis] + shape[axis + 1 :], jnp.int32)
+
+    def statistics(logits, labels):
+        return *_statistics._rivals_two_pass(logits, labels, axis=axis), *_statistics._peak_two_pass(
+            logits, axis=axis
+        )
+
+    whole = jax.jit(statistics)(logits, labels)
+    monkeypatch.setattr(_statistics, "BLOCK", 16)
+    program = jax.jit(lambda *operands: statistics(*operands)).lower(logits, labels)  # traced anew
+    assert "while" in program.as_text() or shape[axis] == logits.size
+    chex.assert_trees_all_equal(program.compile()(logits, labels), whole)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("silence", [False, True], ids=["plain", "silent rows"])
+def test_the_gradient_without_masks_is_the_one_with(axis, silence):
+    """XLA:CPU writes the target afterwards, over whatever an overflow has left there."""
+    shape = (4, 5, 6)
+    logits = 100 * jnp.sin(jnp.arange(120.0)).reshape(shape)
+    rows = shape[:axis] + shape[axis + 1 :]
+    labels = jnp.arange(math.prod(rows)).reshape(rows) % shape[axis]
+    silent = jnp.zeros(rows, bool).at[1, 2].set(silence)
+    logits = jnp.where(jnp.expand_dims(silent, axis), jnp.nan, logits)
+    stats = _statistics.rivals(jnp.where(jnp.isnan(logits), 0, logits), labels, axis)
+    slope = jnp.where(silent, 0, -jnp.cos(jnp.arange(math.prod(rows)).reshape(rows)))
+    operands = (logits, labels, silent, slope, stats)
+    forms = [
+        jax.jit(partial(form, axis=axis))(*operands)
+        for form in (operation._spread_by_scatter, operation._spread_by_mask)
+    ]
+    chex.assert_tree_all_finite(forms)
+    chex.assert_trees_all_equal(*forms)
+
+
+def test_a_batch_of_gradients_asks_once_whether_a_row_is_silent():
+    """A condition per example would compute both of its branches, on arrays of the size of the logits."""
+    gradient = jax.vmap(jax.grad(lambda logits, label: loss_of(logits, label)))
+    program = jax.jit(gradient).lower(jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32)).compile().as_text()
+    assert " conditional(" in program

@@ -32,16 +32,27 @@ def dense(logits: jax.Array, weights: jax.Array, gamma: jax.Array, axis: int) ->
 def _fwd(logits, weights, gamma, axis):
     z = logits.astype(gamma.dtype)
     peak = _statistics.peak(z, axis)
-    odds = _odds(z, peak, axis)
-    loss = jnp.sum(_modulation.scaled(weights, _modulation.focal(odds, gamma)), axis)
-    pulls = _modulation.scaled(weights, _modulation.pull(odds, gamma))
-    sums = _statistics.split_sum(pulls, z == peak.top, axis)
-    return loss, (logits, weights, gamma, peak, sums)
+    same = _statistics.apart(peak)
+    again = _statistics.apart(same)
+
+    def pulls(peak):
+        return _modulation.scaled(weights, _modulation.pull(_odds(z, peak, axis), gamma))
+
+    loss, *sums = _statistics.sums(
+        (
+            _modulation.scaled(weights, _modulation.focal(_odds(z, peak, axis), gamma)),
+            jnp.where(z == same.top, pulls(same), 0),
+            jnp.where(z == again.top, 0, pulls(again)),
+        ),
+        axis,
+    )
+    return jnp.squeeze(loss, axis), (logits, weights, gamma, peak, tuple(sums))
 
 
 @partial(jax.jit, static_argnums=0, inline=True)  # eager gradients run one program too
 def _bwd(axis, residuals, ct):
     logits, weights, gamma, peak, sums = residuals
+    peak, sums = _statistics.apart((peak, sums))
     ct = jnp.expand_dims(ct, axis)
     silent = jnp.isnan(peak.excess) & ((ct == 0) | ((sums[0] == 0) & (sums[1] == 0)))
     z = jnp.where(silent, 0, logits.astype(gamma.dtype))

@@ -35,6 +35,7 @@ def _fwd(logits, labels, alpha, gamma, axis):
 @partial(jax.jit, static_argnums=0, inline=True)  # eager gradients run one program too
 def _bwd(axis, residuals, ct):
     logits, labels, alpha, gamma, stats = residuals
+    labels = _statistics.apart(labels)
     odds = _odds(stats)
     focal = _modulation.focal(odds, gamma)
     slope = -_modulation.scaled(alpha * ct, odds.q * _modulation.pull(odds, gamma))

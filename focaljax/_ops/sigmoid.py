@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _modulation
+from focaljax import _modulation, _statistics
 
 
 class Answer(NamedTuple):
@@ -50,6 +50,7 @@ def _fwd(logits, labels, weights, gamma):
 @partial(jax.jit, inline=True)  # eager gradients run one program too
 def _bwd(residuals, ct):
     logits, labels, weights, gamma = residuals
+    logits = _statistics.apart(logits)
     z = logits.astype(gamma.dtype)
     answer = _answer(z, labels)
     modulation = _modulation.power(answer.m, answer.log_m, gamma)
