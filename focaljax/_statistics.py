@@ -81,12 +81,12 @@ def split_sum(x: jax.Array, highest: jax.Array, axis: int) -> tuple[jax.Array, j
 
 
 def apart(x):
-    """The same numbers; XLA:GPU makes nothing in common of what is made of `x` and of them.
+    """The same numbers; nothing is made in common of what is made of `x` and of them.
 
-    What two kernels or two sums share it would store, an array of logits size, rather than compute it again.
+    What two kernels share XLA stores, an array of logits size, on CPU and GPU also where computing it again
+    costs less. TPUs decide better.
     """
-    barrier = lax.optimization_barrier
-    return lax.platform_dependent(x, cuda=barrier, rocm=barrier, default=lambda x: x)
+    return lax.platform_dependent(x, tpu=lambda x: x, default=lax.optimization_barrier)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
