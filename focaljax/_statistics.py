@@ -169,9 +169,10 @@ def _rivals_two_pass(logits, labels, *, axis):
 
 
 def _in_blocks(reduce, axis, logits, *rows):
-    """``reduce(logits, *rows)`` over some rows at a time: XLA:CPU stores what is summed, and a block fits its cache.
+    """``reduce(logits, *rows)`` over some rows at a time.
 
-    A block takes every n-th row, so where the rows are sharded every device has its part of every block.
+    XLA:CPU stores what it masks before it sums it; that of a block stays in the cache. A block takes every n-th
+    row, so where the rows are sharded every device has its part of every block.
     """
     free = [i for i, name in enumerate(jax.typeof(logits).sharding.spec) if i != axis and name is None]
     split = max(free, key=lambda i: logits.shape[i], default=axis)
