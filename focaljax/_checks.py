@@ -14,6 +14,8 @@ import numpy as np
 from jax import core
 from jax.typing import ArrayLike
 
+from focaljax import _mesh
+
 REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
 
 
@@ -80,7 +82,14 @@ def dense_labels(
 
 
 def integer_labels(
-    name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, ignored: int | None, dense: str
+    name: str,
+    x: ArrayLike,
+    like: jax.Array,
+    like_name: str,
+    axis: int,
+    ignored: int | None,
+    dense: str,
+    classes: int,
 ) -> jax.Array:
     """One class index per row of `like`, of at least 32 bits; `dense` is the function for one-hot labels."""
     values = known(x) if not isinstance(x, jax.Array) else None
@@ -96,19 +105,20 @@ def integer_labels(
             f"got {x.shape}.{hint}"
         )
     if values is not None and values.size:
-        wrong = values[(values < 0) | (values >= like.shape[axis])]
+        wrong = values[(values < 0) | (values >= classes)]
         wrong = wrong[wrong != ignored] if ignored is not None else wrong
         if wrong.size:
-            raise ValueError(f"`{name}` must be in [0, {like.shape[axis]}), got {wrong.flat[0]}.")
+            raise ValueError(f"`{name}` must be in [0, {classes}), got {wrong.flat[0]}.")
     return x if x.dtype.itemsize >= 4 else x.astype(jnp.int32)
 
 
 def option(
-    name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, dtype: jnp.dtype
+    name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, dtype: jnp.dtype, classes: int
 ) -> jax.Array:
     """A real option in `dtype`, with the rank of `like` and its class axis at `axis`.
 
-    It broadcasts against `like` with the class axis moved last: a scalar, `[C]`, or `[..., 1]`.
+    It broadcasts against `like` with the class axis moved last: a scalar, `[C]`, or `[..., 1]`. Where `like`
+    holds a shard of all `classes`, an option may have an entry for each of either.
     """
     if isinstance(x, list | tuple):
         x = np.asarray(x)
@@ -116,15 +126,35 @@ def option(
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"`{name}` must be a real number or an array of them, got {x.dtype}.")
     last = like.shape[:axis] + like.shape[axis + 1 :] + like.shape[axis : axis + 1]
-    if x.ndim and last and x.shape[-1] not in (1, last[-1]):
-        raise ValueError(f"`{name}` must have one entry per class, {last[-1]}, or 1; got shape {x.shape}.")
-    if x.ndim > len(last) or any(n not in (1, m) for n, m in zip(x.shape[::-1], last[::-1], strict=False)):
+    if x.ndim and last and x.shape[-1] not in (1, last[-1], classes):
+        shard = f" ({last[-1]} of a shard)" if last[-1] != classes else ""
+        raise ValueError(
+            f"`{name}` must have one entry per class, {classes}{shard}, or 1; got shape {x.shape}."
+        )
+    if x.ndim > len(last) or any(
+        n not in (1, m) for n, m in zip(x.shape[-2::-1], last[-2::-1], strict=False)
+    ):
         raise ValueError(
             f"`{name}` must be a scalar, [classes], or broadcast against `{like_name}` with the class axis "
             f"last, {last}; got shape {x.shape}."
         )
     x = x.astype(dtype).reshape((1,) * (len(last) - x.ndim) + x.shape)
     return jnp.moveaxis(x, -1, axis) if last else x
+
+
+def mesh_axis(x: _mesh.AxisName | None, like: jax.Array, like_name: str) -> _mesh.AxisName | None:
+    """None, or the mesh axes that shard the classes of `like`, known to do so."""
+    if x is None:
+        return None
+    names = x if isinstance(x, tuple) else (x,)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`axis_name` must be the name of a mesh axis or a tuple of names, got {x!r}.")
+    if not _mesh.varies(like, x):
+        raise ValueError(
+            f"`axis_name` must name mesh axes that shard `{like_name}`, inside `jax.shard_map` with "
+            f"check_vma=True; got {x!r} where `{like_name}` is {jax.typeof(like)}."
+        )
+    return x
 
 
 def not_negative(name: str, x: ArrayLike) -> None:

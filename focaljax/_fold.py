@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.typing import ArrayLike
 
-from focaljax import _checks, _statistics
+from focaljax import _checks, _mesh, _statistics
 from focaljax._ops.dense import dense
 from focaljax._ops.indexed import indexed
 
@@ -39,14 +39,16 @@ def soft_labels(
     label_smoothing: ArrayLike,
     axis: int,
     where: ArrayLike | None = None,
+    axis_name: _mesh.AxisName | None = None,
     op: Callable = dense,
 ) -> jax.Array:
     """One loss per row from one label per class."""
     logits, axis = _checks.logits(words.logits, logits, axis)
+    name = _checks.mesh_axis(axis_name, logits, words.logits)
     labels = _checks.dense_labels(words.labels, labels, logits, words.logits, axis, words.indexed)
     where = None if where is None else _checks.mask("where", where, logits, words.logits)
-    options = _options(logits, words, gamma, alpha, label_smoothing, axis)
-    return _soft(logits, labels, *options, where, axis=axis, op=op)
+    options = _options(logits, words, gamma, alpha, label_smoothing, axis, name)
+    return _soft(logits, labels, *options, where, axis=axis, name=name, op=op)
 
 
 def class_indices(
@@ -60,15 +62,20 @@ def class_indices(
     axis: int,
     where: ArrayLike | None = None,
     ignore_index: int | None,
+    axis_name: _mesh.AxisName | None = None,
     op: Callable = indexed,
 ) -> jax.Array:
     """One loss per row from one class index per row."""
     ignored = _checks.index("ignore_index" if op is indexed else "ignore_class", ignore_index)
     logits, axis = _checks.logits(words.logits, logits, axis)
-    labels = _checks.integer_labels(words.labels, labels, logits, words.logits, axis, ignored, words.dense)
+    name = _checks.mesh_axis(axis_name, logits, words.logits)
+    classes = logits.shape[axis] * _mesh.shards(name)
+    labels = _checks.integer_labels(
+        words.labels, labels, logits, words.logits, axis, ignored, words.dense, classes
+    )
     where = None if where is None else _checks.mask("where", where, logits, words.logits)
-    options = _options(logits, words, gamma, alpha, label_smoothing, axis)
-    return _index(logits, labels, *options, where, axis=axis, ignored=ignored, op=op)
+    options = _options(logits, words, gamma, alpha, label_smoothing, axis, name)
+    return _index(logits, labels, *options, where, axis=axis, name=name, ignored=ignored, op=op)
 
 
 def independent_labels(
@@ -93,55 +100,63 @@ def independent_labels(
     return _independent(logits, labels, *options, op=op)
 
 
-def _options(logits, words, gamma, alpha, label_smoothing, axis):
+def _options(logits, words, gamma, alpha, label_smoothing, axis, name=None):
     """(gamma, alpha or None, label_smoothing or None) in the dtype of the arithmetic."""
     dtype = logits.dtype if logits.dtype.itemsize >= 4 else jnp.float32
-    exponent = _checks.option("gamma", gamma, logits, words.logits, axis, dtype)
+    classes = logits.shape[axis] * _mesh.shards(name) if logits.ndim else 1
+    exponent = _checks.option("gamma", gamma, logits, words.logits, axis, dtype, classes)
     _checks.not_negative("gamma", gamma)
     if alpha is not None:
-        alpha = _checks.option("alpha", alpha, logits, words.logits, axis, dtype)
+        alpha = _checks.option("alpha", alpha, logits, words.logits, axis, dtype, classes)
     _checks.scalar_in_unit_interval("label_smoothing", label_smoothing)
     value = _checks.known(label_smoothing)
     smoothing = None if value is not None and value == 0 else jnp.asarray(label_smoothing).astype(dtype)
     return exponent, alpha, smoothing
 
 
-@partial(jax.jit, static_argnames=("axis", "op"), inline=True)
-def _soft(logits, labels, gamma, alpha, smoothing, where, *, axis, op):
+@partial(jax.jit, static_argnames=("axis", "name", "op"), inline=True)
+def _soft(logits, labels, gamma, alpha, smoothing, where, *, axis, name, op):
     zeros = _zeros(logits, gamma.dtype)
     labels = labels.astype(gamma.dtype) + zeros
+    gamma, alpha = (_of_shard(x, logits, axis, name) for x in (gamma, alpha))
     if where is not None:
         labels = jnp.where(where, labels, 0)
-    weights = _smoothed(labels, smoothing, where, axis) * (1 if alpha is None else alpha)
+    weights = _smoothed(labels, smoothing, where, axis, name) * (1 if alpha is None else alpha)
     if where is not None:
         logits, weights = jnp.where(where, logits, -jnp.inf), jnp.where(where, weights, 0)
-    return op(logits, weights, gamma + _like(zeros, gamma, axis), axis)
+    return op(logits, weights, gamma + _like(zeros, gamma, axis), axis, **_over(name))
 
 
-@partial(jax.jit, static_argnames=("axis", "ignored", "op"), inline=True)
-def _index(logits, labels, gamma, alpha, smoothing, where, *, axis, ignored, op):
+@partial(jax.jit, static_argnames=("axis", "name", "ignored", "op"), inline=True)
+def _index(logits, labels, gamma, alpha, smoothing, where, *, axis, name, ignored, op):
     zeros = _zeros(logits, gamma.dtype)
-    rows = jnp.sum(zeros, axis) + _zeros(labels, gamma.dtype)
+    mine = _mesh.local(labels, logits.shape[axis], name)
+    rows = _mesh.total(jnp.sum(zeros, axis), name) + _zeros(labels, gamma.dtype)
     if smoothing is None:
-        weights = rows + (1 if alpha is None else _of_class(alpha, labels, logits.shape, axis))
-        gamma = rows + _of_class(gamma, labels, logits.shape, axis)
+        of_label = partial(_of_class, labels=labels, mine=mine, shape=logits.shape, axis=axis, name=name)
+        weights = rows + (1 if alpha is None else of_label(alpha))
+        gamma = rows + of_label(gamma)
         row = jnp.asarray
     else:
-        own = _statistics.is_class(labels, logits.shape, axis).astype(gamma.dtype)
-        weights = _smoothed(own + zeros, smoothing, where, axis) * (1 if alpha is None else alpha)
+        gamma, alpha = (_of_shard(x, logits, axis, name) for x in (gamma, alpha))
+        own = _statistics.is_class(mine, logits.shape, axis).astype(gamma.dtype)
+        weights = _smoothed(own + zeros, smoothing, where, axis, name) * (1 if alpha is None else alpha)
         gamma = gamma + _like(zeros, gamma, axis)
         row = partial(jnp.expand_dims, axis=axis)
 
-    weights = jnp.where(row((labels >= 0) & (labels < logits.shape[axis])), weights, jnp.nan)
+    known = (labels >= 0) & (labels < logits.shape[axis] * _mesh.shards(name))
+    weights = jnp.where(row(known), weights, jnp.nan)
     if where is not None:
         logits = jnp.where(where, logits, -jnp.inf)
         where = jnp.broadcast_to(where, logits.shape)
-        weights = jnp.where(jnp.any(where, axis) if smoothing is None else where, weights, 0)
+        if smoothing is None:
+            where = _mesh.highest(jnp.any(where, axis).astype(jnp.int32), name) > 0
+        weights = jnp.where(where, weights, 0)
     if ignored is not None and jnp.iinfo(labels.dtype).min <= ignored <= jnp.iinfo(labels.dtype).max:
         weights = jnp.where(row(labels == ignored), 0, weights)
     if smoothing is None:
-        return op(logits, labels, weights, gamma, axis)
-    return dense(logits, weights, gamma, axis)
+        return op(logits, labels, weights, gamma, axis, **_over(name))
+    return dense(logits, weights, gamma, axis, **_over(name))
 
 
 @partial(jax.jit, static_argnames=("op",), inline=True)
@@ -154,26 +169,40 @@ def _independent(logits, labels, gamma, alpha, smoothing, *, op):
     return op(logits, labels, weights, gamma + zeros)
 
 
-def _smoothed(labels, smoothing, where, axis):
+def _smoothed(labels, smoothing, where, axis, name):
     """``y * (1 - s) + s / K`` with K the number of classes that take part."""
     if smoothing is None:
         return labels
-    classes = labels.shape[axis]
+    classes = labels.shape[axis] * _mesh.shards(name)
     if where is not None:
-        classes = jnp.sum(jnp.broadcast_to(where, labels.shape).astype(labels.dtype), axis, keepdims=True)
-        classes = jnp.maximum(classes, 1)
+        kept = jnp.broadcast_to(where, labels.shape).astype(labels.dtype)
+        classes = jnp.maximum(_statistics.row_sum(kept, axis, name), 1)
     return labels * (1 - smoothing) + smoothing / classes
 
 
-def _of_class(option, labels, shape, axis):
+def _of_class(option, *, labels, mine, shape, axis, name):
     """The entry of an option that belongs to the label of each row."""
-    classes = shape[axis]
-    if option.shape[axis] == 1:
+    classes = shape[axis] * _mesh.shards(name)
+    of_shards = name is not None and _mesh.varies(option, name)  # also where a shard is a single class
+    if option.shape[axis] == 1 and not of_shards:
         return jnp.squeeze(option, axis)
     explicit = AxisType.Explicit in jax.typeof(labels).sharding.mesh.axis_types  # a gather raises there
-    if option.size == classes and not explicit:  # a gather of [rows] from [C], nothing of logits size
+    if option.size == option.shape[axis] == classes and not (
+        explicit or of_shards
+    ):  # of [rows] from [C]: nothing large
         return jnp.reshape(option, (classes,))[jnp.clip(labels, 0, classes - 1)]
-    return jnp.sum(jnp.where(_statistics.is_class(labels, shape, axis), option, 0), axis)
+    own = _statistics.is_class(mine, shape, axis)
+    option = _mesh.part(option, axis, shape[axis], name)
+    return jnp.squeeze(_statistics.row_sum(jnp.where(own, option, 0), axis, name), axis)
+
+
+def _of_shard(option, logits, axis, name):
+    return option if option is None or name is None else _mesh.part(option, axis, logits.shape[axis], name)
+
+
+def _over(name):
+    """The last argument of an operation; one on probabilities has none."""
+    return {} if name is None else {"name": name}
 
 
 def _zeros(x, dtype):

@@ -4,6 +4,9 @@ For a row z the statistics are ``top = max z`` and ``excess = sum exp(z - top) -
 the maximum itself. Two partial rows merge (:func:`merge`), so the same five lines serve a reduction
 inside a device, over chunks of a vocabulary and over a mesh axis.
 
+Where a mesh axis shards the classes, `name`, each device has the statistics of its own and they are merged
+over the mesh (:mod:`focaljax._mesh`).
+
 Accelerators reduce all statistics in ONE read of the logits. XLA:CPU runs reductions of several operands
 scalar, so plain ones take their place there; `lax.platform_dependent` chooses when the program is
 lowered.
@@ -16,6 +19,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from focaljax import _mesh
 
 Part = tuple[jax.Array, ...]
 
@@ -74,10 +79,16 @@ def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:
     return jnp.exp(gap) * (1 + err)
 
 
-def split_sum(x: jax.Array, highest: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+def split_sum(
+    x: jax.Array, highest: jax.Array, axis: int, name: _mesh.AxisName | None
+) -> tuple[jax.Array, jax.Array]:
     """The sums of x over the highest entries of each row and over the lower ones."""
-    high = jnp.sum(jnp.where(highest, x, 0), axis, keepdims=True)
-    return high, jnp.sum(jnp.where(highest, 0, x), axis, keepdims=True)
+    return tuple(row_sum(jnp.where(side, x, 0), axis, name) for side in (highest, ~highest))
+
+
+def row_sum(x: jax.Array, axis: int, name: _mesh.AxisName | None) -> jax.Array:
+    """The sum over all classes, of all devices; `axis` keeps size 1."""
+    return _mesh.total(jnp.sum(x, axis, keepdims=True), name)
 
 
 def apart(x):
@@ -89,17 +100,17 @@ def apart(x):
     return lax.platform_dependent(x, tpu=lambda x: x, default=lax.optimization_barrier)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def sums(terms: Part, axis: int) -> Part:
-    """The sum of each term over `axis`, which keeps size 1; on accelerators all in one kernel."""
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def sums(terms: Part, axis: int, name: _mesh.AxisName | None) -> Part:
+    """The `row_sum` of each term; on accelerators all in one kernel."""
     each = partial(_sum_each, axis=axis)
     totals = lax.platform_dependent(*terms, cpu=each, default=partial(_sum_in_one_pass, axis=axis))
-    return tuple(jnp.expand_dims(x, axis) for x in totals)
+    return tuple(jnp.expand_dims(_mesh.total(x, name), axis) for x in totals)
 
 
 @sums.defjvp
-def _sums_jvp(axis, primals, tangents):
-    return sums(primals[0], axis), tuple(jnp.sum(x, axis, keepdims=True) for x in tangents[0])
+def _sums_jvp(axis, name, primals, tangents):
+    return sums(primals[0], axis, name), tuple(row_sum(x, axis, name) for x in tangents[0])
 
 
 def _sum_each(*terms, axis):
@@ -124,30 +135,39 @@ def all_but_own(
     return jnp.where(highest, low + jnp.where(alone, 0, high - x), low + high - x)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def rivals(logits: jax.Array, labels: jax.Array, axis: int) -> Rivals:
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def rivals(logits: jax.Array, labels: jax.Array, axis: int, name: _mesh.AxisName | None) -> Rivals:
     """Statistics of the labelled class against the others, in the dtype of `logits`.
 
     Differentiation treats `top` as a constant: ``d rest = sum exp(z - top) dz``. Nothing else in the
     package depends on `top` but through ``top + log(rest)``, so every derivative comes out whole.
     """
+    classes = logits.shape[axis]
     top, rest, target = lax.platform_dependent(
-        logits, labels, cpu=partial(_rivals_two_pass, axis=axis), default=partial(_rivals_one_pass, axis=axis)
+        logits,
+        _mesh.local(labels, classes, name),
+        cpu=partial(_rivals_two_pass, axis=axis),
+        default=partial(_rivals_one_pass, axis=axis),
     )
-    known = (labels >= 0) & (labels < logits.shape[axis])
+    if name is not None:
+        own, top = top, _mesh.highest(top, name)
+        fall = jnp.where(own == top, 1, jnp.exp(own - top))  # also when both are -inf
+        rest, target = (_mesh.total(x, name) for x in (rest * fall, target))
+    known = (labels >= 0) & (labels < classes * _mesh.shards(name))
     defined = jnp.maximum(top, target) < jnp.inf  # softmax of an infinite logit is not
     return Rivals(top, jnp.where(defined, rest, jnp.nan), jnp.where(known, target, jnp.nan))
 
 
 @rivals.defjvp
-def _rivals_jvp(axis, primals, tangents):
+def _rivals_jvp(axis, name, primals, tangents):
     logits, labels = primals
     slope = tangents[0]
-    stats = rivals(logits, labels, axis)
-    own = is_class(labels, logits.shape, axis)
+    stats = rivals(logits, labels, axis, name)
+    own = is_class(_mesh.local(labels, logits.shape[axis], name), logits.shape, axis)
     others = jnp.where(own, -jnp.inf, logits)
-    rise = jnp.sum(shifted_exp(others, jnp.expand_dims(stats.top, axis)) * slope, axis)
-    return stats, Rivals(jnp.zeros_like(stats.top), rise, jnp.sum(jnp.where(own, slope, 0), axis))
+    rise = shifted_exp(others, jnp.expand_dims(stats.top, axis)) * slope
+    rise, own_slope = (jnp.squeeze(row_sum(x, axis, name), axis) for x in (rise, jnp.where(own, slope, 0)))
+    return stats, Rivals(jnp.zeros_like(stats.top), rise, own_slope)
 
 
 def _rivals_one_pass(logits, labels, *, axis):
@@ -171,8 +191,8 @@ def _rivals_two_pass(logits, labels, *, axis):
 def _in_blocks(reduce, axis, logits, *rows):
     """``reduce(logits, *rows)`` over some rows at a time.
 
-    XLA:CPU stores what it masks before it sums it; that of a block stays in the cache. A block takes every n-th
-    row, so where the rows are sharded every device has its part of every block.
+    XLA:CPU stores what it masks before it sums it; of a block that stays in the cache. A block takes every
+    n-th row, so where the rows are sharded every device has its part of every block.
     """
     free = [i for i, name in enumerate(jax.typeof(logits).sharding.spec) if i != axis and name is None]
     split = max(free, key=lambda i: logits.shape[i], default=axis)
@@ -198,20 +218,24 @@ def _folded(x, dim, count):
 
 
 def _at(labels, logits, axis):
-    """The logit of each label; anything where the label is no class."""
+    """The logit of each label; 0 where the label is no class."""
     if jax.typeof(logits).sharding.spec[axis] is not None:  # a gather would have to collect the classes
         return jnp.sum(jnp.where(is_class(labels, logits.shape, axis), logits, 0), axis)
     found = jnp.take_along_axis(logits, jnp.expand_dims(labels, axis), axis, mode="clip")
-    return jnp.squeeze(found, axis)
+    return jnp.where((labels >= 0) & (labels < logits.shape[axis]), jnp.squeeze(found, axis), 0)
 
 
-def peak(logits: jax.Array, axis: int) -> Peak:
+def peak(logits: jax.Array, axis: int, name: _mesh.AxisName | None) -> Peak:
     """The maximum of each row and the excess beside it, with `axis` of size 1; constants to derivatives."""
     top, excess = lax.platform_dependent(
         lax.stop_gradient(logits),
         cpu=partial(_peak_two_pass, axis=axis),
         default=partial(_peak_one_pass, axis=axis),
     )
+    if name is not None:
+        own, top = top, _mesh.highest(top, name)
+        beside = jnp.where(own == top, 1, shifted_exp(own, top)) * (1 + excess)
+        excess = _mesh.total(jnp.where(_mesh.first(own == top, name), excess, beside), name)
     defined = jnp.isfinite(top)  # neither all -inf, nor a +inf or NaN
     return Peak(jnp.expand_dims(top, axis), jnp.expand_dims(jnp.where(defined, excess, jnp.nan), axis))
 

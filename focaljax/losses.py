@@ -35,6 +35,7 @@ def softmax_focal_loss(
     label_smoothing: ArrayLike = 0.0,
     axis: int = -1,
     where: ArrayLike | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     r"""Focal loss of one-hot or soft labels under a softmax.
 
@@ -52,13 +53,17 @@ def softmax_focal_loss(
       axis: The class axis.
       where: Boolean, broadcasts to the shape of `logits`. A class that is False takes no part, as if it
         did not exist; a label on it is left out. A row without a class has the loss 0.
+      axis_name: Inside `jax.shard_map` the mesh axis, or a tuple of them, that shards the classes:
+        `logits`, `labels` and `where` are those of this device's shard; `alpha` and `gamma` per class may be
+        of all classes or of the shard. The losses are the same on all its devices.
 
     Returns:
       The losses, of the shape of `logits` without `axis`, in at least float32.
 
     Raises:
       TypeError: An argument has the wrong dtype, for example integer logits.
-      ValueError: A shape, the axis or a known value is out of range.
+      ValueError: A shape, the axis or a known value is out of range, or `axis_name` does not shard the
+        logits.
 
     Example:
       >>> import jax.numpy as jnp
@@ -80,6 +85,7 @@ def softmax_focal_loss(
         label_smoothing=label_smoothing,
         axis=axis,
         where=where,
+        axis_name=axis_name,
     )
 
 
@@ -93,6 +99,7 @@ def softmax_focal_loss_with_integer_labels(
     axis: int = -1,
     where: ArrayLike | None = None,
     ignore_index: int | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     r"""Focal loss of class indices under a softmax.
 
@@ -113,13 +120,18 @@ def softmax_focal_loss_with_integer_labels(
       where: Boolean, broadcasts to the shape of `logits`. A class that is False takes no part, as if it
         did not exist. A row without a class has the loss 0.
       ignore_index: A label whose examples have the loss 0 and no gradient; it may lie outside [0, C).
+      axis_name: Inside `jax.shard_map` the mesh axis, or a tuple of them, that shards the classes:
+        `logits` and `where` are those of this device's shard, `labels` count from the first class of all;
+        `alpha` and `gamma` per class may be of all classes or of the shard. The losses are the same on all
+        its devices.
 
     Returns:
       The losses, of the shape of `labels`, in at least float32.
 
     Raises:
       TypeError: An argument has the wrong dtype, for example floating labels.
-      ValueError: A shape, the axis or a known value is out of range.
+      ValueError: A shape, the axis or a known value is out of range, or `axis_name` does not shard the
+        logits.
 
     Example:
       >>> import jax.numpy as jnp
@@ -142,6 +154,7 @@ def softmax_focal_loss_with_integer_labels(
         axis=axis,
         where=where,
         ignore_index=ignore_index,
+        axis_name=axis_name,
     )
 
 

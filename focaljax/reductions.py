@@ -23,12 +23,10 @@ What holds for the whole file:
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
-from focaljax import _checks
-
-AxisName = str | tuple[str, ...]
+from focaljax import _checks, _mesh
+from focaljax._mesh import AxisName
 
 
 def reduce_loss(
@@ -82,16 +80,16 @@ def reduce_loss(
             raise ValueError(f"`axis_name` must be None without a reduction, got {axis_name!r}.")
         return weighted
 
-    total = _over(jnp.sum(weighted), axis_name)
+    total = _mesh.total(jnp.sum(weighted), axis_name)
     if reduction == "sum":
         return total
     if reduction == "mean_with_sample_weight":
-        return _ratio(total, _over(jnp.sum(weights), axis_name))
+        return _ratio(total, _mesh.total(jnp.sum(weights), axis_name))
     if where is None:
-        count = weighted.size * (1 if axis_name is None else lax.axis_size(axis_name))
+        count = weighted.size * _mesh.shards(axis_name)
         return _ratio(total, jnp.asarray(count, total.dtype))
     counted = jnp.broadcast_to(_checks.mask("where", where, weighted, "losses"), weighted.shape)
-    return _ratio(total, _over(jnp.sum(counted, dtype=total.dtype), axis_name))
+    return _ratio(total, _mesh.total(jnp.sum(counted, dtype=total.dtype), axis_name))
 
 
 def weigh(
@@ -173,10 +171,6 @@ def _sample_weight(x: ArrayLike, losses: jax.Array) -> jax.Array:
             f"or that shape without its last axis; got shape {x.shape}."
         )
     return jnp.broadcast_to(x.astype(losses.dtype).reshape(shape), losses.shape)
-
-
-def _over(x: jax.Array, axis_name: AxisName | None) -> jax.Array:
-    return x if axis_name is None else lax.psum(x, axis_name)
 
 
 def _ratio(total: jax.Array, count: jax.Array) -> jax.Array:

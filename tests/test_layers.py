@@ -12,10 +12,11 @@ PACKAGE = ROOT / "focaljax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 DOOR = "focaljax"  # __init__.py: re-exports and nothing else; only the top floor comes in through it
 FLOORS = {
+    "_mesh": 0,
     "_modulation": 0,
-    "_checks": 0,
+    "_checks": 1,
     "_statistics": 1,
-    "reductions": 1,
+    "reductions": 2,
     "_ops": 2,
     "_fold": 3,
     "losses": 4,

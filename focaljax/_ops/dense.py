@@ -16,41 +16,44 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _modulation, _statistics
+from focaljax import _mesh, _modulation, _statistics
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def dense(logits: jax.Array, weights: jax.Array, gamma: jax.Array, axis: int) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def dense(
+    logits: jax.Array, weights: jax.Array, gamma: jax.Array, axis: int, name: _mesh.AxisName | None = None
+) -> jax.Array:
     """One loss per row; `weights` has the shape of `logits`, `gamma` may have size 1 along `axis`.
 
     A class of weight 0 adds nothing, even at a logit of -inf; a row of such classes, or one whose
-    cotangent is 0, is silent whatever its logits hold.
+    cotangent is 0, is silent whatever its logits hold. `name` is the mesh axis that shards the classes.
     """
-    return _fwd(logits, weights, gamma, axis)[0]
+    return _fwd(logits, weights, gamma, axis, name)[0]
 
 
-def _fwd(logits, weights, gamma, axis):
+def _fwd(logits, weights, gamma, axis, name):
     z = logits.astype(gamma.dtype)
-    peak = _statistics.peak(z, axis)
+    peak = _statistics.peak(z, axis, name)
     same = _statistics.apart(peak)
     again = _statistics.apart(same)
 
     def pulls(peak):
-        return _modulation.scaled(weights, _modulation.pull(_odds(z, peak, axis), gamma))
+        return _modulation.scaled(weights, _modulation.pull(_odds(z, peak, axis, name), gamma))
 
     loss, *sums = _statistics.sums(
         (
-            _modulation.scaled(weights, _modulation.focal(_odds(z, peak, axis), gamma)),
+            _modulation.scaled(weights, _modulation.focal(_odds(z, peak, axis, name), gamma)),
             jnp.where(z == same.top, pulls(same), 0),
             jnp.where(z == again.top, 0, pulls(again)),
         ),
         axis,
+        name,
     )
     return jnp.squeeze(loss, axis), (logits, weights, gamma, peak, tuple(sums))
 
 
-@partial(jax.jit, static_argnums=0, inline=True)  # eager gradients run one program too
-def _bwd(axis, residuals, ct):
+@partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
+def _bwd(axis, name, residuals, ct):
     logits, weights, gamma, peak, sums = residuals
     peak, sums = _statistics.apart((peak, sums))
     ct = jnp.expand_dims(ct, axis)
@@ -58,7 +61,7 @@ def _bwd(axis, residuals, ct):
     z = jnp.where(silent, 0, logits.astype(gamma.dtype))
     peak = jax.tree.map(lambda x: jnp.where(silent, 0, x), peak)
 
-    odds = _odds(z, peak, axis)
+    odds = _odds(z, peak, axis, name)
     focal = _modulation.focal(odds, gamma)
     pulls = _modulation.scaled(weights, _modulation.pull(odds, gamma))
     others = _statistics.all_but_own(pulls, z == peak.top, sums, peak.excess < 1)
@@ -71,9 +74,9 @@ def _bwd(axis, residuals, ct):
     return d_logits, d_weights, d_gamma
 
 
-def _odds(z, peak, axis):
+def _odds(z, peak, axis, name):
     """The odds of every class against all the others."""
-    return _modulation.along(_log_odds(z, peak, axis), lax.stop_gradient(_numbers(z, peak)))
+    return _modulation.along(_log_odds(z, peak, axis, name), lax.stop_gradient(_numbers(z, peak)))
 
 
 def _numbers(z, peak):
@@ -89,25 +92,25 @@ def _numbers(z, peak):
     return _modulation.complete(p, q, gap + (err + log_top), log_q)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _log_odds(z, peak, axis):
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _log_odds(z, peak, axis, name):
     """A carrier of the derivative ``du_k = dz_k - sum_{j != k} p_j / q_k dz_j``; its value is not used."""
-    del peak, axis
+    del peak, axis, name
     return z
 
 
 @_log_odds.defjvp
-def _log_odds_jvp(axis, primals, tangents):
+def _log_odds_jvp(axis, name, primals, tangents):
     z, peak = primals
     dz = tangents[0]
-    odds = _odds(z, peak, axis)
+    odds = _odds(z, peak, axis, name)
     rise, highest = odds.p * dz, z == peak.top
-    sums = _statistics.split_sum(rise, highest, axis)
+    sums = _statistics.split_sum(rise, highest, axis, name)
     others = _statistics.all_but_own(rise, highest, sums, peak.excess < 1)
     # 1 / q by its logarithm, whose derivative is bounded; q -> 0: there are no others.
     inverse = _modulation.power(jnp.where(odds.q > 0, odds.q, 1), odds.log_q, -jnp.ones_like(z))
     share = others * jnp.where(odds.q > 0, inverse, 0)
-    return _log_odds(z, peak, axis), dz - share
+    return _log_odds(z, peak, axis, name), dz - share
 
 
 dense.defvjp(_fwd, _bwd)

@@ -14,26 +14,34 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _modulation, _statistics
+from focaljax import _mesh, _modulation, _statistics
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def indexed(logits: jax.Array, labels: jax.Array, alpha: jax.Array, gamma: jax.Array, axis: int) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def indexed(
+    logits: jax.Array,
+    labels: jax.Array,
+    alpha: jax.Array,
+    gamma: jax.Array,
+    axis: int,
+    name: _mesh.AxisName | None = None,
+) -> jax.Array:
     """One loss per row; `labels`, `alpha` and `gamma` have the shape of `logits` without `axis`.
 
-    A row whose `alpha` or whose cotangent is 0 is silent, whatever its logits hold.
+    A row whose `alpha` or whose cotangent is 0 is silent, whatever its logits hold. `name` is the mesh axis
+    that shards the classes; the labels count from the first of all.
     """
-    return _fwd(logits, labels, alpha, gamma, axis)[0]
+    return _fwd(logits, labels, alpha, gamma, axis, name)[0]
 
 
-def _fwd(logits, labels, alpha, gamma, axis):
-    stats = _statistics.rivals(logits.astype(gamma.dtype), labels, axis)
+def _fwd(logits, labels, alpha, gamma, axis, name):
+    stats = _statistics.rivals(logits.astype(gamma.dtype), labels, axis, name)
     loss = _modulation.scaled(alpha, _modulation.focal(_odds(stats), gamma))
     return loss, (logits, labels, alpha, gamma, stats)
 
 
-@partial(jax.jit, static_argnums=0, inline=True)  # eager gradients run one program too
-def _bwd(axis, residuals, ct):
+@partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
+def _bwd(axis, name, residuals, ct):
     logits, labels, alpha, gamma, stats = residuals
     labels = _statistics.apart(labels)
     odds = _odds(stats)
@@ -41,14 +49,15 @@ def _bwd(axis, residuals, ct):
     slope = -_modulation.scaled(alpha * ct, odds.q * _modulation.pull(odds, gamma))
     silent = (slope == 0) & jnp.isnan(odds.p)
     stats = jax.tree.map(lambda x: jnp.where(silent, 0, x), stats)
-    d_logits = _spread(logits.astype(gamma.dtype), labels, silent, slope, stats, axis).astype(logits.dtype)
+    z, labels = logits.astype(gamma.dtype), _mesh.local(labels, logits.shape[axis], name)
+    d_logits = _spread(z, labels, silent, slope, stats, axis, name).astype(logits.dtype)
     d_alpha = _modulation.scaled(ct, focal)
     d_gamma = _modulation.scaled(alpha * ct, _modulation.scaled(odds.log_q, focal))
     return d_logits, None, d_alpha, d_gamma
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(5,))
-def _spread(z, labels, silent, slope, stats, axis):
+@partial(jax.custom_jvp, nondiff_argnums=(5, 6))
+def _spread(z, labels, silent, slope, stats, axis, name):
     """`slope` at the target and its opposite shared out among the competitors; nothing where `silent`."""
     return lax.platform_dependent(
         z,
@@ -56,30 +65,31 @@ def _spread(z, labels, silent, slope, stats, axis):
         silent,
         slope,
         stats,
-        cpu=partial(_spread_by_scatter, axis=axis),
-        default=partial(_spread_by_mask, axis=axis),
+        cpu=partial(_spread_by_scatter, axis=axis, name=name),
+        default=partial(_spread_by_mask, axis=axis, name=name),
     )
 
 
 @_spread.defjvp
-def _spread_jvp(axis, primals, tangents):
-    return jax.jvp(partial(_spread_by_mask, axis=axis), primals, tangents)
+def _spread_jvp(axis, name, primals, tangents):
+    return jax.jvp(partial(_spread_by_mask, axis=axis, name=name), primals, tangents)
 
 
-def _spread_by_mask(z, labels, silent, slope, stats, *, axis):
+def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name):
     own = _statistics.is_class(labels, z.shape, axis)
     others = jnp.where(own | jnp.expand_dims(silent, axis), -jnp.inf, z)
     slope = jnp.expand_dims(slope, axis)
-    return jnp.where(own, slope, -slope * _shares(others, stats, axis))
+    return jnp.where(own, slope, -slope * _shares(others, stats, axis, name))
 
 
-def _spread_by_scatter(z, labels, silent, slope, stats, *, axis):
+def _spread_by_scatter(z, labels, silent, slope, stats, *, axis, name):
     """The same where masks are not free: XLA:CPU overlaps the memory accesses of short loops only."""
     if any(jax.typeof(z).sharding.spec):  # a scatter would have to be told where its result lies
-        return _spread_by_mask(z, labels, silent, slope, stats, axis=axis)
-
+        return _spread_by_mask(z, labels, silent, slope, stats, axis=axis, name=name)
+    labels = jnp.where(labels < 0, z.shape[axis], labels)  # dropped, not counted from the end
     at, value, quiet = (jnp.expand_dims(x, axis) for x in (labels, slope, silent))
-    spread = jnp.put_along_axis(-value * _shares(z, stats, axis), at, value, axis, inplace=False, mode="drop")
+    spread = -value * _shares(z, stats, axis, name)
+    spread = jnp.put_along_axis(spread, at, value, axis, inplace=False, mode="drop")
     return lax.cond(_any(silent), lambda x: jnp.where(quiet, 0, x), lambda x: x, spread)
 
 
@@ -95,14 +105,15 @@ def _any_of_batch(size, batched, rows):
     return _any(rows), False
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _shares(others, stats, axis):
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _shares(others, stats, axis, name):
     """The softmax of the competitors among themselves; 0 without one.
 
     A rounded difference d makes exp(d) wrong by |d| u. So it is not taken from `top` but from a whole number
     `base`, 0 for a `top` from 0 to 64, whose difference from a competitor has no more bits than the
     competitor: exact, but for shares below exp(-64) and then within 16 u.
     """
+    del name
     base = jnp.rint(jnp.minimum(stats.top, jnp.maximum(stats.top - 64, 0)))
     base = jnp.where(base == -jnp.inf, 0, base)
     total = stats.rest * jnp.exp(stats.top - base)
@@ -111,15 +122,15 @@ def _shares(others, stats, axis):
 
 
 @_shares.defjvp
-def _shares_jvp(axis, primals, tangents):
+def _shares_jvp(axis, name, primals, tangents):
     """``dr_k = r_k * sum_{j != k} r_j (dz_k - dz_j)``; the highest, as r -> 1, is left out of its sums."""
     others, stats = primals
     dz = tangents[0]
-    r = _shares(others, stats, axis)
+    r = _shares(others, stats, axis, name)
     highest = others == jnp.expand_dims(stats.top, axis)
-    alone = jnp.sum(highest.astype(others.dtype), axis, keepdims=True) == 1
+    alone = _statistics.row_sum(highest.astype(others.dtype), axis, name) == 1
     mass, rise = (
-        _statistics.all_but_own(x, highest, _statistics.split_sum(x, highest, axis), alone)
+        _statistics.all_but_own(x, highest, _statistics.split_sum(x, highest, axis, name), alone)
         for x in (r, r * dz)
     )
     return r, r * (mass * dz - rise)

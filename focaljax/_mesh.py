@@ -1,0 +1,56 @@
+"""Classes that lie on several devices: what each must ask the others, inside `jax.shard_map`.
+
+`name` is the mesh axis, or the axes, that shard the classes, in the order in which the shards lie; None
+where a device has all of them. Only one number per row is ever exchanged.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+AxisName = str | tuple[str, ...]
+
+
+def shards(name: AxisName | None) -> int:
+    """How many devices share the classes."""
+    return 1 if name is None else lax.axis_size(name)
+
+
+def total(x: jax.Array, name: AxisName | None) -> jax.Array:
+    """The sum over the shards, the same on each."""
+    return x if name is None else lax.psum(x, name)
+
+
+def highest(x: jax.Array, name: AxisName | None) -> jax.Array:
+    """The maximum over the shards, the same on each."""
+    return x if name is None else lax.pmax(x, name)
+
+
+def first(flags: jax.Array, name: AxisName | None) -> jax.Array:
+    """On one of the shards where `flags` holds, and on no other."""
+    if name is None:
+        return flags
+    here = lax.axis_index(name)
+    return here == lax.pmin(jnp.where(flags, here, lax.axis_size(name)), name)
+
+
+def local(labels: jax.Array, classes: int, name: AxisName | None) -> jax.Array:
+    """Class indices counted from the first of this shard's `classes`; those of other shards fall outside."""
+    if name is None:
+        return labels
+    signed = labels.astype(f"int{8 * labels.dtype.itemsize}")  # negative in the shards before its own
+    return signed - (classes * lax.axis_index(name)).astype(signed.dtype)
+
+
+def part(option: jax.Array, axis: int, classes: int, name: AxisName | None) -> jax.Array:
+    """Of an option with an entry for every class, those of this shard's `classes`."""
+    if option.shape[axis] in (1, classes):
+        return option
+    return lax.dynamic_slice_in_dim(option, lax.axis_index(name) * classes, classes, axis)
+
+
+def varies(x: jax.Array, name: AxisName) -> bool:
+    """Whether JAX knows that `x` differs over the whole axis: not outside ``shard_map(check_vma=True)``."""
+    kind = jax.typeof(x)
+    varying = kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
+    return set(name if isinstance(name, tuple) else (name,)) <= set(varying)
