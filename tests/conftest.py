@@ -1,23 +1,35 @@
-"""One JAX for every test: eight CPU devices, and the strict promotion modes."""
+"""One JAX for every test: eight CPU devices, and the strict promotion modes.
+
+``pytest -m gpu`` runs the tests against the oracle on a GPU; without it they run on CPU with all others.
+"""
 
 import os
 
+import pytest
+
 _DEVICES = "--xla_force_host_platform_device_count"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
-import jax  # noqa: E402  (it reads the environment when it is imported)
-import pytest  # noqa: E402
-from jax.sharding import AxisType  # noqa: E402
-
-jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-@pytest.fixture(scope="session", params=[AxisType.Auto, AxisType.Explicit], ids=lambda x: x.name)
-def mesh(request: pytest.FixtureRequest) -> jax.sharding.Mesh:
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepares the environment before any test imports JAX, which reads it then."""
+    if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+    on_gpu = config.getoption("markexpr") == "gpu"
+    os.environ.setdefault("JAX_PLATFORMS", "cuda" if on_gpu else "cpu")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the workers share the GPU
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+
+    import jax
+
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(scope="session", params=["Auto", "Explicit"])
+def mesh(request: pytest.FixtureRequest):
     """All devices along "data", with each way of naming a sharding."""
+    import jax
+    from jax.sharding import AxisType
+
     assert jax.device_count() > 1, "the laws of a mesh need several devices"
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(request.param,))
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType[request.param],))

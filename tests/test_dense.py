@@ -11,6 +11,8 @@ import tolerances
 from focaljax import _statistics
 from focaljax import softmax_focal_loss as loss_of
 
+pytestmark = pytest.mark.gpu
+
 
 def total(logits, labels, alpha, gamma):
     return jnp.sum(loss_of(logits, labels, alpha=alpha, gamma=gamma))

@@ -10,6 +10,8 @@ import tolerances
 
 from focaljax import sigmoid_focal_loss
 
+pytestmark = pytest.mark.gpu
+
 LIMITS = np.float32([np.inf, -np.inf])
 
 
