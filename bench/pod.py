@@ -6,7 +6,7 @@ the head sharded too; only the mesh differs::
     python -m bench.pod                                # all devices share the batch
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m bench.pod --model 4
     python -m bench.pod --model 16 --distributed       # on every host of a TPU pod or a Slurm job
-    python -m bench.pod --coordinator host:1234 --processes 2 --process 0  # on two hosts that nobody runs
+    python -m bench.pod --coordinator host:1234 --processes 2 --process 0  # and 1, on hosts of your own
 
 The mesh has two axes: "data" shards the examples, "model" the classes. Under plain `jit` the compiler shards
 the program by where its operands lie; with `--manual` it is written for one device in `jax.shard_map`. Both
@@ -52,8 +52,8 @@ BATCH = Batch(P("data"), P("data"), P("data"))
 METRIC = metrics.SparseCategoricalFocalCrossentropy(alpha=1.0, gamma=2.0, from_logits=True)
 
 
-def mesh_of(model: int, kind: AxisType = AxisType.Auto) -> Mesh:
-    """All devices of all hosts, `model` of them to share the classes."""
+def mesh_of(model: int, kind: AxisType = AxisType.Explicit) -> Mesh:
+    """All devices of all hosts, `model` of them to share the classes; Auto axes do as well."""
     return jax.make_mesh((jax.device_count() // model, model), ("data", "model"), axis_types=(kind,) * 2)
 
 
@@ -136,7 +136,8 @@ def read(rows: np.ndarray, sizes: Sizes) -> Batch:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.pod", description=(__doc__ or "").partition("\n")[0])
+    words = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m bench.pod", description=words)
     parser.add_argument("--model", type=int, default=1, help="devices that share the classes; default: 1")
     parser.add_argument("--manual", action="store_true", help="in jax.shard_map, by hand")
     parser.add_argument("--epochs", type=int, default=3)
@@ -158,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     mesh, sizes, optimizer = mesh_of(args.model), Sizes(classes=args.classes), optax.adam(1e-2)
     step = make_step(optimizer, by_hand(mesh) if args.manual else objective)
     say = print if jax.process_index() == 0 else lambda *_: None
-    say(f"{mesh.shape} of {mesh.devices.flat[0].device_kind}, {jax.process_count()} process(es)")
+    say(f"{dict(mesh.shape)} of {mesh.devices.flat[0].device_kind}, processes: {jax.process_count()}")
     with jax.set_mesh(mesh):
         places = {name: NamedSharding(mesh, spec) for name, spec in PARAMS.items()}
         params = jax.jit(initial, static_argnums=1, out_shardings=places)(jax.random.key(0), sizes)
