@@ -17,11 +17,12 @@ from focaljax import metrics
 ROOT = Path(__file__).parents[1]
 LOSSES = {
     "softmax_focal_loss": (
-        "(logits, labels, *, gamma=2.0, alpha=None, label_smoothing=0.0, axis=-1, where=None)"
+        "(logits, labels, *, gamma=2.0, alpha=None, label_smoothing=0.0, axis=-1, where=None, "
+        "axis_name=None)"
     ),
     "softmax_focal_loss_with_integer_labels": (
         "(logits, labels, *, gamma=2.0, alpha=None, label_smoothing=0.0, axis=-1, where=None, "
-        "ignore_index=None)"
+        "ignore_index=None, axis_name=None)"
     ),
     "sigmoid_focal_loss": "(logits, labels, *, gamma=2.0, alpha=None)",
 }
