@@ -166,12 +166,11 @@ def main(argv: list[str] | None = None) -> int:
         state = optimizer.init(params)
         for epoch in range(args.epochs):
             for batch in batches(mesh, args.examples, args.batch, sizes):
-                params, state, loss = step(params, state, batch)
+                params, state, _ = step(params, state, batch)
             seen = METRIC.init()
             for batch in batches(mesh, args.examples, args.batch, sizes):
                 seen = evaluate(seen, params, batch)
-            mean = float(METRIC.result(seen))
-            say(f"epoch {epoch + 1}: last loss {loss:.4f}, mean of {seen.weight:.0f} examples {mean:.4f}")
+            say(f"epoch {epoch + 1}: mean {METRIC.result(seen):.4f} over {seen.weight:.0f} examples")
     return 0
 
 
