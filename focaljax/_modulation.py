@@ -45,7 +45,8 @@ def odds_from_gap(gap: jax.Array, err: jax.Array, rest: jax.Array) -> Odds:
     own = jnp.where(ahead, 1, decay * (1 + err))
     others = rest * jnp.where(ahead, decay * (1 - err), 1)
     total = own + others
-    log_p = jnp.where(ahead, -jnp.log1p(others), gap + (err - jnp.log(total)))
+    log_total = jnp.log1p(jnp.where(ahead, others, (rest - 1) + own))
+    log_p = jnp.where(ahead, -log_total, gap + (err - log_total))
     leads = own > others
     ratio = jnp.where(leads, others, own) / jnp.where(leads, own, others)
     log_q = jnp.where(leads, jnp.log(others / total), -jnp.log1p(ratio))
