@@ -1,6 +1,6 @@
 """focaljax: the focal cross-entropy family for JAX."""
 
-from focaljax import metrics
+from focaljax import class_weights, metrics
 from focaljax.crossentropy import (
     BinaryFocalCrossentropy,
     CategoricalFocalCrossentropy,
@@ -22,6 +22,7 @@ __all__ = [
     "SparseCategoricalFocalCrossentropy",
     "binary_focal_crossentropy",
     "categorical_focal_crossentropy",
+    "class_weights",
     "metrics",
     "reduce_loss",
     "sigmoid_focal_loss",

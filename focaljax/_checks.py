@@ -104,12 +104,90 @@ def integer_labels(
             f"`{name}` must have shape {rows}, that of `{like_name}` without axis {axis}, "
             f"got {x.shape}.{hint}"
         )
+    return _class_range(name, x, values, classes, ignored)
+
+
+def class_indices(name: str, x: ArrayLike, classes: int, ignored: int | None) -> jax.Array:
+    """Class indices of any shape, of at least 32 bits."""
+    values = known(x) if not isinstance(x, jax.Array) else None
+    x = array(name, x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(f"`{name}` must be integer class indices, got {x.dtype}.")
+    return _class_range(name, x, values, classes, ignored)
+
+
+def _class_range(
+    name: str, x: jax.Array, values: np.ndarray | None, classes: int, ignored: int | None
+) -> jax.Array:
     if values is not None and values.size:
         wrong = values[(values < 0) | (values >= classes)]
         wrong = wrong[wrong != ignored] if ignored is not None else wrong
         if wrong.size:
             raise ValueError(f"`{name}` must be in [0, {classes}), got {wrong.flat[0]}.")
     return x if x.dtype.itemsize >= 4 else x.astype(jnp.int32)
+
+
+def class_counts(name: str, x: ArrayLike) -> jax.Array:
+    """One count per class, [C], at least 0, floating in at least float32."""
+    default = jax.dtypes.canonicalize_dtype(float)
+    values = known(x) if not isinstance(x, jax.Array) else None
+    if values is not None and values.dtype.kind in "iu":
+        x = values.astype(default)  # before JAX wraps an int64 to 32 bits
+    x = array(name, x)
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
+        raise TypeError(f"`{name}` must be real, got {x.dtype}.")
+    if x.ndim != 1 or not x.size:
+        raise ValueError(f"`{name}` must have one entry per class, shape [C], got {x.shape}.")
+    not_negative(name, x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x.astype(default)
+    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
+
+
+def weights_like(name: str, x: ArrayLike, like: jax.Array, like_name: str) -> jax.Array:
+    """One real or boolean weight per entry of `like`."""
+    x = array(name, x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(f"`{name}` must be real, got {x.dtype}.")
+    if x.shape != like.shape:
+        raise ValueError(f"`{name}` must have the shape of `{like_name}`, {like.shape}, got {x.shape}.")
+    return x
+
+
+def scalar_in(name: str, x: ArrayLike, lowest: float, highest: float) -> None:
+    """A real scalar whose value, where known, lies in [lowest, highest]."""
+    if np.shape(x) != ():
+        raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(x)}.")
+    values = known(x)
+    dtype = jnp.result_type(x) if values is None else values.dtype
+    if not (dtype.kind in "fiu" or dtype == jnp.bfloat16):
+        raise TypeError(f"`{name}` must be a real number, got {dtype}.")
+    if values is not None and not lowest <= values <= highest:
+        raise ValueError(f"`{name}` must be in [{lowest:g}, {highest:g}], got {values}.")
+
+
+def positive_int(name: str, x: int) -> int:
+    """A Python int of at least 1: it is a shape."""
+    value = index(name, x)
+    if value is None:
+        raise TypeError(f"`{name}` must be an int, got NoneType.")
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    return value
+
+
+def choice(name: str, x: Any, choices: tuple) -> None:
+    """One of the choices."""
+    if not any(x is one or (isinstance(x, str) and x == one) for one in choices):
+        raise ValueError(f"`{name}` must be one of {choices}, got {x!r}.")
+
+
+def sum_dtype(name: str, x: Any) -> jnp.dtype:
+    """The dtype of a stream's sums, of at least 32 bits: that named, or JAX' default."""
+    dtype = jax.dtypes.canonicalize_dtype(x or float)
+    if x not in (None, dtype.name) or dtype.itemsize < 4:
+        raise ValueError(f"`{name}` must be float32, or float64 with `jax_enable_x64`, or None; got {x}.")
+    return dtype
 
 
 def option(
@@ -166,14 +244,7 @@ def not_negative(name: str, x: ArrayLike) -> None:
 
 def scalar_in_unit_interval(name: str, x: ArrayLike) -> None:
     """A scalar whose value, where known, lies in [0, 1]."""
-    if np.shape(x) != ():
-        raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(x)}.")
-    values = known(x)
-    dtype = jnp.result_type(x) if values is None else values.dtype
-    if not (dtype.kind in "fiu" or dtype == jnp.bfloat16):
-        raise TypeError(f"`{name}` must be a real number, got {dtype}.")
-    if values is not None and not np.all((values >= 0) & (values <= 1)):
-        raise ValueError(f"`{name}` must be in [0, 1], got {values}.")
+    scalar_in(name, x, 0, 1)
 
 
 def mask(name: str, x: ArrayLike, like: jax.Array, like_name: str) -> jax.Array:

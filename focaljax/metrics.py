@@ -32,11 +32,10 @@ from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from focaljax import _checks, reductions
+from focaljax import _checks, _twofold, reductions
 from focaljax.crossentropy import (
     binary_focal_crossentropy,
     categorical_focal_crossentropy,
@@ -52,8 +51,6 @@ __all__ = [
     "categorical_focal_crossentropy",
     "sparse_categorical_focal_crossentropy",
 ]
-
-Pair = tuple[jax.Array, jax.Array]  # high + low, with high = the sum rounded to one float
 
 
 @functools.partial(
@@ -98,11 +95,7 @@ class _Mean:
         Raises:
           ValueError: `dtype` is neither float32 nor, with `jax_enable_x64`, float64.
         """
-        dtype = jax.dtypes.canonicalize_dtype(self.dtype or float)
-        if self.dtype not in (None, dtype.name) or dtype.itemsize < 4:
-            raise ValueError(
-                f"`dtype` must be float32, or float64 with `jax_enable_x64`, or None; got {self.dtype}."
-            )
+        dtype = _checks.sum_dtype("dtype", self.dtype)
         return MeanState(*(jnp.zeros((), dtype) for _ in range(4)))
 
     def update(
@@ -133,10 +126,10 @@ class _Mean:
         where = reductions.not_ignored(y_true, self.ignore_class, losses)
         weighted, weights = reductions.weigh(losses, sample_weight, where=where)
         if sample_weight is None and where is None:
-            weight = _count(losses.size, losses.dtype)
+            weight = _twofold.count(losses.size, losses.dtype)
         else:
-            weight = _sum(weights)
-        return _merge(state, MeanState(*_sum(weighted), *weight))
+            weight = _twofold.sum_all(weights)
+        return _twofold.merge(state, MeanState(*_twofold.sum_all(weighted), *weight))
 
     def merge(self, *states: MeanState, axis_name: reductions.AxisName | None = None) -> MeanState:
         """The state that has seen all that these have seen; without states, nothing.
@@ -159,11 +152,7 @@ class _Mean:
         Raises:
           TypeError: The states have different dtypes.
         """
-        dtypes = {state.total.dtype.name for state in states}
-        if len(dtypes) > 1:
-            raise TypeError(f"`states` must have one dtype, got {' and '.join(sorted(dtypes))}.")
-        merged = functools.reduce(_merge, states) if states else self.init()
-        return merged if axis_name is None else _merge_over(merged, axis_name)
+        return _twofold.merge(*(states or (self.init(),)), axis_name=axis_name)
 
     def result(self, state: MeanState) -> jax.Array:
         """The mean of what was seen.
@@ -287,61 +276,3 @@ class BinaryFocalCrossentropy(_Mean):
     axis: int = -1
     name: str = "binary_focal_crossentropy"
     dtype: DTypeLike | None = None
-
-
-def _add(x: Pair, y: Pair) -> Pair:
-    """``x + y``, for one sign with a relative error below 3 u^2 (Joldes et al. 2017, alg. 5)."""
-    plain, error = _two_sum(x[0], y[0])
-    high, low = _fast_two_sum(plain, error + (x[1] + y[1]))
-    finite = jnp.isfinite(plain)  # inf - inf is NaN: an infinite sum has no rounding error
-    return jnp.where(finite, high, plain), jnp.where(finite, low, 0)
-
-
-def _two_sum(a: jax.Array, b: jax.Array) -> Pair:
-    """``a + b`` and its rounding error, exactly (Knuth 1969, section 4.2.2)."""
-    total = a + b
-    back = total - a
-    return total, (a - (total - back)) + (b - back)
-
-
-def _fast_two_sum(a: jax.Array, b: jax.Array) -> Pair:
-    """The same for ``|a| >= |b|`` (Dekker 1971)."""
-    total = a + b
-    return total, b - (total - a)
-
-
-def _sum(terms: jax.Array) -> Pair:
-    """The sum of all terms; under sharding only one pair per device is sent."""
-    return _sum_pairs(terms, jnp.zeros_like(terms), tuple(range(terms.ndim)))
-
-
-def _sum_pairs(high: jax.Array, low: jax.Array, axes: tuple[int, ...]) -> Pair:
-    zero = jnp.zeros((), high.dtype)
-    total, compensation = lax.reduce((high, low), (zero, zero), _add, axes)
-    return total, compensation
-
-
-def _count(count: int, dtype: Any) -> Pair:
-    """A Python integer."""
-    high = np.asarray(count, dtype)
-    return jnp.asarray(high), jnp.asarray(count - int(high), dtype)
-
-
-def _merge(a: MeanState, b: MeanState) -> MeanState:
-    total = _add((a.total, a.total_compensation), (b.total, b.total_compensation))
-    weight = _add((a.weight, a.weight_compensation), (b.weight, b.weight_compensation))
-    return MeanState(*total, *weight)
-
-
-def _merge_over(state: MeanState, axis_name: reductions.AxisName) -> MeanState:
-    """Merges over a mesh axis: each device fills a row of its own, the other rows are 0."""
-    here = jnp.arange(lax.axis_size(axis_name)) == lax.axis_index(axis_name)
-
-    def rows(x: jax.Array) -> jax.Array:
-        return jnp.where(here.reshape(-1, *(1,) * x.ndim), x[None], 0)
-
-    # x + 0 + ... + 0 is exact, and the type of a psum says that all devices hold the same.
-    every = lax.psum(jax.tree.map(rows, state), axis_name)
-    total = _sum_pairs(every.total, every.total_compensation, (0,))
-    weight = _sum_pairs(every.weight, every.weight_compensation, (0,))
-    return MeanState(*total, *weight)

@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 
 import focaljax
-from focaljax import metrics
+from focaljax import class_weights, metrics
 
 ROOT = Path(__file__).parents[1]
 LOSSES = {
     "softmax_focal_loss": (
-        "(logits, labels, *, gamma=2.0, alpha=None, label_smoothing=0.0, axis=-1, where=None, "
-        "axis_name=None)"
+        "(logits, labels, *, gamma=2.0, alpha=None, label_smoothing=0.0, axis=-1, where=None, axis_name=None)"
     ),
     "softmax_focal_loss_with_integer_labels": (
         "(logits, labels, *, gamma=2.0, alpha=None, label_smoothing=0.0, axis=-1, where=None, "
@@ -55,7 +54,23 @@ METRIC_METHODS = {
     "merge": "(self, *states, axis_name=None)",
     "result": "(self, state)",
 }
-ROOMS = {"metrics"}
+ROOMS = {"class_weights", "metrics"}
+ROOM_FUNCTIONS = {
+    class_weights: {
+        "effective_number": "(counts, *, beta=0.999, normalize='classes', unseen=0.0)",
+        "inverse_frequency": "(counts, *, power=1.0, normalize='examples', unseen=0.0)",
+    },
+}
+ROOM_OBJECTS = {
+    class_weights: {
+        "ClassCounts": (
+            "(num_classes, ignore_index=None, dtype=None)",
+            METRIC_METHODS | {"update": "(self, state, labels, sample_weight=None)"},
+        ),
+    },
+}
+IN_ROOMS = [(room, name) for room, names in ROOM_FUNCTIONS.items() for name in names]
+OBJECTS_IN_ROOMS = [(room, name) for room, names in ROOM_OBJECTS.items() for name in names]
 
 
 def bare(function) -> str:
@@ -78,9 +93,35 @@ def sections(docstring: str) -> set[str]:
 def test_the_names_are_these():
     assert set(focaljax.__all__) == {*FUNCTIONS, *OBJECTS, *ROOMS}
     assert set(metrics.__all__) == {*OBJECTS, *CROSSENTROPIES, "MeanState"}
+    assert set(class_weights.__all__) == {
+        *ROOM_FUNCTIONS[class_weights],
+        *ROOM_OBJECTS[class_weights],
+        "CountState",
+    }
 
 
-@pytest.mark.parametrize("module", [focaljax, metrics], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(("room", "name"), IN_ROOMS)
+def test_functions_of_rooms(room: types.ModuleType, name: str):
+    function = getattr(room, name)
+    assert bare(function) == ROOM_FUNCTIONS[room][name]
+    assert {"Args", "Returns", "Raises", "Example", "References"} <= sections(function.__doc__)
+    for parameter in inspect.signature(function).parameters:
+        assert re.search(rf"^ *(\w+, )*{parameter}(, \w+)*: \S", function.__doc__, re.M), parameter
+
+
+@pytest.mark.parametrize(("room", "name"), OBJECTS_IN_ROOMS)
+def test_objects_of_rooms(room: types.ModuleType, name: str):
+    cls, (options, methods) = getattr(room, name), ROOM_OBJECTS[room][name]
+    assert bare(cls) == options
+    assert {method: bare(getattr(cls, method)) for method in methods} == methods
+    assert {"Attributes", "Raises", "Example"} <= sections(cls.__doc__)
+    for option in inspect.signature(cls).parameters:
+        assert re.search(rf"^ *(\w+, )*{option}(, \w+)*: \S", cls.__doc__, re.M), option
+    for method in methods:
+        assert "Returns" in sections(getattr(cls, method).__doc__), method
+
+
+@pytest.mark.parametrize("module", [focaljax, metrics, class_weights], ids=lambda module: module.__name__)
 def test_the_names_are_sorted_and_there(module: types.ModuleType):
     assert module.__all__ == sorted(set(module.__all__))
     assert all(hasattr(module, name) for name in module.__all__)
