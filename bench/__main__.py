@@ -15,6 +15,7 @@ BENCHES = {
     "accuracy": "every contender against the 60-digit oracle on hard rows",
     "growth": "time and memory against the numbers of rows and of classes",
     "compiled": "bytes, memory and kernels of programs compiled for TPUs and an H200; needs none of them",
+    "sharded": "the same for the loss and a training step on TPU pods, with what devices exchange",
     "report": "plots and the tables of bench/README.md, from the results",
 }
 RESULTS = Path(__file__).parent / "results"

@@ -11,6 +11,16 @@ from typing import NamedTuple
 
 # Nothing of the size of the logits may pass through one of these.
 FORBIDDEN = ("gather", "scatter", "sort", "all-gather", "transpose", "copy", "copy-start")
+# What devices exchange; a loss may exchange its rows, never its logits.
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
 
 
 class Op(NamedTuple):
@@ -178,3 +188,32 @@ def forbidden(module: Module, size: int) -> tuple[str, ...]:
     """The operations of FORBIDDEN on arrays of that size, inside kernels too."""
     suspects = (op for ops in module.values() for op in ops.values() if op.code in FORBIDDEN)
     return tuple(sorted(op.code for op in suspects if touches(module, op, size)))
+
+
+def collectives(module: Module) -> list[tuple[str, float]]:
+    """Every exchange with other devices and the bytes that one device gives to it or takes from it.
+
+    Of operands and results the larger side: what an all-gather takes, what a reduce-scatter gives. A loop's
+    are listed once for each turn.
+    """
+    found = []
+    for op, times in kernels(module):
+        for inner, owner in _inside(module, op):
+            code = inner.code.removesuffix("-start")
+            if code in COLLECTIVES:
+                given = sum(_bytes(owner[name]) for name in inner.operands if name in owner)
+                taken = _bytes(inner)
+                if code != inner.code and code != "all-reduce":  # the start of a pair holds both sides
+                    taken -= given
+                found += [(code, max(given, taken))] * times
+    return found
+
+
+def _inside(module: Module, op: Op) -> Iterator[tuple[Op, dict[str, Op]]]:
+    """An instruction and, in a fusion, those that it is made of, each with its computation."""
+    owner = next(ops for ops in module.values() if ops.get(op.name) is op)
+    yield op, owner
+    if op.code == "fusion":
+        for name in _called(op):
+            for inner in module[name].values():
+                yield from _inside(module, inner)

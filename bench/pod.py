@@ -20,7 +20,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -47,13 +46,13 @@ class Sizes(NamedTuple):
     classes: int = 64
 
 
-PARAMS = {"body": P(), "head": P(None, "model"), "bias": P("model")}  # the classes lie along "model"
+PARAMS = {"body": P(), "head": P(None, "model")}  # the classes lie along "model"
 BATCH = Batch(P("data"), P("data"), P("data"))
 METRIC = metrics.SparseCategoricalFocalCrossentropy(alpha=1.0, gamma=2.0, from_logits=True)
 
 
-def mesh_of(model: int, kind: AxisType = AxisType.Explicit) -> Mesh:
-    """All devices of all hosts, `model` of them to share the classes; Auto axes do as well."""
+def mesh_of(model: int, kind: AxisType = AxisType.Auto) -> Mesh:
+    """All devices of all hosts, `model` of them to share the classes; Explicit axes do as well."""
     return jax.make_mesh((jax.device_count() // model, model), ("data", "model"), axis_types=(kind,) * 2)
 
 
@@ -62,14 +61,12 @@ def initial(key: jax.Array, sizes: Sizes) -> Params:
     first, second = jax.random.split(key)
     body = jax.random.normal(first, (sizes.features, sizes.hidden)) / sizes.features**0.5
     head = jax.random.normal(second, (sizes.hidden, sizes.classes)) / sizes.hidden**0.5
-    return {"body": body, "head": head, "bias": jnp.zeros(sizes.classes)}
+    return {"body": body, "head": head}
 
 
 def logits_of(params: Params, inputs: jax.Array) -> jax.Array:
     """One hidden layer."""
-    hidden = jax.nn.relu(inputs @ params["body"])
-    logits = hidden @ params["head"]
-    return logits + jnp.broadcast_to(params["bias"], logits.shape)
+    return jax.nn.relu(inputs @ params["body"]) @ params["head"]
 
 
 def objective(params: Params, batch: Batch, data: str | None = None, model: str | None = None) -> jax.Array:
@@ -86,7 +83,7 @@ def by_hand(mesh: Mesh) -> Callable[[Params, Batch], jax.Array]:
     return jax.shard_map(of_shard, mesh=mesh, in_specs=(PARAMS, BATCH), out_specs=P())
 
 
-def make_step(optimizer: optax.GradientTransformation, objective: Callable = objective) -> Callable:
+def make_step(optimizer: optax.GradientTransformation, objective: Callable = objective) -> Any:
     """One training step; parameters and optimiser state are overwritten."""
 
     @partial(jax.jit, donate_argnums=(0, 1))

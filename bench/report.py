@@ -27,8 +27,9 @@ def main(args: Namespace) -> int:
 
     for bench in tables.TABLES:
         for stem, result in results.read(results.FOLDER, bench):
-            plots.draw(bench, result, results.FOLDER / f"{stem}.png")
-            say(f"drawn: {stem}.png")
+            if bench in plots.PLOTS:
+                plots.draw(bench, result, results.FOLDER / f"{stem}.png")
+                say(f"drawn: {stem}.png")
     README.write_text(filled(README.read_text(), results.FOLDER))
     say("written: README.md")
     return 0

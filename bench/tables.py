@@ -206,9 +206,40 @@ def _moved(row: Result) -> str:
     return f"{least}{row['passes']:.1f}{memory}"
 
 
+def sharded(result: Result) -> list[Table]:
+    """For each program and layout what one device of each pod moves, stores and exchanges."""
+    found = []
+    for key in dict.fromkeys((row["program"], row["layout"]) for row in result["rows"]):
+        rows = [row for row in result["rows"] if (row["program"], row["layout"]) == key]
+        failed = sorted({row["failed"] for row in rows if "failed" in row})
+        note = " ".join(f"-: {words}" for words in failed)
+        title = {"loss": "Value and gradient", "step": "Training step"}[key[0]]
+        found.append(Table(f"{title}, {key[1]}", _EXCHANGED, [_exchanged(row) for row in rows], note))
+    return found
+
+
+_EXCHANGED = ["", "passes", "memory", "exchanged", "by"]
+
+
+def _exchanged(row: Result) -> list[str]:
+    words = f"{row['target']}, {row['classes']}, {row['form']}"
+    if "failed" in row:
+        return [words, *["-"] * (len(_EXCHANGED) - 1)]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in row["collectives"].items())
+    return [words, _number(row["passes"]), _number(row["temp"]), _bytes(row["exchanged"]), kinds]
+
+
+def _bytes(x: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if x >= size:
+            return f"{x / size:.3g} {unit}"
+    return f"{x:.0f} B"
+
+
 TABLES: dict[str, Callable[[Result], list[Table]]] = {
     "speed": speed,
     "accuracy": accuracy,
     "growth": growth,
     "compiled": compiled,
+    "sharded": sharded,
 }

@@ -1,0 +1,170 @@
+"""`python -m bench sharded`: the programs of one device of a TPU pod, compiled without having one.
+
+The loss alone and the training step of `bench.pod`, data-parallel and with the classes sharded too, once as
+the compiler shards them and once as `jax.shard_map` does by hand. One pass is one read or write of an array
+of the size of the logits that lie on ONE device; what devices exchange is counted per device.
+"""
+
+import functools
+from argparse import Namespace
+from collections import Counter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bench import compiled, hlo, pod, tables
+from bench.console import progress, say, show
+from bench.results import COMPILERS, Writer, header
+from focaljax import reduce_loss, softmax_focal_loss_with_integer_labels
+
+PODS = {"v5e 4x4": "v5e:4x4", "v5e 16x16": "v5e:16x16", "v5p 4x4x4": "v5p:4x4x4"}
+MODEL = {"v5e 4x4": 4, "v5e 16x16": 16, "v5p 4x4x4": 4}  # devices that share the classes
+LAYOUTS = ("data", "data x classes")
+CLASSES = (131_072, 1_048_576)
+FORMS = ("compiler", "shard_map")
+LOCAL = (
+    2**28
+)  # logits on each device, 1 GiB: no TPU fetches them into its VMEM first, which would count twice
+HIDDEN = 512
+LOGITS = P("data", "model")
+
+
+class Program(NamedTuple):
+    """What one device does; `passes` and `temp` in units of its own logits."""
+
+    passes: float
+    temp: float
+    exchanged: float  # bytes
+    collectives: dict[str, int]  # how many of each kind
+    largest: float  # bytes of the largest one
+    logits: int  # bytes on one device
+    rows: int  # of all devices
+
+
+@functools.cache
+def mesh_of(target: str, layout: str, kind: AxisType = AxisType.Auto) -> Mesh:
+    """All devices of a pod that need not be there.
+
+    Raises:
+      Unavailable: As `bench.compiled.place`.
+    """
+    compiled.place("v5e")
+    topology = topologies.get_topology_desc(PODS[target], platform="tpu")
+    model = MODEL[target] if layout == "data x classes" else 1
+    devices = topologies.make_mesh(
+        topology, (len(topology.devices) // model, model), ("data", "model")
+    ).devices
+    return Mesh(devices, ("data", "model"), axis_types=(kind,) * 2)
+
+
+def rows_of(mesh: Mesh, classes: int) -> int:
+    """Examples of all devices so that each has LOCAL logits."""
+    return LOCAL * mesh.size // classes
+
+
+def struct(mesh: Mesh, shape: tuple[int, ...], dtype: Any, spec: P) -> jax.ShapeDtypeStruct:
+    """An array that need not be there."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+
+def mean(
+    logits: jax.Array, labels: jax.Array, data: str | None = None, model: str | None = None
+) -> jax.Array:
+    """The loss alone."""
+    losses = softmax_focal_loss_with_integer_labels(logits, labels, gamma=2.0, axis_name=model)
+    return reduce_loss(losses, axis_name=data)
+
+
+def compile_loss(mesh: Mesh, classes: int, form: str, dtype: str = "float32") -> Program:
+    """The mean of the loss and its gradient with respect to the logits."""
+    rows = rows_of(mesh, classes)
+    logits = struct(mesh, (rows, classes), dtype, LOGITS)
+    labels = struct(mesh, (rows,), "int32", P("data"))
+    f = mean
+    if form == "shard_map":
+        by_hand = functools.partial(mean, data="data", model="model")
+        f = jax.shard_map(by_hand, mesh=mesh, in_specs=(LOGITS, P("data")), out_specs=P())
+    with jax.set_mesh(mesh):
+        return measure(jax.jit(jax.value_and_grad(f)).lower(logits, labels), mesh, classes, dtype)
+
+
+def compile_step(mesh: Mesh, classes: int, form: str) -> Program:
+    """The training step of `bench.pod`: a body of one layer, the head, the loss, Adam on donated arrays."""
+    rows, sizes = rows_of(mesh, classes), pod.Sizes(HIDDEN, HIDDEN, classes)
+    shapes = jax.eval_shape(functools.partial(pod.initial, sizes=sizes), jax.random.key(0))
+    optimizer = optax.adam(1e-3)
+    with jax.set_mesh(mesh):
+        params = {name: struct(mesh, x.shape, x.dtype, pod.PARAMS[name]) for name, x in shapes.items()}
+        state = jax.eval_shape(optimizer.init, params)
+        batch = pod.Batch(
+            struct(mesh, (rows, HIDDEN), "float32", pod.BATCH.inputs),
+            struct(mesh, (rows,), "int32", pod.BATCH.labels),
+            struct(mesh, (rows,), "float32", pod.BATCH.weights),
+        )
+        step = pod.make_step(optimizer, pod.by_hand(mesh) if form == "shard_map" else pod.objective)
+        return measure(step.lower(params, state, batch), mesh, classes, "float32")
+
+
+def measure(lowered: Any, mesh: Mesh, classes: int, dtype: str) -> Program:
+    """Compiles, and reads back what the program of one device does."""
+    program = lowered.compile()
+    size = LOCAL * jnp.dtype(dtype).itemsize
+    found = hlo.collectives(hlo.parse(program.as_text()))
+    return Program(
+        passes=program.cost_analysis()["bytes accessed"] / size,
+        temp=program.memory_analysis().temp_size_in_bytes / size,
+        exchanged=sum(moved for _, moved in found),
+        collectives=dict(Counter(code for code, _ in found)),
+        largest=max((moved for _, moved in found), default=0),
+        logits=size,
+        rows=rows_of(mesh, classes),
+    )
+
+
+def jobs() -> list[dict[str, Any]]:
+    """Every program of the table."""
+    return [
+        {"program": p, "target": t, "layout": layout, "classes": c, "form": f}
+        for p in ("loss", "step")
+        for t in PODS
+        for layout in LAYOUTS
+        for c in CLASSES
+        for f in FORMS
+    ]
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """One row of the results."""
+    try:
+        mesh = mesh_of(job["target"], job["layout"])
+        build = compile_loss if job["program"] == "loss" else compile_step
+        program = build(mesh, job["classes"], job["form"])
+    except compiled.Unavailable as error:
+        return {**job, "failed": str(error)}
+    except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
+        return {**job, "failed": f"{job['target']}: {str(error).splitlines()[0]}"}
+    numbers = program._asdict()
+    return {**job, **numbers, "passes": round(program.passes, 3), "temp": round(program.temp, 4)}
+
+
+def main(args: Namespace) -> int:
+    """Compiles all programs and writes the results."""
+    todo = jobs()
+    if args.quick:
+        todo = [j for j in todo if (j["target"], j["layout"]) == ("v5e 4x4", "data x classes")]
+        todo = [j for j in todo if j["classes"] == CLASSES[0]]
+    result = header("sharded", packages=COMPILERS) | {"rows": []}
+    with Writer(args.out, result, say) as writer, progress() as bar:
+        task = bar.add_task("", total=len(todo))
+        for job in todo:
+            bar.update(task, description=f"{job['target']} {job['program']}, {job['layout']}")
+            result["rows"].append(run(job))
+            bar.advance(task)
+            writer.write()
+    show(tables.sharded(result))
+    return 0
