@@ -1,6 +1,6 @@
 """focaljax: the focal cross-entropy family for JAX."""
 
-from focaljax import class_weights, metrics
+from focaljax import calibration, class_weights, metrics
 from focaljax.crossentropy import (
     BinaryFocalCrossentropy,
     CategoricalFocalCrossentropy,
@@ -21,6 +21,7 @@ __all__ = [
     "CategoricalFocalCrossentropy",
     "SparseCategoricalFocalCrossentropy",
     "binary_focal_crossentropy",
+    "calibration",
     "categorical_focal_crossentropy",
     "class_weights",
     "metrics",

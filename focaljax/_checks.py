@@ -242,6 +242,24 @@ def not_negative(name: str, x: ArrayLike) -> None:
         raise ValueError(f"`{name}` must be at least 0, got {_first(values, ~(values >= 0))}.")
 
 
+def positive(name: str, x: ArrayLike) -> None:
+    """Every known value is above 0."""
+    values = known(x)
+    if values is not None and not np.all(values > 0):
+        raise ValueError(f"`{name}` must be above 0, got {_first(values, ~(values > 0))}.")
+
+
+def bounds(name: str, x: tuple[float, float]) -> tuple[float, float]:
+    """Two known numbers, 0 < low <= high."""
+    try:
+        low, high = map(float, x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must be two known numbers, got {x!r}.") from error
+    if not 0 < low <= high < float("inf"):
+        raise ValueError(f"`{name}` must be 0 < low <= high, got {x!r}.")
+    return low, high
+
+
 def scalar_in_unit_interval(name: str, x: ArrayLike) -> None:
     """A scalar whose value, where known, lies in [0, 1]."""
     scalar_in(name, x, 0, 1)

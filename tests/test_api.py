@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import focaljax
-from focaljax import class_weights, metrics
+from focaljax import calibration, class_weights, metrics
 
 ROOT = Path(__file__).parents[1]
 LOSSES = {
@@ -54,14 +54,33 @@ METRIC_METHODS = {
     "merge": "(self, *states, axis_name=None)",
     "result": "(self, state)",
 }
-ROOMS = {"class_weights", "metrics"}
+ROOMS = {"calibration", "class_weights", "metrics"}
 ROOM_FUNCTIONS = {
+    calibration: {
+        "fit_temperature": (
+            "(logits, labels, *, sample_weight=None, ignore_index=None, bounds=(0.01, 100.0), axis=-1, "
+            "axis_name=None)"
+        ),
+        "log_posterior": "(logits, *, gamma=2.0, alpha=None, axis=-1)",
+    },
     class_weights: {
         "effective_number": "(counts, *, beta=0.999, normalize='classes', unseen=0.0)",
         "inverse_frequency": "(counts, *, power=1.0, normalize='examples', unseen=0.0)",
     },
 }
 ROOM_OBJECTS = {
+    calibration: {
+        "ClasswiseCalibrationError": (
+            "(num_classes, bins=15, from_logits=False, ignore_class=None, axis=-1, "
+            "name='classwise_calibration_error', dtype=None)",
+            METRIC_METHODS | {"reliability": "(self, state)"},
+        ),
+        "ExpectedCalibrationError": (
+            "(bins=15, from_logits=False, ignore_class=None, axis=-1, name='expected_calibration_error', "
+            "dtype=None)",
+            METRIC_METHODS | {"reliability": "(self, state)"},
+        ),
+    },
     class_weights: {
         "ClassCounts": (
             "(num_classes, ignore_index=None, dtype=None)",
@@ -93,11 +112,9 @@ def sections(docstring: str) -> set[str]:
 def test_the_names_are_these():
     assert set(focaljax.__all__) == {*FUNCTIONS, *OBJECTS, *ROOMS}
     assert set(metrics.__all__) == {*OBJECTS, *CROSSENTROPIES, "MeanState"}
-    assert set(class_weights.__all__) == {
-        *ROOM_FUNCTIONS[class_weights],
-        *ROOM_OBJECTS[class_weights],
-        "CountState",
-    }
+    states = {class_weights: {"CountState"}, calibration: {"CalibrationState", "Reliability"}}
+    for room, names in states.items():
+        assert set(room.__all__) == {*ROOM_FUNCTIONS[room], *ROOM_OBJECTS[room], *names}
 
 
 @pytest.mark.parametrize(("room", "name"), IN_ROOMS)
@@ -121,7 +138,9 @@ def test_objects_of_rooms(room: types.ModuleType, name: str):
         assert "Returns" in sections(getattr(cls, method).__doc__), method
 
 
-@pytest.mark.parametrize("module", [focaljax, metrics, class_weights], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [focaljax, calibration, class_weights, metrics], ids=lambda module: module.__name__
+)
 def test_the_names_are_sorted_and_there(module: types.ModuleType):
     assert module.__all__ == sorted(set(module.__all__))
     assert all(hasattr(module, name) for name in module.__all__)

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "focaljax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 DOOR = "focaljax"  # __init__.py: re-exports and nothing else; only the top floor comes in through it
+OPEN = {DOOR, "calibration", "class_weights", "metrics"}  # rooms with a public name of their own
 FLOORS = {
     "_mesh": 0,
     "_modulation": 0,
@@ -19,6 +20,7 @@ FLOORS = {
     "_statistics": 1,
     "class_weights": 2,
     "reductions": 2,
+    "calibration": 3,
     "_ops": 2,
     "_fold": 3,
     "losses": 4,
@@ -92,7 +94,7 @@ def test_imports_go_down(file: Path):
 def test_the_study_comes_in_by_the_door():
     for file in FILES:
         if room_of(file) == "study":
-            assert {found.target for found in imports(file)} <= {DOOR, "study"}, file.name
+            assert {found.target for found in imports(file)} <= {*OPEN, "study"}, file.name
 
 
 def test_the_door_has_no_logic():

@@ -1,10 +1,14 @@
-"""The measures: what the held-out logits of one run are worth, in numpy and float64."""
+"""The measures: what the held-out logits of one run are worth."""
 
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
+from focaljax.calibration import CalibrationState, ExpectedCalibrationError, Reliability
+
 BINS = 15
+ECE = ExpectedCalibrationError(BINS, from_logits=True)
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,6 @@ class Measures:
     recall: np.ndarray
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """Per bin of confidence: share of rows, mean confidence and accuracy (NaN if empty)."""
-
-    share: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
-
-
 def measure(logits: np.ndarray, labels: np.ndarray, rare: np.ndarray) -> Measures:
     """Measure one run: logits [n, C], labels [n], indices of the rare classes."""
     log_p = log_softmax(logits)
@@ -47,7 +42,7 @@ def measure(logits: np.ndarray, labels: np.ndarray, rare: np.ndarray) -> Measure
         balanced_accuracy=float(recall.mean()),
         rare_recall=float(recall[rare].mean()),
         nll=float(-log_p[np.arange(len(labels)), labels].mean()),
-        ece=calibration_error(reliability(logits, labels)),
+        ece=float(ECE.result(binned(logits, labels))),
         recall=recall,
     )
 
@@ -63,21 +58,15 @@ def per_class_recall(right: np.ndarray, labels: np.ndarray, n_classes: int) -> n
     return np.bincount(labels, right, n_classes) / np.bincount(labels, minlength=n_classes)
 
 
-def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:
-    """Sort rows by the probability of their top class into equal bins (0, 1/bins], ..., (.., 1]."""
-    log_p = log_softmax(logits)
-    confidence = np.exp(log_p.max(axis=1))
-    right = log_p.argmax(axis=1) == labels
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    rows = np.bincount(bin_of, minlength=bins)
-    some = np.where(rows > 0, rows, np.nan)
-    return Reliability(
-        share=rows / len(labels),
-        confidence=np.bincount(bin_of, confidence, bins) / some,
-        accuracy=np.bincount(bin_of, right, bins) / some,
-    )
+def binned(logits: np.ndarray, labels: np.ndarray) -> CalibrationState:
+    """Sort rows by the probability of their top class into equal bins (0, 1/BINS], ..., (.., 1]."""
+    return _update(ECE.init(), labels, logits)
 
 
-def calibration_error(diagram: Reliability) -> float:
-    """Return ECE = sum over bins of share * |accuracy - confidence|."""
-    return float(np.nansum(diagram.share * np.abs(diagram.accuracy - diagram.confidence)))
+def reliability(logits: np.ndarray, labels: np.ndarray) -> Reliability:
+    """Return the diagram of these rows, in numpy."""
+    diagram = ECE.reliability(binned(logits, labels))
+    return Reliability(*jax.device_get(tuple(diagram)))
+
+
+_update = jax.jit(ECE.update)

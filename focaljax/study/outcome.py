@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from focaljax.calibration import Reliability
 from focaljax.study.compare import Comparison, compare
 from focaljax.study.data import Problem, Splits
-from focaljax.study.evaluate import Measures, Reliability, measure, reliability
+from focaljax.study.evaluate import Measures, measure, reliability
 from focaljax.study.settings import Setting
 from focaljax.study.train import Trained
 

@@ -90,7 +90,8 @@ def reliabilities(axes: Axes, outcome: Outcome, shown: Iterable[int]) -> None:
 
 def filled(outcome: Outcome, index: int) -> np.ndarray:
     """Return which bins of a reliability diagram hold enough rows to be shown."""
-    return outcome.diagrams[index].share * outcome.splits.test.size > LEAST_IN_BIN - 0.5
+    share = np.asarray(outcome.diagrams[index].share)
+    return share * outcome.splits.test.size > LEAST_IN_BIN - 0.5
 
 
 def differences(axes: Axes, outcome: Outcome, metric: Metric) -> None:

@@ -96,7 +96,7 @@ def numbers(outcome: Outcome, options: dict[str, Any]) -> dict[str, Any]:
             "held_out_nll": outcome.trained.test_nll.mean(axis=1).tolist(),
         },
         "reliability": [
-            {field: _finite(values.tolist()) for field, values in vars(diagram).items()}
+            {field: _finite(values.tolist()) for field, values in diagram._asdict().items()}
             for diagram in outcome.diagrams
         ],
         "versions": versions(),

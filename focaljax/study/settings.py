@@ -6,6 +6,8 @@ from itertools import product
 
 import numpy as np
 
+from focaljax.class_weights import inverse_frequency
+
 GAMMAS = (0.5, 1.0, 2.0, 5.0)
 ALPHAS = ("none", "balanced")
 
@@ -25,8 +27,7 @@ class Setting:
 
     def class_weights(self, counts: np.ndarray) -> np.ndarray:
         """Return alpha [C]: ones, or inverse frequency with mean 1 over the training examples."""
-        balanced = counts.sum() / (len(counts) * counts)
-        return balanced if self.alpha == "balanced" else np.ones(len(counts))
+        return np.asarray(inverse_frequency(counts)) if self.alpha == "balanced" else np.ones(len(counts))
 
 
 BASELINE = Setting(0.0)

@@ -1,0 +1,454 @@
+"""Laws of the calibration: posteriors come back, the temperature is the best, errors are as defined."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+import scipy.optimize
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from sklearn.calibration import calibration_curve
+
+import focaljax
+from focaljax.calibration import (
+    CalibrationState,
+    ClasswiseCalibrationError,
+    ExpectedCalibrationError,
+    fit_temperature,
+    log_posterior,
+)
+
+U = 2.0**-24
+POSTERIORS = np.array(
+    [
+        [0.7, 0.2, 0.06, 0.04],
+        [0.25, 0.25, 0.25, 0.25],
+        [0.49, 0.49, 0.01, 0.01],
+        [0.999, 0.0005, 0.0003, 0.0002],
+        [0.01, 0.02, 0.03, 0.94],
+    ]
+)
+ALPHA = np.array([0.5, 1.0, 3.0, 7.0])
+
+
+def trained(eta, risk):
+    """The logits that minimise `risk(logits)`, the last one 0: quasi-Newton in float64."""
+
+    def full(z):
+        return jnp.append(z, 0.0)
+
+    objective = jax.jit(jax.value_and_grad(lambda z: risk(full(z))))
+    start = np.zeros(len(eta) - 1)
+    found = scipy.optimize.minimize(objective, start, jac=True, method="BFGS", options={"gtol": 1e-11})
+    assert np.abs(found.jac).max() < 1e-8
+    return full(found.x)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("alpha", [None, ALPHA], ids=["plain", "alpha"])
+def test_the_posteriors_of_a_known_distribution_come_back(gamma, alpha):
+    with jax.enable_x64(True):
+        for eta in POSTERIORS:
+            logits = trained(
+                eta,
+                lambda z, eta=eta: focaljax.softmax_focal_loss(z, jnp.asarray(eta), gamma=gamma, alpha=alpha),
+            )
+            back = np.exp(log_posterior(logits, gamma=gamma, alpha=alpha))
+            np.testing.assert_allclose(back, eta, rtol=1e-5)
+            if gamma and len(set(eta)) > 1:  # and without it they would not have
+                assert np.abs(jax.nn.softmax(logits) - eta).max() > 1e-4
+            in_float32 = np.exp(log_posterior(logits.astype(jnp.float32), gamma=gamma, alpha=alpha))
+            np.testing.assert_allclose(in_float32, eta, rtol=1e-5)
+
+
+def test_posteriors_come_back_with_a_gamma_per_class():
+    gamma = np.array([0.0, 1.0, 2.0, 3.0])
+    with jax.enable_x64(True):
+        for eta in POSTERIORS:
+
+            def risk(z, eta=eta):
+                return focaljax.softmax_focal_loss(z, jnp.asarray(eta), gamma=gamma, alpha=ALPHA)
+
+            back = np.exp(log_posterior(trained(eta, risk), gamma=gamma, alpha=ALPHA))
+            np.testing.assert_allclose(back, eta, rtol=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.01, 0.3, 0.5, 0.97])
+def test_posteriors_come_back_from_a_sigmoid(eta):
+    with jax.enable_x64(True):
+
+        def risk(z):
+            losses = focaljax.sigmoid_focal_loss(z[:1], jnp.array([1.0]), alpha=0.25)
+            return jnp.sum(
+                eta * losses + (1 - eta) * focaljax.sigmoid_focal_loss(z[:1], jnp.zeros(1), alpha=0.25)
+            )
+
+        z = trained([eta, 1 - eta], risk)[0]
+        back = jnp.exp(log_posterior(jnp.stack([jnp.zeros(()), z]), alpha=[0.75, 0.25]))
+        np.testing.assert_allclose(back, [1 - eta, eta], rtol=1e-5)
+
+
+def test_a_linear_model_trained_on_labels_knows_their_frequencies():
+    """The whole way: integer labels, a layer, gradient descent, and the frequencies in the data come back."""
+    frequencies = np.array([[70, 20, 10], [5, 5, 90]])
+    inputs = jnp.asarray(np.repeat(np.eye(2, dtype=np.float32), 100, 0))
+    labels = jnp.asarray(np.concatenate([np.repeat(np.arange(3), n) for n in frequencies]))
+
+    def objective(kernel):
+        return focaljax.softmax_focal_loss_with_integer_labels(inputs @ kernel, labels, gamma=2.0).mean()
+
+    step = jax.jit(lambda kernel, _: (kernel - 4.0 * jax.grad(objective)(kernel), None))
+    kernel, _ = lax.scan(step, jnp.zeros((2, 3)), length=2000)
+    np.testing.assert_allclose(jnp.exp(log_posterior(kernel)), frequencies / 100, atol=1e-4)
+
+
+def oracle(logits, gamma, alpha):
+    """The same formula at 60 digits, as written."""
+    with mpmath.workdps(400):
+        e = [mpmath.exp(mpmath.mpf(float(z))) for z in logits]
+        p = [x / mpmath.fsum(e) for x in e]
+        q = [mpmath.fsum(e[:k] + e[k + 1 :]) / mpmath.fsum(e) for k in range(len(e))]
+        raw = [
+            x / (a * (y**gamma) * (1 + gamma * (-x * mpmath.log(x) / y)))
+            for x, y, a in zip(p, q, alpha, strict=True)
+        ]
+        return np.array([float(mpmath.log(x / mpmath.fsum(raw))) for x in raw])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+@pytest.mark.parametrize("spread", [1.0, 30.0, 300.0])
+def test_posteriors_are_exact_for_any_logits(gamma, spread):
+    rng = np.random.default_rng(0)
+    for classes in (2, 3, 10):
+        logits = (spread * rng.normal(size=(4, classes))).astype(np.float32)
+        alpha = rng.uniform(0.1, 4, classes).astype(np.float32)
+        got = log_posterior(jnp.asarray(logits), gamma=gamma, alpha=alpha)
+        want = np.stack([oracle(row, gamma, [float(a) for a in alpha]) for row in logits])
+        # Each logarithm is rounded to itself: relative to the largest that was added.
+        error = np.abs(np.asarray(got) - want) / (1 + np.abs(want).max(-1, keepdims=True))
+        assert error.max() < 8 * U
+
+
+def test_posteriors_at_the_ends():
+    inf = jnp.inf
+    logits = jnp.array(
+        [[1e4, 0.0, 0.0], [0.0, -inf, 0.0], [5.0, -inf, -inf], [3e38, -3e38, 0.0], [0.0, 0.0, 0.0]]
+    )
+    got = np.exp(log_posterior(logits))
+    np.testing.assert_allclose(got, [[1, 0, 0], [0.5, 0, 0.5], [1, 0, 0], [1, 0, 0], [1 / 3] * 3], rtol=1e-6)
+    np.testing.assert_array_equal(log_posterior(jnp.zeros((2, 1))), 0)
+    for row in logits:
+        weighted = lambda z: jnp.sum(jnp.exp(log_posterior(z)) * jnp.arange(3.0))  # noqa: E731
+        assert np.isfinite(jax.grad(weighted)(row)).all()
+        assert np.isfinite(jax.hessian(weighted)(row)).all()
+    assert np.isnan(log_posterior(jnp.array([jnp.nan, 0.0]))).all()
+
+
+@pytest.mark.parametrize("row", [[0.3, -1.2, 2.0], [1.0, 1.0, -1.0], [0.0, 0.0, 0.0], [9.0, -9.0, 3.0]])
+def test_posteriors_are_differentiable_at_ties_too(row):
+    with jax.enable_x64(True):
+        z, alpha = jnp.array(row), jnp.array([0.5, 1.0, 2.0])
+        for argument in (0, 1, 2):
+            f = lambda *x: log_posterior(x[0], gamma=x[1], alpha=x[2])  # noqa: E731
+            at = (z, jnp.asarray(1.5), alpha)
+            jacobian = np.asarray(jax.jacrev(f, argument)(*at))
+            h = 1e-6
+            for i in np.ndindex(at[argument].shape):
+                up, down = (
+                    f(*(x.at[i].add(s * h) if k == argument else x for k, x in enumerate(at)))
+                    for s in (1, -1)
+                )
+                np.testing.assert_allclose(jacobian[(slice(None), *i)], (up - down) / (2 * h), atol=2e-9)
+
+
+def test_posteriors_transform():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(5, 3, 4)).astype(np.float32))
+    whole = log_posterior(logits, alpha=[1.0, 2.0, 3.0], axis=1)
+    mapped = jax.jit(jax.vmap(lambda z: log_posterior(z, alpha=[1.0, 2.0, 3.0], axis=0)))(logits)
+    np.testing.assert_allclose(whole, mapped, atol=4 * U)
+    np.testing.assert_allclose(jnp.sum(jnp.exp(whole), 1), 1, rtol=8 * U)
+    np.testing.assert_allclose(log_posterior(logits, gamma=0.0), jax.nn.log_softmax(logits), atol=8 * U)
+    assert log_posterior(logits.astype(jnp.bfloat16)).dtype == jnp.float32
+    np.testing.assert_array_equal(jnp.argmax(log_posterior(logits), -1), jnp.argmax(logits, -1))
+
+
+def make_logits(n, classes, scale, seed=0):
+    """Logits that are `scale` times too sure, and labels drawn from the true ones."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n, classes)) * 2
+    labels = np.argmax(z + rng.gumbel(size=z.shape), -1)
+    return (scale * z).astype(np.float32), labels.astype(np.int32)
+
+
+def best_temperature(logits, labels, weights=None) -> float:
+    """By a general optimiser, in float64."""
+    z = np.float64(logits)
+
+    def nll(log_t):
+        scaled = z / np.exp(log_t)
+        losses = scipy.special.logsumexp(scaled, -1) - scaled[np.arange(len(z)), labels]
+        return np.average(losses, weights=weights)
+
+    found: Any = scipy.optimize.minimize_scalar(nll, bracket=(-1, 1), tol=1e-12)
+    return math.exp(found.x)
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 3.0, 20.0])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_the_temperature_is_the_best_one(scale, classes):
+    logits, labels = make_logits(2000, classes, scale)
+    weights = np.random.default_rng(1).uniform(0, 2, 2000)
+    for w in (None, weights):
+        truth = best_temperature(logits, labels, w)
+        given = None if w is None else jnp.asarray(w, jnp.float32)
+        got = jax.jit(fit_temperature)(logits, labels, sample_weight=given)
+        np.testing.assert_allclose(
+            got, truth, rtol=1e-5
+        )  # a float32 mean of 2000 slopes is off by about 1e-6
+    np.testing.assert_allclose(best_temperature(logits, labels), scale, rtol=0.1)
+    with jax.enable_x64(True):
+        # The reference finds a minimum, and is itself good to the root of eps.
+        got = fit_temperature(np.float64(logits), labels)
+        np.testing.assert_allclose(got, best_temperature(logits, labels), rtol=1e-7)
+
+
+def test_temperature_at_its_bounds():
+    sure = jnp.array([[2.0, 0.0], [0.0, 3.0]])
+    np.testing.assert_allclose(fit_temperature(sure, jnp.array([0, 1])), 0.01, rtol=1e-6)
+    np.testing.assert_allclose(fit_temperature(sure, jnp.array([1, 0]), bounds=(0.5, 8.0)), 8.0, rtol=1e-6)
+    assert fit_temperature(sure, jnp.array([-1, -1]), ignore_index=-1) == 1
+    assert fit_temperature(jnp.zeros((0, 2)), jnp.zeros(0, int)) == 1
+    huge, labels = make_logits(500, 3, 1e4)
+    np.testing.assert_allclose(
+        fit_temperature(huge, labels, bounds=(1e-2, 1e6)),
+        best_temperature(huge / 1e4, labels) * 1e4,
+        rtol=1e-4,
+    )
+
+
+def test_temperature_under_transforms_and_masks(mesh):
+    logits, labels = (jnp.asarray(x) for x in make_logits(50 * jax.device_count(), 4, 2.0))
+    whole = fit_temperature(logits, labels)
+    put = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in (logits, labels)]
+    sharded = jax.shard_map(
+        lambda z, y: fit_temperature(z, y, axis_name="data"),
+        mesh=mesh,
+        in_specs=(P("data"),) * 2,
+        out_specs=P(),
+    )
+    np.testing.assert_allclose(jax.jit(sharded)(*put), whole, rtol=1e-5)
+    both = jax.vmap(fit_temperature)(jnp.stack([logits, 2 * logits]), jnp.stack([labels, labels]))
+    np.testing.assert_allclose(both, jnp.stack([whole, 2 * whole]), rtol=1e-5)
+    np.testing.assert_allclose(fit_temperature(logits.T, labels, axis=0), whole, rtol=1e-5)
+
+    dirty = jnp.concatenate([logits, jnp.full((1, 4), jnp.nan)])
+    ignored = fit_temperature(dirty, jnp.append(labels, -1), ignore_index=-1)
+    np.testing.assert_allclose(ignored, whole, rtol=1e-5)
+    masked = jnp.concatenate([logits, jnp.full((logits.shape[0], 1), -jnp.inf)], 1)  # a class that cannot be
+    np.testing.assert_allclose(fit_temperature(masked, labels), whole, rtol=1e-5)
+    assert np.isnan(fit_temperature(dirty, jnp.append(labels, 0)))
+    assert np.isnan(fit_temperature(logits, labels.at[0].set(9)))
+    np.testing.assert_array_equal(jax.grad(lambda z: fit_temperature(z, labels))(logits), 0)
+
+
+def ece(p, labels, bins, weights=None):
+    """By the definition, bin by bin: top class and every class."""
+    n, classes = p.shape
+    w = np.ones(n) if weights is None else np.float64(weights)
+
+    def of(confidence, right):
+        error = 0.0
+        for b in range(bins):
+            inside = (confidence > np.float32(b / bins)) & (confidence <= np.float32((b + 1) / bins))
+            inside |= (b == 0) & (confidence <= 0)
+            if w[inside].sum():
+                gap = np.average(right[inside], weights=w[inside]) - np.average(
+                    confidence[inside], weights=w[inside]
+                )
+                error += w[inside].sum() / w.sum() * abs(gap)
+        return error
+
+    top = of(p.max(1), p.argmax(1) == labels)
+    return top, np.mean([of(p[:, c], labels == c) for c in range(classes)])
+
+
+def probabilities(n, classes, seed=0):
+    logits, labels = make_logits(n, classes, 1.5, seed)
+    return np.asarray(jax.nn.softmax(logits)), labels
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_errors_are_those_of_the_definition(bins, weighted):
+    p, labels = probabilities(700, 5)
+    w = np.random.default_rng(1).integers(0, 3, 700).astype(np.float32) if weighted else None
+    truth = ece(p, labels, bins, w)
+    for metric, error in zip(
+        (ExpectedCalibrationError(bins), ClasswiseCalibrationError(5, bins)), truth, strict=True
+    ):
+        state = metric.init()
+        for part in (slice(0, 1), slice(1, 300), slice(300, 300), slice(300, 700)):
+            state = metric.update(state, labels[part], p[part], None if w is None else w[part])
+        np.testing.assert_allclose(metric.result(state), error, rtol=1e-5)
+        whole = metric.update(metric.init(), labels, p, w)
+        np.testing.assert_allclose(metric.result(whole), metric.result(state), rtol=1e-5)
+
+
+def test_reliability_is_that_of_scikit_learn():
+    p, labels = probabilities(2000, 4)
+    metric = ClasswiseCalibrationError(4, bins=8)
+    diagram = metric.reliability(metric.update(metric.init(), labels, p))
+    for c in range(4):
+        accuracy, confidence = calibration_curve(labels == c, p[:, c], n_bins=8)
+        some = ~np.isnan(diagram.accuracy[c])
+        np.testing.assert_allclose(diagram.accuracy[c][some], accuracy, rtol=1e-6)
+        np.testing.assert_allclose(diagram.confidence[c][some], confidence, rtol=1e-6)
+    np.testing.assert_allclose(diagram.share.sum(-1), 1, rtol=1e-6)
+
+
+def test_reliability_of_the_top_class():
+    metric = ExpectedCalibrationError(bins=4)
+    state = metric.update(
+        metric.init(), jnp.array([0, 0, 1]), jnp.array([[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]])
+    )
+    diagram = metric.reliability(state)
+    np.testing.assert_allclose(
+        diagram.share, [0, 1 / 3, 1 / 3, 1 / 3], rtol=1e-6
+    )  # edges belong to the bin below
+    np.testing.assert_array_equal(diagram.confidence, [np.nan, 0.5, 0.75, 1])
+    np.testing.assert_array_equal(diagram.accuracy, [np.nan, 1, 1, 0])
+
+
+def test_recovered_posteriors_and_a_temperature_calibrate():
+    """What the room is for, on data whose posteriors are known."""
+    z, labels = make_logits(20_000, 5, 1.0)
+    eta = jax.nn.softmax(z)
+    metric = ExpectedCalibrationError(from_logits=True)
+
+    def error(logits):
+        return float(metric.result(metric.update(metric.init(), labels, logits)))
+
+    # The minimiser of the focal risk: the logits whose recovered posteriors are these, by fixed point.
+    logits = jnp.log(eta)
+    for _ in range(200):
+        logits = logits + 0.5 * (jnp.log(eta) - log_posterior(logits))
+    np.testing.assert_allclose(jnp.exp(log_posterior(logits)), eta, atol=1e-5)
+    assert error(logits) > 5 * error(log_posterior(logits))
+    assert error(logits / fit_temperature(logits, labels)) < error(logits) / 2
+    assert abs(fit_temperature(log_posterior(logits), labels) - 1) < 0.03
+
+
+METRICS = (ExpectedCalibrationError(from_logits=True), ClasswiseCalibrationError(3, from_logits=True))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_streams_merge_and_transform(metric, mesh):
+    logits, labels = (jnp.asarray(x) for x in make_logits(6 * jax.device_count(), 3, 1.0))
+    whole = metric.update(metric.init(), labels, logits)
+    parts = [x.reshape(6, -1, *x.shape[1:]) for x in (labels, logits)]
+    scanned, _ = jax.jit(
+        lambda parts: lax.scan(lambda s, x: (metric.update(s, *x), None), metric.init(), parts)
+    )(parts)
+
+    def shard(y, z):
+        return metric.merge(metric.update(metric.init(), y, z), axis_name="data")
+
+    put = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in (labels, logits)]
+    sharded = jax.jit(jax.shard_map(shard, mesh=mesh, in_specs=(P("data"),) * 2, out_specs=P()))(*put)
+    for state in (scanned, sharded, jax.jit(metric.update)(metric.init(), *put)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), state, whole)
+        np.testing.assert_array_equal(state.count, whole.count)
+    jax.tree.map(np.testing.assert_array_equal, metric.merge(), metric.init())
+    jax.tree.map(np.testing.assert_array_equal, metric.merge(whole, metric.init()), whole)
+    assert len({x.unsafe_buffer_pointer() for x in jax.tree.leaves(metric.init())}) == 6
+    donated = jax.jit(metric.update, donate_argnums=0)(metric.init(), labels, logits)
+    np.testing.assert_array_equal(donated.count, whole.count)
+    assert hash(metric) == hash(type(metric)(**vars(metric)))
+
+
+def test_a_stream_stays_exact_beyond_float32():
+    metric = ExpectedCalibrationError(bins=2)
+    y, p = jnp.array([0, 0, 1]), jnp.array([[0.9, 0.1]] * 3)
+    once = state = metric.update(metric.init(), y, p)
+    for _ in range(30):
+        state = metric.merge(state, state)
+    state = metric.merge(state, once)
+    assert float(state.count[1]) + float(state.count_compensation[1]) == 3 * (2**30 + 1)
+    np.testing.assert_allclose(metric.result(state), 0.9 - 2 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_what_does_not_count_is_silent(metric):
+    logits, labels = (jnp.asarray(x) for x in make_logits(8, 3, 1.0))
+    w = jnp.ones(8).at[2].set(0)
+    dirty = logits.at[2].set(jnp.nan)
+    clean = metric.update(metric.init(), labels, logits, w)
+    jax.tree.map(np.testing.assert_array_equal, metric.update(metric.init(), labels, dirty, w), clean)
+    ignoring = type(metric)(**{**vars(metric), "ignore_class": 255})
+    ignored = ignoring.update(ignoring.init(), labels.at[2].set(255), dirty)
+    jax.tree.map(np.testing.assert_array_equal, ignored, clean)
+    assert np.isnan(metric.result(metric.update(metric.init(), labels, dirty)))
+    assert np.isnan(metric.result(metric.update(metric.init(), labels.at[0].set(3), logits)))
+    assert metric.result(metric.init()) == 0
+    assert np.isnan(metric.reliability(metric.init()).accuracy).all()
+    pixels = metric.update(metric.init(), labels.reshape(2, 4), jnp.moveaxis(logits.reshape(2, 4, 3), -1, -1))
+    np.testing.assert_array_equal(pixels.count, metric.update(metric.init(), labels, logits).count)
+
+
+def test_the_class_axis_and_dtypes():
+    p, labels = probabilities(20, 3)
+    first = ExpectedCalibrationError(axis=0)
+    last = ExpectedCalibrationError()
+    a, b = first.update(first.init(), labels, p.T), last.update(last.init(), labels, p)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    half = last.update(last.init(), labels, jnp.asarray(p, jnp.bfloat16))
+    assert isinstance(half, CalibrationState) and half.count.dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert last.result(last.update(last.init(), labels, p)).dtype == jnp.float64
+        np.testing.assert_allclose(
+            last.result(last.update(last.init(), labels, np.float64(p))),
+            ece(np.float64(p), labels, 15)[0],
+            rtol=1e-12,
+        )
+
+
+LOGITS, LABELS = jnp.zeros((4, 3)), jnp.zeros(4, int)
+TOP, EACH = ExpectedCalibrationError, ClasswiseCalibrationError
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: log_posterior([1, 2]), TypeError, "`logits` must be floating, got int32"),
+        (lambda: log_posterior(LOGITS, gamma=-1.0), ValueError, "`gamma` must be at least 0, got -1"),
+        (lambda: log_posterior(LOGITS, alpha=[1.0, 0.0, 1.0]), ValueError, "`alpha` must be above 0, got 0"),
+        (lambda: log_posterior(LOGITS, alpha=[1.0, 1.0]), ValueError, "`alpha` must have one entry"),
+        (lambda: log_posterior(LOGITS, axis=2), ValueError, "`axis` must be in"),
+        (lambda: fit_temperature(LOGITS, jnp.zeros(4)), TypeError, "`labels` must be integer"),
+        (lambda: fit_temperature(LOGITS, [0, 0, 0, 3]), ValueError, r"`labels` must be in"),
+        (lambda: fit_temperature(LOGITS, LABELS, bounds=(0.0, 1.0)), ValueError, "`bounds` must be 0 <"),
+        (lambda: fit_temperature(LOGITS, LABELS, bounds=2.0), TypeError, "`bounds` must be two"),
+        (lambda: fit_temperature(LOGITS, LABELS, sample_weight=jnp.ones(3)), ValueError, "`sample_weight`"),
+        (lambda: fit_temperature(LOGITS, LABELS, ignore_index=0.5), TypeError, "`ignore_index` must be"),
+        (lambda: TOP(bins=0), ValueError, "`bins` must be at least 1, got 0"),
+        (lambda: TOP(from_logits=1), TypeError, "`from_logits` must be a bool, got int"),
+        (lambda: TOP(ignore_class=True), TypeError, "`ignore_class` must be an int or None"),
+        (lambda: EACH(2.5), TypeError, "`num_classes` must be an int"),
+        (lambda: seen(EACH(4)), ValueError, "`y_pred` must have 4 classes, got 3"),
+        (lambda: seen(TOP(), LABELS[:3]), ValueError, r"`y_true` must have shape \(4,\)"),
+        (lambda: seen(TOP(), jnp.zeros((4, 3))), TypeError, "use `jax.numpy.argmax`"),
+    ],
+)  # fmt: skip
+def test_errors_name_argument_expected_and_got(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def seen(metric, y_true=LABELS):
+    return metric.update(metric.init(), y_true, LOGITS)
