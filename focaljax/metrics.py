@@ -142,6 +142,12 @@ class _Mean:
             batch = metric.merge(metric.update(metric.init(), y_true, y_pred), axis_name="data")
             state = metric.merge(state, batch)
 
+        Hosts that each saw examples of their own bring their states together by::
+
+            every = jax.experimental.multihost_utils.process_allgather(state)
+            of = lambda host: jax.tree.map(lambda x: x[host], every)
+            state = metric.merge(*map(of, range(jax.process_count())))
+
         Args:
           *states: States of this metric.
           axis_name: Mesh axis or axes whose devices hold different states.

@@ -70,6 +70,12 @@ def reduce_loss(
       >>> reduce_loss(jnp.array([1.0, 2.0, jnp.nan]), weights, "mean_with_sample_weight")
       Array(1.5, dtype=float32)
 
+      Detectors divide the sum over all anchors by the number of positives, both of the global batch:
+
+      >>> losses, positive = jnp.array([1.0, 2.0, 6.0]), jnp.array([0.0, 1.0, 1.0])
+      >>> reduce_loss(losses, None, "sum") / jnp.maximum(reduce_loss(positive, None, "sum"), 1)
+      Array(4.5, dtype=float32)
+
     References:
       The Keras 3 API, `keras.losses.Loss`, for the names of the reductions.
     """

@@ -4,7 +4,6 @@
 """
 
 import sys
-from functools import partial
 from typing import Any
 
 import jax
@@ -70,10 +69,9 @@ def metric_of_processes(params: pod.Params) -> Any:
     own = pod.read(np.arange(jax.process_index(), EXAMPLES, jax.process_count()), SIZES)
     logits = jax.jit(pod.logits_of)(params, own.inputs)
     state = jax.jit(pod.METRIC.update)(pod.METRIC.init(), own.labels, logits)
-    states = multihost_utils.process_allgather(jax.tree.map(lambda x: x[None], state), tiled=True)
-    count = states.total.shape[0]
-    merged = pod.METRIC.merge(*(jax.tree.map(partial(np.take, indices=i), states) for i in range(count)))
-    return pod.METRIC.result(merged)
+    gathered = multihost_utils.process_allgather(state)
+    states = [jax.tree.map(lambda x, i=i: x[i], gathered) for i in range(jax.process_count())]
+    return pod.METRIC.result(pod.METRIC.merge(*states))
 
 
 def flat(tree: Any) -> dict[str, np.ndarray]:

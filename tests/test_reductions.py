@@ -1,5 +1,7 @@
 """Laws of the reductions: the table, Keras, silence, broadcasting, and the global mean."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -255,6 +257,62 @@ def test_global_gradient_is_that_of_the_global_batch(mesh, reduction):
     truth = jax.grad(loss)(scale, x, weights)
     # Both are sums of n positive terms; the shards group them otherwise.
     np.testing.assert_allclose(over_mesh(mesh, shard, x, weights), truth, rtol=3 * n * U)
+
+
+def test_a_padded_batch_is_the_batch_without_padding(mesh):
+    """By weights and by a mask; the padding lies on some devices only."""
+    n, short = 4 * jax.device_count(), 3 * jax.device_count() + 1
+    x, scale = draw(n), jnp.float32(1.5)
+    there = np.arange(n) < short
+
+    def by_weight(scale, x, there, axis_name=None):
+        weights = there.astype(jnp.float32)
+        return reduce_loss(scale * x, weights, "mean_with_sample_weight", axis_name=axis_name)
+
+    def by_mask(scale, x, there, axis_name=None):
+        return reduce_loss(scale * x, where=there, axis_name=axis_name)
+
+    truth = np.mean(x[:short], dtype=float)
+    for loss in (by_weight, by_mask):
+        found = jax.value_and_grad(partial(loss, axis_name="data"))
+        value, gradient = over_mesh(mesh, partial(found, scale), x, there)
+        np.testing.assert_allclose(value, 1.5 * truth, rtol=3 * n * U)
+        np.testing.assert_allclose(gradient, truth, rtol=3 * n * U)
+
+
+def test_global_sum_by_the_number_of_positives(mesh):
+    """As detectors divide; most devices have no positive."""
+    n = 4 * jax.device_count()
+    losses, positive = draw(n), (np.arange(n) % 7 == 0).astype(np.float32)
+    scale = jnp.float32(1.5)
+
+    def loss(scale, v, positive, axis_name=None):
+        total, count = (reduce_loss(x, None, "sum", axis_name=axis_name) for x in (scale * v, positive))
+        return total / jnp.maximum(count, 1)
+
+    truth = losses.sum(dtype=float) / positive.sum()
+    value = over_mesh(mesh, lambda v, p: loss(scale, v, p, "data"), losses, positive)
+    np.testing.assert_allclose(value, 1.5 * truth, rtol=3 * n * U)
+    gradient = over_mesh(mesh, lambda v, p: jax.grad(loss)(scale, v, p, "data"), losses, positive)
+    np.testing.assert_allclose(gradient, truth, rtol=3 * n * U)
+
+
+def test_the_wrong_ways_that_readme_names_are_wrong(mesh):
+    """If one of these becomes right, README's table must change."""
+    n = 4 * jax.device_count()
+    x, scale = np.arange(1, n + 1, dtype=np.float32), jnp.float32(1.5)
+    valid = (np.arange(n) < 4) | (np.arange(n) % 4 == 0)  # four on the first device, one on the others
+
+    def mean_of_means(x, valid):
+        return jax.lax.pmean(reduce_loss(x, where=valid), "data")
+
+    assert abs(over_mesh(mesh, mean_of_means, x, valid) / x[valid].mean() - 1) > 0.01
+
+    def mean_of_local_gradients(x):
+        return jax.lax.pmean(jax.grad(lambda scale: reduce_loss(scale * x))(scale), "data")
+
+    found = over_mesh(mesh, mean_of_local_gradients, x)
+    np.testing.assert_allclose(found, jax.device_count() * x.mean(dtype=float), rtol=3 * n * U)
 
 
 def test_global_over_several_axes():
