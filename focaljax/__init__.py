@@ -9,6 +9,7 @@ from focaljax.crossentropy import (
     categorical_focal_crossentropy,
     sparse_categorical_focal_crossentropy,
 )
+from focaljax.linear import linear_softmax_focal_loss
 from focaljax.losses import (
     sigmoid_focal_loss,
     softmax_focal_loss,
@@ -24,6 +25,7 @@ __all__ = [
     "calibration",
     "categorical_focal_crossentropy",
     "class_weights",
+    "linear_softmax_focal_loss",
     "metrics",
     "reduce_loss",
     "sigmoid_focal_loss",

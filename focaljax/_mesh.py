@@ -49,8 +49,22 @@ def part(option: jax.Array, axis: int, classes: int, name: AxisName | None) -> j
     return lax.dynamic_slice_in_dim(option, lax.axis_index(name) * classes, classes, axis)
 
 
-def varies(x: jax.Array, name: AxisName) -> bool:
-    """Whether JAX knows that `x` differs over the whole axis: not outside ``shard_map(check_vma=True)``."""
+def varying(x: jax.Array) -> frozenset[str]:
+    """The mesh axes over which JAX knows that `x` differs: none outside ``shard_map(check_vma=True)``."""
     kind = jax.typeof(x)
-    varying = kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
-    return set(name if isinstance(name, tuple) else (name,)) <= set(varying)
+    return frozenset(kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma)
+
+
+def varies(x: jax.Array, name: AxisName) -> bool:
+    """Whether JAX knows that `x` differs over the whole axis."""
+    return set(name if isinstance(name, tuple) else (name,)) <= varying(x)
+
+
+def vary(x: jax.Array, names: frozenset[str]) -> jax.Array:
+    """The same numbers, as differing over `names` too; their cotangents are then summed over these."""
+    missing = tuple(sorted(names - varying(x)))
+    if not missing:
+        return x
+    if hasattr(lax, "pcast"):
+        return lax.pcast(x, missing, to="varying")
+    return getattr(lax, "pvary")(x, missing)  # noqa: B009  # its name before JAX 0.9

@@ -83,7 +83,8 @@ def split_sum(
     x: jax.Array, highest: jax.Array, axis: int, name: _mesh.AxisName | None
 ) -> tuple[jax.Array, jax.Array]:
     """The sums of x over the highest entries of each row and over the lower ones."""
-    return tuple(row_sum(jnp.where(side, x, 0), axis, name) for side in (highest, ~highest))
+    high, low = (row_sum(jnp.where(side, x, 0), axis, name) for side in (highest, ~highest))
+    return high, low
 
 
 def row_sum(x: jax.Array, axis: int, name: _mesh.AxisName | None) -> jax.Array:
@@ -143,12 +144,19 @@ def rivals(logits: jax.Array, labels: jax.Array, axis: int, name: _mesh.AxisName
     package depends on `top` but through ``top + log(rest)``, so every derivative comes out whole.
     """
     classes = logits.shape[axis]
-    top, rest, target = lax.platform_dependent(
-        logits,
-        _mesh.local(labels, classes, name),
-        cpu=partial(_rivals_two_pass, axis=axis),
-        default=partial(_rivals_one_pass, axis=axis),
-    )
+    part = rivals_part(logits, _mesh.local(labels, classes, name), axis)
+    return rivals_of_all(part, labels, classes, name)
+
+
+def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
+    """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
+    two_pass, one_pass = (partial(form, axis=axis) for form in (_rivals_two_pass, _rivals_one_pass))
+    return lax.platform_dependent(logits, labels, cpu=two_pass, default=one_pass)
+
+
+def rivals_of_all(part: Part, labels: jax.Array, classes: int, name: _mesh.AxisName | None) -> Rivals:
+    """From the part that holds the `classes` of this device."""
+    top, rest, target = part
     if name is not None:
         own, top = top, _mesh.highest(top, name)
         fall = jnp.where(own == top, 1, jnp.exp(own - top))  # also when both are -inf
@@ -227,11 +235,18 @@ def _at(labels, logits, axis):
 
 def peak(logits: jax.Array, axis: int, name: _mesh.AxisName | None) -> Peak:
     """The maximum of each row and the excess beside it, with `axis` of size 1; constants to derivatives."""
-    top, excess = lax.platform_dependent(
-        lax.stop_gradient(logits),
-        cpu=partial(_peak_two_pass, axis=axis),
-        default=partial(_peak_one_pass, axis=axis),
-    )
+    return peak_of_all(peak_part(lax.stop_gradient(logits), axis), axis, name)
+
+
+def peak_part(logits: jax.Array, axis: int) -> Part:
+    """``(top, excess)`` of some of the classes."""
+    two_pass, one_pass = (partial(form, axis=axis) for form in (_peak_two_pass, _peak_one_pass))
+    return lax.platform_dependent(logits, cpu=two_pass, default=one_pass)
+
+
+def peak_of_all(part: Part, axis: int, name: _mesh.AxisName | None) -> Peak:
+    """From the part that holds the classes of this device."""
+    top, excess = part
     if name is not None:
         own, top = top, _mesh.highest(top, name)
         beside = jnp.where(own == top, 1, shifted_exp(own, top)) * (1 + excess)

@@ -24,6 +24,11 @@ LOSSES = {
         "ignore_index=None, axis_name=None)"
     ),
     "sigmoid_focal_loss": "(logits, labels, *, gamma=2.0, alpha=None)",
+    "linear_softmax_focal_loss": (
+        "(inputs, kernel, labels, *, bias=None, weights=None, reduction='mean', gamma=2.0, alpha=None, "
+        "label_smoothing=0.0, ignore_index=None, logit_soft_cap=None, z_loss=0.0, strategy=None, chunk=None, "
+        "precision=None, axis_name=None)"
+    ),
 }
 CROSSENTROPIES = {
     "categorical_focal_crossentropy": (

@@ -34,13 +34,19 @@ def dense(
 def _fwd(logits, weights, gamma, axis, name):
     z = logits.astype(gamma.dtype)
     peak = _statistics.peak(z, axis, name)
+    loss, *sums = _sums(z, weights, gamma, peak, axis, name)
+    return jnp.squeeze(loss, axis), (logits, weights, gamma, peak, tuple(sums))
+
+
+def _sums(z, weights, gamma, peak, axis, name):
+    """The loss, and the pulls of the highest and of the lower classes."""
     same = _statistics.apart(peak)
     again = _statistics.apart(same)
 
     def pulls(peak):
         return _modulation.scaled(weights, _modulation.pull(_odds(z, peak, axis, name), gamma))
 
-    loss, *sums = _statistics.sums(
+    return _statistics.sums(
         (
             _modulation.scaled(weights, _modulation.focal(_odds(z, peak, axis, name), gamma)),
             jnp.where(z == same.top, pulls(same), 0),
@@ -49,7 +55,6 @@ def _fwd(logits, weights, gamma, axis, name):
         axis,
         name,
     )
-    return jnp.squeeze(loss, axis), (logits, weights, gamma, peak, tuple(sums))
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too

@@ -44,16 +44,21 @@ def _fwd(logits, labels, alpha, gamma, axis, name):
 def _bwd(axis, name, residuals, ct):
     logits, labels, alpha, gamma, stats = residuals
     labels = _statistics.apart(labels)
+    slope, silent, d_alpha, d_gamma = _of_rows(alpha, gamma, stats, ct)
+    stats = jax.tree.map(lambda x: jnp.where(silent, 0, x), stats)
+    z, labels = logits.astype(gamma.dtype), _mesh.local(labels, logits.shape[axis], name)
+    d_logits = _spread(z, labels, silent, slope, stats, axis, name).astype(logits.dtype)
+    return d_logits, None, d_alpha, d_gamma
+
+
+def _of_rows(alpha, gamma, stats, ct):
+    """What the statistics alone decide: the slope of each target, the silent rows, d alpha and d gamma."""
     odds = _odds(stats)
     focal = _modulation.focal(odds, gamma)
     slope = -_modulation.scaled(alpha * ct, odds.q * _modulation.pull(odds, gamma))
     silent = (slope == 0) & jnp.isnan(odds.p)
-    stats = jax.tree.map(lambda x: jnp.where(silent, 0, x), stats)
-    z, labels = logits.astype(gamma.dtype), _mesh.local(labels, logits.shape[axis], name)
-    d_logits = _spread(z, labels, silent, slope, stats, axis, name).astype(logits.dtype)
-    d_alpha = _modulation.scaled(ct, focal)
     d_gamma = _modulation.scaled(alpha * ct, _modulation.scaled(odds.log_q, focal))
-    return d_logits, None, d_alpha, d_gamma
+    return slope, silent, _modulation.scaled(ct, focal), d_gamma
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5, 6))
@@ -77,7 +82,8 @@ def _spread_jvp(axis, name, primals, tangents):
 
 def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name):
     own = _statistics.is_class(labels, z.shape, axis)
-    others = jnp.where(own | jnp.expand_dims(silent, axis), -jnp.inf, z)
+    z = jnp.where(jnp.expand_dims(silent, axis), -jnp.inf, z)  # not in `own`: a mask of the classes of all devices
+    others = jnp.where(own, -jnp.inf, z)
     slope = jnp.expand_dims(slope, axis)
     return jnp.where(own, slope, -slope * _shares(others, stats, axis, name))
 

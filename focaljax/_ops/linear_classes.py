@@ -1,0 +1,232 @@
+"""Linear + focal loss, some classes of all rows at a time.
+
+Statistics of a chunk of classes merge with those of the others, so the first sweep over the kernel makes the
+losses, or with smoothed labels the first two. The backward sweep computes each chunk's logits once more: four
+matmuls, 8 N D C operations (10 with smoothed labels). Beside the results there are the logits of one chunk
+and the sum of the gradient by x, in float32: nothing of the kernel's size.
+
+Derivatives of higher order are those of :mod:`focaljax._ops.linear_rows`, the same function of the same
+operands, as sums over the classes of one chunk cannot have them.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from focaljax import _mesh, _modulation, _statistics
+from focaljax._ops import dense, indexed, linear, linear_rows
+from focaljax._ops.linear import Classes, Head, How, Rows
+from focaljax._ops.linear_rows import zeros
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def each(
+    how: How, x: jax.Array, head: Head, labels: jax.Array, rows: Rows, classes: Classes | None
+) -> jax.Array:
+    """The loss of each row of `x`, [N, D]; operands as in :func:`focaljax._ops.linear_rows.total`."""
+    return _forward(how, x, head, labels, rows, classes)[0]
+
+
+def total(
+    how: How, x: jax.Array, head: Head, labels: jax.Array, rows: Rows, classes: Classes | None
+) -> jax.Array:
+    """The sum of the losses."""
+    return jnp.sum(each(how, x, head, labels, rows, classes))
+
+
+def _each_fwd(how, *operands):
+    losses, stats = _forward(how, *operands)
+    return losses, (*operands, stats)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _each_bwd(how, residuals, ct):
+    dx, d_head, d_rows, d_classes = _backward(how, *residuals, ct)
+    return dx, d_head, None, d_rows, d_classes
+
+
+def _by_rows(how, x, head):
+    """The same program in chunks of rows, with logits of about the same size."""
+    return how._replace(chunk=max(1, x.shape[0] * how.chunk // head.kernel.shape[1]))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _forward(how, x, head, labels, rows, classes) -> Any:
+    """The losses, and the statistics that the backward pass needs."""
+    statistics = _of_integers if classes is None else _of_smoothed
+    losses, lse, stats = statistics(how, x, head, labels, rows, classes)
+    return losses + linear.penalty(rows, lse), stats
+
+
+@_forward.defjvp
+def _forward_jvp(how, primals, tangents):
+    x, head, labels, *others = primals
+    losses, stats = _forward(how, *primals)
+
+    def by_rows(x, head, *others):
+        return linear_rows.losses(_by_rows(how, x, head), x, head, labels, *others)
+
+    floating = (*tangents[:2], *tangents[3:])
+    rise = jax.jvp(by_rows, (x, head, *others), floating)[1]
+    return (losses, stats), (rise, jax.tree.map(jnp.zeros_like, stats))
+
+
+def _of_integers(how, x, head, labels, rows, classes):
+    """Losses, logsumexp and statistics without smoothing."""
+    mine = _mesh.local(labels, head.kernel.shape[1], how.name)
+
+    def step(merged, part, start):
+        top, rest, target = _statistics.rivals_part(linear.logits(x, part, how), mine - start, 1)
+        return _statistics.merge(merged, (top, jnp.where(rest > 0, rest - 1, 0), target)), ()
+
+    (top, excess, target), _ = _chunks(step, _nothing(x, 2), head, how.chunk)
+    part = (top, jnp.where(top == -jnp.inf, 0, 1 + excess), target)
+    stats = _statistics.rivals_of_all(part, labels, head.kernel.shape[1], how.name)
+    loss = _modulation.scaled(rows.weight, _modulation.focal(indexed._odds(stats), rows.gamma))
+    return loss, linear.lse_of_rivals(stats), stats
+
+
+def _of_smoothed(how, x, head, labels, rows, classes):
+    """The same with it; the statistics are the peak of each row and the sums of what its classes pull."""
+
+    def highest(merged, part, start):
+        return _statistics.merge(
+            merged, _statistics.peak_part(linear.logits(x, part, how), 1), exact=True
+        ), ()
+
+    peak = _statistics.peak_of_all(_chunks(highest, _nothing(x, 1), head, how.chunk)[0], 1, how.name)
+    fold = _folds(how, head, labels)
+
+    def step(sums, part, start):
+        head, options = part
+        weights, gamma = fold(start, rows, options, classes.smoothing)
+        found = dense._sums(linear.logits(x, head, how), weights, gamma, peak, 1, None)
+        return tuple(map(jnp.add, sums, found)), ()
+
+    start = tuple(zeros(peak.top, peak.top.dtype, like=x) for _ in range(3))
+    sums = _chunks(step, start, (head, classes[:2]), how.chunk)[0]
+    loss, *pulls = (_mesh.total(each, how.name) for each in sums)
+    return jnp.squeeze(loss, 1), linear.lse_of_peak(x, peak, how.name), (peak, tuple(pulls))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _backward(how, x, head, labels, rows, classes, stats, ct) -> Any:
+    """The gradients of the sum of the losses weighed by `ct`."""
+    x = linear.silenced(x, rows, ct)
+    pull_back = _pull_integers if classes is None else _pull_smoothed
+    start, lse, pull = pull_back(how, x, head, labels, rows, classes, stats, ct)
+
+    def step(sums, part, start):
+        (head, _), (dx, others) = part, sums
+        z = linear.logits(x, head, how)
+        dz, found, d_options = pull(z, start, part)
+        dz = dz + linear.d_penalty(z, rows, lse, ct)
+        more, d_kernel, d_bias = linear.d_head(x, head, z, dz, how)
+        return (dx + more, jax.tree.map(jnp.add, others, found)), (Head(d_kernel, d_bias), d_options)
+
+    options = None if classes is None else classes[:2]
+    state = _chunks(step, (zeros(x, linear.wide(x.dtype)), start), (head, options), how.chunk, results=True)
+    (dx, found), (d_head, d_options) = state
+    if classes is None:
+        d_weight, d_gamma = indexed._of_rows(rows.weight, rows.gamma, stats, ct)[2:]
+        d_classes = None
+    else:
+        d_weight, d_gamma, d_smoothing = found
+        d_classes = Classes(d_options[0], d_options[1], d_smoothing)
+    d_rows = linear.d_rows_of(rows, Rows(d_weight, d_gamma, None), lse, ct)
+    return dx.astype(x.dtype), d_head, d_rows, d_classes
+
+
+@_backward.defjvp
+def _backward_jvp(how, primals, tangents):
+    x, head, labels, rows, classes, _, ct = primals
+
+    def by_rows(x, head, rows, classes, ct):
+        return linear_rows.gradient(_by_rows(how, x, head), x, head, labels, rows, classes, ct)[1]
+
+    floating = (*tangents[:2], *tangents[3:5], tangents[6])
+    return _backward(how, *primals), jax.jvp(by_rows, (x, head, rows, classes, ct), floating)[1]
+
+
+def _pull_integers(how, x, head, labels, rows, classes, stats, ct):
+    """Sums to start from; logsumexp; the pull-back of a chunk to its logits, to the sums, to its classes."""
+    mine = _mesh.local(labels, head.kernel.shape[1], how.name)
+
+    def pull(z, start, part):
+        residuals = (z, mine - start, rows.weight, rows.gamma, stats)
+        return indexed._bwd(1, None, residuals, ct)[0], (), None
+
+    return (), linear.lse_of_rivals(stats), pull
+
+
+def _pull_smoothed(how, x, head, labels, rows, classes, stats, ct):
+    """The same for smoothed labels; the sums are those of weight, gamma and smoothing."""
+    peak, sums = stats
+    fold = _folds(how, head, labels)
+
+    def pull(z, start, part):
+        alpha_and_gamma = part[1]
+        (weights, gamma), unfold = jax.vjp(partial(fold, start), rows, alpha_and_gamma, classes.smoothing)
+        dz, d_weights, d_gamma = dense._bwd(1, None, (z, weights, gamma, peak, sums), ct)
+        d_rows, d_options, d_smoothing = unfold((d_weights, d_gamma))
+        return dz, (d_rows.weight, d_rows.gamma, d_smoothing), d_options
+
+    start = tuple(zeros(x, x.dtype) for x in (rows.weight, rows.gamma, classes.smoothing))
+    return start, linear.lse_of_peak(x, peak, how.name), pull
+
+
+def _folds(how, head, labels):
+    """Of the chunk from class `start`: weights and gammas, as functions of what makes them."""
+    classes = head.kernel.shape[1]
+    mine, count = _mesh.local(labels, classes, how.name), classes * _mesh.shards(how.name)
+
+    def fold(start, rows, alpha_and_gamma, smoothing):
+        alpha, gamma = alpha_and_gamma
+        return linear.folded(mine - start, rows, Classes(alpha, gamma, smoothing), count)
+
+    return fold
+
+
+def _nothing(x, sums):
+    """The statistics of no class: a top and `sums` numbers."""
+    none = zeros(x[:, 0] if x.shape[1] else jnp.sum(x, 1), linear.wide(x.dtype))
+    return (none - jnp.inf, *(none for _ in range(sums)))
+
+
+def _chunks(step, carry, arrays, chunk, results=False) -> Any:
+    """``carry, results = step(carry, classes of the arrays, the first of them)`` for chunk after chunk.
+
+    Classes are the last axis of arrays and `results`, which have the shapes and dtypes of the arrays. What is
+    left over is a smaller chunk: the kernel is never padded or copied.
+    """
+    size = jax.tree.leaves(arrays)[0].shape[-1]
+    count, left = divmod(size, chunk)
+
+    def body(state, start, width=chunk):
+        carry, made = state
+        part = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, width, x.ndim - 1), arrays)
+        carry, found = step(carry, part, start)
+        if results:
+            made = jax.tree.map(
+                lambda all, some: lax.dynamic_update_slice_in_dim(
+                    all, some.astype(all.dtype), start, all.ndim - 1
+                ),
+                made,
+                found,
+            )
+        return (carry, made), None
+
+    state = (carry, jax.tree.map(lambda x: zeros(x, x.dtype), arrays) if results else ())
+    if count > 1:
+        state, _ = lax.scan(body, state, chunk * jnp.arange(count, dtype=jnp.int32))
+    elif count:
+        state, _ = body(state, jnp.int32(0))
+    if left:
+        state, _ = body(state, jnp.int32(size - left), left)
+    return state
+
+
+each.defvjp(_each_fwd, _each_bwd)

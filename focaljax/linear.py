@@ -1,0 +1,220 @@
+"""The last layer and its loss as one operation: the logits of a large vocabulary never exist.
+
+For a hidden state x and a kernel W of C classes, logits ``x W`` of N rows are the largest array of a
+training step, and each textbook loss stores several of them. Here they are made and used up chunk by chunk:
+
+- in chunks of rows: three matmuls, 6 N D C operations for value and gradient, and a float32 sum of the
+  kernel's gradient;
+- in chunks of classes: four matmuls, 8 N D C operations, and nothing of the kernel's size but its gradient.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from focaljax import _checks, _checks_linear, _mesh
+from focaljax._ops import linear_classes, linear_rows
+from focaljax._ops.linear import Classes, Head, How, Rows
+
+LOGITS = {"rows": 2**29, "classes": 2**26}  # bytes of the float32 logits of a chunk
+SUMS = 2**32  # bytes of a float32 kernel gradient, beyond which the classes are chunked
+FORMS = {  # of the sum, of each loss
+    "rows": (linear_rows.total, linear_rows.each),
+    "classes": (linear_classes.total, linear_classes.each),
+}
+
+
+def linear_softmax_focal_loss(
+    inputs: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: str | None = "mean",
+    gamma: ArrayLike = 2.0,
+    alpha: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    ignore_index: int | None = None,
+    logit_soft_cap: float | None = None,
+    z_loss: ArrayLike = 0.0,
+    strategy: str | None = None,
+    chunk: int | None = None,
+    precision: Any = None,
+    axis_name: _mesh.AxisName | None = None,
+) -> jax.Array:
+    r"""Focal loss of class indices under the softmax of a linear layer, without its logits.
+
+    .. math:: L = w \left(\alpha_t \, (1 - p_t)^\gamma \, (-\log p_t) + \zeta \, \mathrm{lse}(z)^2\right),
+              \quad p = \mathrm{softmax}(z), \quad z = x W + b
+
+    The numbers and gradients of :func:`softmax_focal_loss_with_integer_labels` of the logits.
+
+    Args:
+      inputs: The examples x, floating, [..., D]. The matmuls are in this dtype, their sums in float32.
+      kernel: The layer W, floating, [D, C].
+      labels: Class indices in [0, C), integer, of the shape of `inputs` without the last axis.
+      bias: The layer's bias b, floating, [C].
+      weights: A weight w per example, of the shape of `labels`, or one for all.
+      reduction: "sum", "mean" (the sum divided by the number of examples that are not ignored; 0 if there
+        is none), or None for one loss per example, whose gradient computes the logits again.
+      gamma: Focusing exponent, at least 0: a scalar, [C], or [..., 1] per example.
+      alpha: Class weights: a scalar, [C], or [..., 1] per example; None weighs every class with 1.
+      label_smoothing: Scalar s in [0, 1]: labels become ``y * (1 - s) + s / C``.
+      ignore_index: A label whose examples have no loss and no gradient; it may lie outside [0, C).
+      logit_soft_cap: A Python number c: the logits become ``c * tanh(z / c)``.
+      z_loss: Scalar zeta, at least 0: a penalty of large logits, which alpha does not weigh.
+      strategy: "rows" or "classes", what is chunked; None chooses rows where that costs little memory.
+      chunk: How many rows or classes are taken at a time; None chooses from the bytes of their logits.
+      precision: That of the matmuls, as `jax.numpy.matmul` has it.
+      axis_name: Inside `jax.shard_map` the mesh axis, or a tuple of them, that shards the classes:
+        `kernel` and `bias` are those of this device's shard, `labels` count from the first class of all,
+        `alpha` and `gamma` per class may be of all classes or of the shard. Examples that are sharded too
+        are reduced on each device only.
+
+    Returns:
+      A scalar, or without reduction the losses in the shape of `labels`; in at least float32.
+
+    Raises:
+      TypeError: An argument has the wrong dtype, for example integer inputs.
+      ValueError: A shape or a known value is out of range, a word is none of its choices, or `axis_name`
+        does not shard the kernel.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> inputs, kernel = jnp.eye(2), jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]))
+      >>> losses = linear_softmax_focal_loss(inputs, kernel, jnp.array([0, 1]), reduction=None)
+      >>> [round(float(x), 6) for x in losses / jnp.log(2)]  # (1 - 0.5)^2 * log 2
+      [0.25, 0.25]
+
+    References:
+      Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
+      equation 5, for the labelled class of a softmax; for gradients made in the forward pass, Hsu et al.,
+      "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024 (https://arxiv.org/abs/2410.10989).
+    """
+    layer = _checks_linear.layer(inputs, kernel, bias, axis_name)
+    count = layer.kernel.shape[1] * _mesh.shards(layer.name)
+    ignored = _checks.index("ignore_index", ignore_index)
+    labels = _checks_linear.labels(labels, layer.logits, ignored, count)
+    weights = None if weights is None else _checks_linear.weights(weights, layer.logits)
+    exponent = _checks_linear.option("gamma", gamma, layer.logits, count)
+    _checks.not_negative("gamma", gamma)
+    if alpha is not None:
+        alpha = _checks_linear.option("alpha", alpha, layer.logits, count)
+    _checks.scalar_in_unit_interval("label_smoothing", label_smoothing)
+    _checks_linear.factor("z_loss", z_loss)
+    _checks_linear.choice("reduction", reduction, _checks_linear.REDUCTIONS)
+    _checks_linear.choice("strategy", strategy, _checks_linear.STRATEGIES)
+    strategy, size = _plan(layer, strategy, _checks_linear.chunk(chunk))
+    cap, precision = _checks_linear.cap(logit_soft_cap), _checks_linear.precision(precision)
+    smoothing, zeta = (_unless_zero(x, exponent.dtype) for x in (label_smoothing, z_loss))
+    operands = Operands(
+        layer.inputs, layer.kernel, layer.bias, labels, weights, exponent, alpha, smoothing, zeta
+    )
+    how = How(size, cap, precision, layer.name)
+    return _loss(operands, how=how, strategy=strategy, reduction=reduction, ignored=ignored)
+
+
+class Operands(NamedTuple):
+    """What is checked; `gamma` and `alpha` in the rank of the logits."""
+
+    inputs: jax.Array
+    kernel: jax.Array
+    bias: jax.Array | None
+    labels: jax.Array
+    weights: jax.Array | None
+    gamma: jax.Array
+    alpha: jax.Array | None
+    smoothing: jax.Array | None
+    zeta: jax.Array | None
+
+
+def _unless_zero(x: ArrayLike, dtype: Any) -> jax.Array | None:
+    """An option, or None where it is known to do nothing."""
+    value = _checks.known(x)
+    return None if value is not None and value == 0 else jnp.asarray(x).astype(dtype)
+
+
+def _plan(layer: _checks_linear.Layer, strategy: str | None, chunk: int | None) -> tuple[str, int]:
+    """What is chunked, and into how many rows or classes: as many as have logits of `LOGITS` bytes."""
+    width, classes = layer.kernel.shape
+    rows = math.prod(layer.logits.shape[:-1])
+    one = layer.logits.dtype.itemsize
+    chosen = strategy or ("classes" if one * width * classes > SUMS else "rows")
+    size, others = (rows, classes) if chosen == "rows" else (classes, rows)
+    if chunk is not None:
+        return chosen, max(1, min(chunk, size))
+    fits = max(128, LOGITS[chosen] // max(1, one * others))
+    if fits >= size:
+        return chosen, max(1, size)
+    if chosen == "classes":
+        return chosen, fits // 128 * 128  # whole tiles
+    least = -(-size // fits)  # chunks; some more, if they are then of one size
+    even = [n for n in range(least, 2 * least) if size % n == 0]
+    return chosen, size // even[0] if even else -(-size // least)
+
+
+@partial(jax.jit, static_argnames=("how", "strategy", "reduction", "ignored"), inline=True)
+def _loss(operands, *, how, strategy, reduction, ignored):
+    """Folds the options into one weight, gamma and zeta per row, on the devices where the rows are."""
+    shape, name = operands.labels.shape, how.name
+    everywhere = frozenset().union(*(_mesh.varying(x) for x in jax.tree.leaves(operands)))
+    of_rows = everywhere - frozenset(name if isinstance(name, tuple) else (name,))
+    x, kernel, bias, smoothing = jax.tree.map(
+        lambda x: _mesh.vary(x, everywhere),
+        (operands.inputs, operands.kernel, operands.bias, operands.smoothing),
+    )
+    labels = _mesh.vary(operands.labels.reshape(-1), of_rows)
+    classes = kernel.shape[1]
+    known = (labels >= 0) & (labels < classes * _mesh.shards(name))
+    counts = jnp.ones_like(known)
+    if ignored is not None and jnp.iinfo(labels.dtype).min <= ignored <= jnp.iinfo(labels.dtype).max:
+        counts = labels != ignored
+    labels = jnp.where(known, labels.astype(jnp.int32), -1)
+    zeros = jnp.where(False, labels, 0).astype(operands.gamma.dtype)
+
+    of_labels = None if smoothing is not None else labels
+    gamma, gammas = _parts(operands.gamma, of_labels, shape, classes, name)
+    weight, alphas = (None, None)
+    if operands.alpha is not None:
+        weight, alphas = _parts(operands.alpha, of_labels, shape, classes, name)
+    gamma = zeros if gamma is None else zeros + gamma
+    weight = zeros + (1 if weight is None else weight)
+    zeta = None if operands.zeta is None else zeros + operands.zeta
+    if operands.weights is not None:
+        weight = weight * operands.weights.reshape(-1)
+        zeta = None if zeta is None else zeta * operands.weights.reshape(-1)
+
+    scale = jnp.ones((), zeros.dtype)
+    if reduction == "mean":
+        number = labels.size if ignored is None else jnp.sum(counts, dtype=zeros.dtype)
+        scale = 1 / jnp.maximum(jnp.asarray(number, zeros.dtype), 1)
+    early = 1 if x.dtype == jnp.float16 else scale  # of gradients that have to pass through float16: late
+    weight = jnp.where(counts, jnp.where(known, weight * early, jnp.nan), 0)
+    rows = Rows(weight, gamma, None if zeta is None else jnp.where(counts, zeta * early, 0))
+    of_classes = None
+    if smoothing is not None:
+        flat = _mesh.vary(jnp.zeros(classes, zeros.dtype), everywhere)
+        of_classes = Classes(
+            flat + (1 if alphas is None else alphas), flat + (0 if gammas is None else gammas), smoothing
+        )
+    x = x.reshape(-1, kernel.shape[0])
+    operation = FORMS[strategy][reduction is None]
+    losses = operation(how, x, Head(kernel, bias), labels, rows, of_classes)
+    return losses.reshape(shape) if reduction is None else losses * (scale / early)
+
+
+def _parts(option, labels, shape, classes, name):
+    """What an option gives to rows and to classes, of which one is None; with `labels` all to rows."""
+    if option.shape[-1] == 1 and (name is None or not _mesh.varies(option, name)):
+        return jnp.broadcast_to(option[..., 0], shape).reshape(-1), None
+    part = _mesh.part(option.reshape(-1), 0, classes, name)
+    if labels is None:
+        return None, part
+    mine = _mesh.local(labels, classes, name)
+    found = part[jnp.clip(mine, 0, classes - 1)]
+    return _mesh.total(jnp.where((mine >= 0) & (mine < classes), found, 0), name), None

@@ -1,0 +1,340 @@
+"""Linear + focal loss: a matmul and the loss of its logits, without them, in each form."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tolerances
+
+import focaljax
+from focaljax import linear, linear_softmax_focal_loss
+
+ROWS, WIDTH, CLASSES = 13, 5, 37
+FLOATS = ("inputs", "kernel", "bias", "weights", "alpha", "gamma")
+OPTIONS = {
+    "plain": {},
+    "smoothed": {"label_smoothing": 0.1},
+    "capped": {"logit_soft_cap": 2.0},
+    "z-loss": {"z_loss": 1e-2},
+    "ignored": {"ignore_index": 3},
+    "all": {"label_smoothing": 0.1, "logit_soft_cap": 2.0, "z_loss": 1e-2, "ignore_index": 3},
+}
+
+
+@pytest.fixture(params=linear.FORMS)
+def strategy(request) -> str:
+    return request.param
+
+
+def batch(dtype="float32", rows=ROWS, width=WIDTH, classes=CLASSES, **shapes):
+    """Everything that may be differentiated, and labels; `shapes` are those of alpha and gamma."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, rows)
+    labels[:2] = 3
+    arrays = {
+        "inputs": rng.normal(size=(rows, width)),
+        "kernel": 2 * rng.normal(size=(width, classes)) / np.sqrt(width),
+        "bias": rng.normal(size=classes),
+        "weights": rng.uniform(0.5, 2.0, rows),
+        "alpha": rng.uniform(0.5, 2.0, shapes.get("alpha", (classes,))),
+        "gamma": rng.uniform(0.5, 2.5, shapes.get("gamma", ())),
+    }
+    floats = {name: jnp.asarray(x, dtype if name in FLOATS[:3] else "float32") for name, x in arrays.items()}
+    return floats, jnp.asarray(labels, jnp.int32)
+
+
+def plain(
+    inputs,
+    kernel,
+    labels,
+    *,
+    bias=None,
+    weights=1.0,
+    reduction="mean",
+    logit_soft_cap=None,
+    z_loss=0.0,
+    **options,
+):
+    """The same from logits."""
+    z = jnp.matmul(inputs, kernel, preferred_element_type=jnp.float32)
+    z = z if bias is None else z + bias.astype(z.dtype)[None, :]
+    z = z if logit_soft_cap is None else logit_soft_cap * jnp.tanh(z / logit_soft_cap)
+    losses = focaljax.softmax_focal_loss_with_integer_labels(z, labels, **options)
+    ignored = options.get("ignore_index")
+    counted = jnp.ones_like(labels, bool) if ignored is None else labels != ignored
+    losses = losses + jnp.where(counted, z_loss * jax.nn.logsumexp(z, -1) ** 2, 0)
+    losses = losses * weights
+    total = jnp.sum(losses)
+    return {None: losses, "sum": total, "mean": total / jnp.sum(counted, dtype=total.dtype)}[reduction]
+
+
+def everything(loss, floats, labels, **options):
+    """The losses, and every gradient of their sum (of single losses, weighed by what is not the same)."""
+
+    def total(floats):
+        given = dict(floats)
+        found = loss(given.pop("inputs"), given.pop("kernel"), labels, **given, **options)
+        return jnp.sum(found if found.ndim == 0 else found * jnp.cos(jnp.arange(float(found.size)))), found
+
+    gradients, found = jax.jit(jax.grad(total, has_aux=True))(floats)
+    return gradients | {"loss": found}
+
+
+def assert_same(found, wanted, rtol=None):
+    """One formula, the sums in another order; a gradient is judged by its largest entry."""
+    assert found.keys() == wanted.keys()
+    for name, truth in wanted.items():
+        assert found[name].dtype == truth.dtype, name
+        assert found[name].shape == truth.shape, name
+        scale = np.max(np.abs(np.asarray(truth, np.float64)), initial=0.0)
+        tolerances.assert_close(
+            found[name],
+            np.asarray(truth, np.float64),
+            rtol=rtol or tolerances.rtol("same", 5.0),
+            scale=scale,
+            label=name,
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "reduction"),
+    [(options, "mean") for options in OPTIONS] + [("all", "sum"), ("plain", None), ("all", None)],
+)
+def test_value_and_every_gradient_are_those_of_the_logits(strategy, options, reduction):
+    floats, labels = batch()
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
+    chosen = OPTIONS[options] | {"reduction": reduction}
+    assert_same(everything(ours, floats, labels, **chosen), everything(plain, floats, labels, **chosen))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("alpha", "gamma"),
+    [((), (CLASSES,)), ((1,), (ROWS, 1)), ((CLASSES,), (1, 1)), ((ROWS, 1), (1, CLASSES))],
+    ids=str,
+)
+def test_options_of_every_shape(strategy, alpha, gamma, smoothing):
+    floats, labels = batch(alpha=alpha, gamma=gamma)
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
+    found, wanted = (everything(f, floats, labels, label_smoothing=smoothing) for f in (ours, plain))
+    assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("chunk", [1, 12, 36, 100, None])
+def test_any_chunk_gives_the_same(strategy, chunk):
+    floats, labels = batch()
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=chunk)
+    assert_same(everything(ours, floats, labels), everything(plain, floats, labels))
+
+
+@pytest.mark.parametrize("reduction", ["mean", None])
+def test_bfloat16_is_as_accurate_as_its_matmuls(strategy, reduction):
+    """Compared with the logits of the same numbers in float32; each matmul rounds its operands."""
+    floats, labels = batch("bfloat16", rows=64, width=32)
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=16, reduction=reduction)
+    found = everything(ours, floats, labels)
+    wanted = everything(partial(plain, reduction=reduction), jax.tree.map(jnp.float32, floats), labels)
+    assert found["loss"].dtype == jnp.float32
+    assert all(found[name].dtype == floats[name].dtype for name in floats)
+    assert_same(jax.tree.map(jnp.float32, found), wanted, 2 * tolerances.eps("bfloat16"))
+
+
+def test_a_float32_kernel_under_bfloat16_inputs_has_a_float32_gradient(strategy):
+    floats, labels = batch("bfloat16", rows=64, width=32)
+    mixed = floats | {name: floats[name].astype("float32") for name in ("kernel", "bias")}
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=16)
+    found, narrow = everything(ours, mixed, labels), everything(ours, floats, labels)
+    assert found["kernel"].dtype == jnp.float32
+    np.testing.assert_array_equal(found["kernel"].astype("bfloat16"), narrow["kernel"])
+
+
+@pytest.mark.parametrize("reduction", ["mean", None])
+def test_float16_keeps_small_gradients(strategy, reduction):
+    """A loss scale lifts them before they are float16, not after."""
+    floats, labels = batch("float16", rows=64, width=32)
+    floats["weights"] = 1e-4 * floats["weights"]
+    scale = 2.0**14
+    scaled = lambda f: lambda *a, **o: scale * f(*a, **o)  # noqa: E731
+    ours = scaled(partial(linear_softmax_focal_loss, strategy=strategy, chunk=16, reduction=reduction))
+    wide = jax.tree.map(jnp.float32, floats)
+    found = everything(ours, floats, labels)
+    wanted = everything(scaled(partial(plain, reduction=reduction)), wide, labels)
+    for name in ("kernel", "inputs"):
+        truth = np.asarray(wanted[name], np.float64)
+        tolerances.assert_close(found[name], truth, rtol=0.05, scale=np.max(np.abs(truth)), label=name)
+
+
+@pytest.mark.parametrize(("options", "reduction"), [("plain", None), ("all", "mean")])
+def test_second_derivatives(strategy, options, reduction):
+    floats, labels = batch()
+    push = jax.tree.map(jnp.cos, floats)
+
+    def products(loss):
+        def gradient(floats):
+            found = everything(partial(loss, **OPTIONS[options], reduction=reduction), floats, labels)
+            return {name: found[name] for name in floats}
+
+        forward = jax.jvp(gradient, (floats,), (push,))[1]
+        reverse = jax.grad(lambda f: sum(jnp.vdot(gradient(f)[name], push[name]) for name in f))(floats)
+        return {f"forward {name}": x for name, x in forward.items()} | reverse
+
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=5)
+    found, wanted = (jax.jit(partial(products, loss))() for loss in (ours, plain))
+    assert_same(found, wanted, tolerances.rtol("hessian"))
+
+
+@pytest.mark.parametrize(("options", "reduction"), [("plain", "mean"), ("plain", None), ("all", "sum")])
+def test_what_is_ignored_or_weighs_nothing_is_silent(strategy, options, reduction):
+    """NaN and infinity there change neither the value nor a gradient."""
+    floats, labels = batch()
+    labels = labels.at[4].set(-1)
+    floats["weights"] = floats["weights"].at[5].set(0)
+    bad = floats | {"inputs": floats["inputs"].at[4].set(jnp.nan).at[5, 1].set(jnp.inf)}
+    chosen = OPTIONS[options] | {"ignore_index": -1, "reduction": reduction}
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, **chosen)
+    found, wanted = everything(ours, bad, labels), everything(ours, floats, labels)
+    del found["weights"], wanted["weights"]  # the derivative by a weight of 0 is the loss
+    for name, truth in wanted.items():
+        assert np.all(np.isfinite(truth))
+        np.testing.assert_allclose(found[name], truth, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_an_example_without_a_cotangent_is_silent(strategy):
+    floats, labels = batch()
+    ours = partial(linear_softmax_focal_loss, labels=labels, strategy=strategy, chunk=4, reduction=None)
+    keep = jnp.arange(ROWS) != 6
+
+    def total(inputs, kernel):
+        return jnp.sum(jnp.where(keep, ours(inputs, kernel), 0))
+
+    bad = floats["inputs"].at[6].set(jnp.nan)
+    found, wanted = (jax.grad(total, (0, 1))(x, floats["kernel"]) for x in (bad, floats["inputs"]))
+    for got, want in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_classes_of_padding_are_silent(strategy):
+    """A bias of -inf takes a class out, also where a whole chunk has no other."""
+    floats, labels = batch()
+    floats, few = (
+        floats | {"bias": floats["bias"].at[20:].set(-jnp.inf)},
+        {name: x[..., :20] if x.shape[-1:] == (CLASSES,) else x for name, x in floats.items()},
+    )
+    labels = labels % 20
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, z_loss=1e-2)
+    found = everything(ours, floats, labels)
+    for name in ("kernel", "bias", "alpha"):
+        assert not np.any(found[name][..., 20:])
+        found[name] = found[name][..., :20]
+    assert_same(found, everything(ours, few, labels))
+
+
+@pytest.mark.parametrize("label", [-1, CLASSES])
+def test_a_label_that_is_no_class_has_the_loss_nan(strategy, label):
+    floats, labels = batch()
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, reduction=None)
+    losses = ours(floats["inputs"], floats["kernel"], labels.at[2].set(label))
+    np.testing.assert_array_equal(np.isnan(losses), np.arange(ROWS) == 2)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.uint32])
+def test_labels_of_any_integer_dtype(strategy, dtype):
+    floats, labels = batch()
+    ours = partial(linear_softmax_focal_loss, floats["inputs"], floats["kernel"], strategy=strategy, chunk=4)
+    assert ours(labels.astype(dtype)) == ours(labels)
+    losses = ours(jnp.array([3, 255] + 11 * [0], dtype=np.uint8), reduction=None)
+    assert np.isnan(losses[1]) and np.isfinite(losses[0])
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3), (0,)], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", None])
+def test_examples_of_any_shape(strategy, shape, reduction):
+    inputs, kernel = jnp.ones((*shape, WIDTH)), jnp.ones((WIDTH, CLASSES))
+    labels = jnp.zeros(shape, jnp.int32)
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, reduction=reduction, chunk=2)
+    losses = ours(inputs, kernel, labels)
+    gradient = jax.grad(lambda x: jnp.sum(ours(x, kernel, labels)))(inputs)
+    assert losses.shape == (shape if reduction is None else ())
+    assert gradient.shape == inputs.shape
+    assert np.all(np.isfinite(losses)) and np.all(np.isfinite(gradient))
+
+
+def test_nothing_counted_has_the_mean_0(strategy):
+    floats, labels = batch()
+    ours = partial(linear_softmax_focal_loss, ignore_index=-1, strategy=strategy, chunk=4)
+    value, gradients = jax.value_and_grad(ours, (0, 1))(
+        floats["inputs"], floats["kernel"], jnp.full_like(labels, -1)
+    )
+    assert value == 0 and not any(np.any(g) for g in gradients)
+
+
+def test_transforms(strategy):
+    """vmap over examples of their own, remat, and a scan over steps."""
+    floats, labels = batch()
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
+    x, kernel = jnp.stack([floats["inputs"], jnp.sin(floats["inputs"])]), floats["kernel"]
+    found = jax.vmap(jax.grad(ours, (0, 1)), (0, None, None))(x, kernel, labels)
+    for i in range(2):
+        wanted = jax.grad(jax.checkpoint(ours), (0, 1))(x[i], kernel, labels)
+        for got, want in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(got[i], want, rtol=1e-5, atol=1e-7)
+
+
+def test_the_value_alone_costs_one_matmul(strategy):
+    floats, labels = batch()
+    ours = partial(linear_softmax_focal_loss, labels=labels, strategy=strategy, chunk=1000)
+    assert str(jax.make_jaxpr(ours)(floats["inputs"], floats["kernel"])).count("dot_general[") == 1
+
+
+WRONG = {
+    "integer inputs": (
+        {"inputs": jnp.zeros((2, 3), jnp.int32)},
+        TypeError,
+        "`inputs` must be floating, got int32",
+    ),
+    "kernel of rank 1": ({"kernel": jnp.zeros(3)}, ValueError, r"`kernel` must have the shape \[D, C\]"),
+    "another width": ({"kernel": jnp.zeros((4, 5))}, ValueError, r"`inputs` must have the shape \[..., 4\]"),
+    "no class": ({"kernel": jnp.zeros((3, 0))}, ValueError, "at least one class"),
+    "bias": (
+        {"bias": jnp.zeros(4)},
+        ValueError,
+        r"`bias` must have the shape \[5\] for `kernel`, got \(4,\)",
+    ),
+    "labels of another shape": (
+        {"labels": jnp.zeros(3, jnp.int32)},
+        ValueError,
+        r"`labels` must have shape \(2,\)",
+    ),
+    "floating labels": ({"labels": jnp.zeros(2)}, TypeError, "`labels` must be integer class indices"),
+    "label out of range": ({"labels": [0, 5]}, ValueError, r"`labels` must be in \[0, 5\), got 5"),
+    "weights": (
+        {"weights": jnp.ones(5)},
+        ValueError,
+        r"`weights` must be a scalar or have the shape of `labels`",
+    ),
+    "reduction": ({"reduction": "none"}, ValueError, "`reduction` must be one of .*got 'none'"),
+    "strategy": ({"strategy": "columns"}, ValueError, "`strategy` must be one of"),
+    "chunk": ({"chunk": 0}, ValueError, "`chunk` must be at least 1, got 0"),
+    "fraction of a chunk": ({"chunk": 1.5}, TypeError, "`chunk` must be an int or None, got float"),
+    "alpha per logit": ({"alpha": jnp.ones((2, 5))}, ValueError, "`alpha` must be a scalar"),
+    "alpha": ({"alpha": jnp.ones(4)}, ValueError, "`alpha` must have one entry per class, 5"),
+    "negative gamma": ({"gamma": -1.0}, ValueError, "`gamma` must be at least 0"),
+    "smoothing": ({"label_smoothing": 2.0}, ValueError, r"`label_smoothing` must be in \[0, 1\]"),
+    "z_loss": ({"z_loss": jnp.ones(2)}, ValueError, "`z_loss` must be a scalar"),
+    "negative z_loss": ({"z_loss": -1.0}, ValueError, "`z_loss` must be at least 0"),
+    "cap": ({"logit_soft_cap": 0.0}, ValueError, "`logit_soft_cap` must be positive"),
+    "array as cap": ({"logit_soft_cap": jnp.ones(())}, TypeError, "`logit_soft_cap` must be a Python number"),
+    "ignore_index": ({"ignore_index": 1.0}, TypeError, "`ignore_index` must be an int or None"),
+    "precision": ({"precision": 3}, TypeError, "`precision` must be a JAX matmul precision"),
+    "axis_name": ({"axis_name": "model"}, ValueError, "`axis_name` must name mesh axes that shard `kernel`"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_arguments_are_named(case):
+    changed, error, message = WRONG[case]
+    given = {"inputs": jnp.zeros((2, 3)), "kernel": jnp.zeros((3, 5)), "labels": jnp.zeros(2, jnp.int32)}
+    with pytest.raises(error, match=message):
+        linear_softmax_focal_loss(**(given | changed))
