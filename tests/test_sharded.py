@@ -17,7 +17,6 @@ from bench import compiled, hlo, results, sharded, tables
 LARGE = "v5e 16x16"
 NEEDS = pytest.mark.usefixtures("as_users_have_it")
 STATISTICS = 16  # bytes per example that devices may tell each other: three floats, and room for one more
-EXPLICIT = "own | silent in _ops/indexed.py is a mask of all classes on every device"
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +44,10 @@ def step(layout, form):
     return sharded.compile_step(sharded.mesh_of(LARGE, layout), sharded.CLASSES[0], form)
 
 
-def forms_and_kinds():
-    """Both forms on both kinds of mesh."""
-    for form in sharded.FORMS:
-        for kind in (AxisType.Auto, AxisType.Explicit):
-            known = form == "compiler" and kind == AxisType.Explicit
-            marks = [pytest.mark.xfail(reason=EXPLICIT)] if known else []
-            yield pytest.param(form, kind, marks=marks, id=f"{form}-{kind.name}")
-
-
 @NEEDS
 @pytest.mark.parametrize(("classes", "dtype"), [(131_072, "float32"), (1_048_576, "bfloat16")])
-@pytest.mark.parametrize(("form", "kind"), list(forms_and_kinds()))
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("form", sharded.FORMS)
 def test_sharded_classes_cost_a_number_or_three_per_example(form, kind, classes, dtype):
     found = loss(LARGE, "data x classes", classes, form, kind, dtype)
     assert found.passes <= 3.1
