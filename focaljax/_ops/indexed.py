@@ -82,7 +82,7 @@ def _spread_jvp(axis, name, primals, tangents):
 
 def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name):
     own = _statistics.is_class(labels, z.shape, axis)
-    z = jnp.where(jnp.expand_dims(silent, axis), -jnp.inf, z)  # not in `own`: a mask of the classes of all devices
+    z = jnp.where(jnp.expand_dims(silent, axis), -jnp.inf, z)  # with `own` it would be a mask of all shards
     others = jnp.where(own, -jnp.inf, z)
     slope = jnp.expand_dims(slope, axis)
     return jnp.where(own, slope, -slope * _shares(others, stats, axis, name))
