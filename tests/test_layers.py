@@ -28,6 +28,7 @@ FLOORS = {
     "linear": 4,
     "crossentropy": 4,
     "metrics": 5,
+    "keras": 6,
     "study": 6,
     "__main__": 7,  # lets the study in when its packages are there
 }

@@ -1,0 +1,185 @@
+"""The three focal losses as Keras losses, by Keras' names, options and defaults.
+
+What holds for the whole file:
+
+* They run focaljax' operations: exact from logits, where Keras clips; alpha per class follows `axis`.
+* `sample_weight`, `class_weight` and masks are those of `fit`; an entry that is masked or weighs 0 is
+  silent, NaN too, and a mean is over the entries that are not masked.
+* Mixed precision: the arithmetic is in at least float32, whatever the outputs of the model are.
+* They are registered as ``focaljax>...``: a saved model comes back with the same class and all options,
+  `dtype` included.
+"""
+
+from typing import Any, ClassVar, cast
+
+import jax.numpy as jnp
+import keras
+
+import focaljax
+from focaljax import reductions
+from focaljax.keras import _batches
+
+__all__ = [
+    "BinaryFocalCrossentropy",
+    "CategoricalFocalCrossentropy",
+    "SparseCategoricalFocalCrossentropy",
+]
+
+
+class _Loss(keras.losses.Loss):
+    """A Keras loss around one of ours."""
+
+    _of: ClassVar[Any]
+
+    def __init__(self, options: dict[str, Any], reduction: str | None, name: str, dtype: Any) -> None:
+        super().__init__(name=name, reduction=cast(str, reduction), dtype=dtype)
+        self._loss = self._of(**options, reduction=reduction, name=name)
+
+    def call(self, y_true, y_pred):
+        """One loss per example."""
+        indices = isinstance(self, SparseCategoricalFocalCrossentropy)
+        return self._loss.call(_batches.labels(y_true, y_pred, indices), y_pred)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """The losses of a batch, weighed, masked and reduced."""
+        where, y_pred = _batches.mask(y_pred), jnp.asarray(y_pred)
+        losses = self.call(y_true, y_pred)
+        counted = reductions.not_ignored(
+            jnp.asarray(y_true), getattr(self._loss, "ignore_class", None), losses
+        )
+        if where is None:
+            where = counted
+        elif counted is not None:
+            where = where & counted
+        return reductions.reduce_loss(losses, sample_weight, self.reduction, where=where).astype(self.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """All options by name; `from_config` rebuilds the loss from them."""
+        return _batches.plain(self._loss.get_config() | {"dtype": self.dtype})
+
+
+@keras.saving.register_keras_serializable(package="focaljax")
+class CategoricalFocalCrossentropy(_Loss):
+    """:func:`focaljax.crossentropy.categorical_focal_crossentropy` for `model.compile(loss=...)`.
+
+    Args:
+      alpha, gamma, from_logits, label_smoothing, axis: As in the function; arrays become lists.
+      reduction: "sum_over_batch_size" or "mean", "mean_with_sample_weight", "sum", None or "none".
+      name: A name for logs.
+      dtype: The dtype of the result; None is Keras' default.
+
+    Raises:
+      TypeError: An option has the wrong type.
+      ValueError: `reduction` is none of the above.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> loss = CategoricalFocalCrossentropy()
+      >>> print(f"{loss([[0, 1, 0], [0, 0, 1]], jnp.array([[0.05, 0.95, 0], [0.1, 0.8, 0.1]])):.5f}")
+      0.23315
+
+    References:
+      `keras.losses.CategoricalFocalCrossentropy`.
+    """
+
+    _of = focaljax.CategoricalFocalCrossentropy
+
+    def __init__(
+        self,
+        alpha: Any = 0.25,
+        gamma: Any = 2.0,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "categorical_focal_crossentropy",
+        dtype: Any = None,
+    ) -> None:
+        """Checks the options."""
+        options = {"alpha": alpha, "gamma": gamma, "from_logits": from_logits}
+        super().__init__(options | {"label_smoothing": label_smoothing, "axis": axis}, reduction, name, dtype)
+
+
+@keras.saving.register_keras_serializable(package="focaljax")
+class SparseCategoricalFocalCrossentropy(_Loss):
+    """:func:`focaljax.crossentropy.sparse_categorical_focal_crossentropy` for `model.compile(loss=...)`.
+
+    Keras has none of class indices. They may be floating, as Keras makes them, and have a last axis of 1.
+
+    Args:
+      alpha, gamma, from_logits, ignore_class, axis: As in the function; arrays become lists.
+      reduction: "sum_over_batch_size" or "mean", "mean_with_sample_weight", "sum", None or "none".
+      name: A name for logs.
+      dtype: The dtype of the result; None is Keras' default.
+
+    Raises:
+      TypeError: An option has the wrong type.
+      ValueError: `reduction` is none of the above.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> loss = SparseCategoricalFocalCrossentropy()
+      >>> print(f"{loss([1, 2], jnp.array([[0.05, 0.95, 0], [0.1, 0.8, 0.1]])):.5f}")
+      0.23315
+    """
+
+    _of = focaljax.SparseCategoricalFocalCrossentropy
+
+    def __init__(
+        self,
+        alpha: Any = 0.25,
+        gamma: Any = 2.0,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "sparse_categorical_focal_crossentropy",
+        dtype: Any = None,
+    ) -> None:
+        """Checks the options."""
+        options = {"alpha": alpha, "gamma": gamma, "from_logits": from_logits}
+        super().__init__(options | {"ignore_class": ignore_class, "axis": axis}, reduction, name, dtype)
+
+
+@keras.saving.register_keras_serializable(package="focaljax")
+class BinaryFocalCrossentropy(_Loss):
+    """:func:`focaljax.crossentropy.binary_focal_crossentropy` for `model.compile(loss=...)`.
+
+    Args:
+      apply_class_balancing, alpha, gamma, from_logits, label_smoothing, axis: As in the function.
+      reduction: "sum_over_batch_size" or "mean", "mean_with_sample_weight", "sum", None or "none".
+      name: A name for logs.
+      dtype: The dtype of the result; None is Keras' default.
+
+    Raises:
+      TypeError: An option has the wrong type.
+      ValueError: `reduction` is none of the above.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> loss = BinaryFocalCrossentropy(gamma=0.0)
+      >>> print(f"{loss([1, 0], jnp.array([[0.5], [0.5]])):.4f}")  # log 2
+      0.6931
+
+    References:
+      `keras.losses.BinaryFocalCrossentropy`.
+    """
+
+    _of = focaljax.BinaryFocalCrossentropy
+
+    def __init__(
+        self,
+        apply_class_balancing: bool = False,
+        alpha: Any = 0.25,
+        gamma: Any = 2.0,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "binary_focal_crossentropy",
+        dtype: Any = None,
+    ) -> None:
+        """Checks the options."""
+        options = {"apply_class_balancing": apply_class_balancing, "alpha": alpha, "gamma": gamma}
+        options |= {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
+        super().__init__(options, reduction, name, dtype)
