@@ -28,7 +28,9 @@ FLOORS = {
     "linear": 4,
     "crossentropy": 4,
     "metrics": 5,
+    "clu": 6,
     "keras": 6,
+    "nnx": 6,
     "study": 6,
     "__main__": 7,  # lets the study in when its packages are there
 }
