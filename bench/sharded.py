@@ -8,6 +8,7 @@ of the size of the logits that lie on ONE device; what devices exchange is count
 import functools
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -72,25 +73,31 @@ def struct(mesh: Mesh, shape: tuple[int, ...], dtype: Any, spec: P) -> jax.Shape
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
 
-def mean(
-    logits: jax.Array, labels: jax.Array, data: str | None = None, model: str | None = None
-) -> jax.Array:
-    """The loss alone."""
-    losses = softmax_focal_loss_with_integer_labels(logits, labels, gamma=2.0, axis_name=model)
-    return reduce_loss(losses, axis_name=data)
-
-
-def compile_loss(mesh: Mesh, classes: int, form: str, dtype: str = "float32") -> Program:
-    """The mean of the loss and its gradient with respect to the logits."""
+def compile_loss(
+    mesh: Mesh,
+    classes: int,
+    form: str,
+    dtype: str = "float32",
+    *,
+    loss: Callable = softmax_focal_loss_with_integer_labels,
+    soft: bool = False,
+) -> Program:
+    """The mean of a loss of class indices or `soft` labels, and its gradient with respect to the logits."""
     rows = rows_of(mesh, classes)
     logits = struct(mesh, (rows, classes), dtype, LOGITS)
-    labels = struct(mesh, (rows,), "int32", P("data"))
-    f = mean
+    labels = logits if soft else struct(mesh, (rows,), "int32", P("data"))
+
+    def mean(logits, labels):
+        return reduce_loss(loss(logits, labels))
+
+    def of_shard(logits, labels):
+        return reduce_loss(loss(logits, labels, axis_name="model"), axis_name="data")
+
     if form == "shard_map":
-        by_hand = functools.partial(mean, data="data", model="model")
-        f = jax.shard_map(by_hand, mesh=mesh, in_specs=(LOGITS, P("data")), out_specs=P())
+        in_specs = (LOGITS, LOGITS if soft else P("data"))
+        mean = jax.shard_map(of_shard, mesh=mesh, in_specs=in_specs, out_specs=P())
     with jax.set_mesh(mesh):
-        return measure(jax.jit(jax.value_and_grad(f)).lower(logits, labels), mesh, classes, dtype)
+        return measure(jax.jit(jax.value_and_grad(mean)).lower(logits, labels), mesh, classes, dtype)
 
 
 def compile_step(mesh: Mesh, classes: int, form: str) -> Program:

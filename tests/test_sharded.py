@@ -6,13 +6,16 @@ device; N is the number of examples of all of them.
 
 import functools
 import os
+from functools import partial
 
 import jax
 import pytest
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
+import focaljax
 from bench import __main__ as command
-from bench import compiled, hlo, results, sharded, tables
+from bench import compiled, hlo, pod, results, sharded, tables
 
 LARGE = "v5e 16x16"
 NEEDS = pytest.mark.usefixtures("as_users_have_it")
@@ -55,6 +58,45 @@ def test_sharded_classes_cost_a_number_or_three_per_example(form, kind, classes,
     mine = found.rows // 16 if form == "shard_map" else found.rows  # psum; or all shards' gathered by each
     assert found.exchanged <= STATISTICS * mine + 16
     assert found.largest <= 0.01 * found.logits
+
+
+OTHERS = {  # the loss, whether its labels are soft, passes
+    "smoothed": (partial(focaljax.softmax_focal_loss_with_integer_labels, label_smoothing=0.1), False, 4.1),
+    "dense": (focaljax.softmax_focal_loss, True, 6.1),
+    "sigmoid": (focaljax.sigmoid_focal_loss, True, 3.1),
+}
+
+
+@NEEDS
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    ("name", "form"), [(n, f) for n in OTHERS for f in sharded.FORMS if (n, f) != ("sigmoid", "shard_map")]
+)
+def test_no_loss_exchanges_logits(name, form, kind):
+    function, soft, passes = OTHERS[name]
+    mesh = sharded.mesh_of(LARGE, "data x classes", kind)
+    found = sharded.compile_loss(mesh, sharded.CLASSES[0], form, loss=function, soft=soft)
+    assert found.passes <= passes
+    assert found.temp <= 0.02
+    assert found.exchanged <= 20 * found.rows + 16  # five floats
+
+
+@NEEDS
+def test_a_metric_takes_sharded_classes():
+    """Under plain `jit`: one pass over the logits, and what the rows of the other shards are."""
+    mesh, classes = sharded.mesh_of(LARGE, "data x classes"), sharded.CLASSES[0]
+    rows = sharded.rows_of(mesh, classes)
+    start = jax.tree.map(
+        lambda x: sharded.struct(mesh, x.shape, x.dtype, P()), jax.eval_shape(pod.METRIC.init)
+    )
+    labels = sharded.struct(mesh, (rows,), "int32", P("data"))
+    logits = sharded.struct(mesh, (rows, classes), "float32", sharded.LOGITS)
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(pod.METRIC.update).lower(start, labels, logits)
+    found = sharded.measure(lowered, mesh, classes, "float32")
+    assert found.passes <= 1.1
+    assert found.temp <= 0.02
+    assert found.exchanged <= STATISTICS * found.rows + 4096  # the sums of 16 devices, as pairs
 
 
 @NEEDS
