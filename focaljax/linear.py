@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 from jax.typing import ArrayLike
 
 from focaljax import _checks, _checks_linear, _mesh
@@ -116,7 +117,14 @@ def linear_softmax_focal_loss(
         layer.inputs, layer.kernel, layer.bias, labels, weights, exponent, alpha, smoothing, zeta
     )
     how = How(size, cap, precision, layer.name)
-    return _loss(operands, how=how, strategy=strategy, reduction=reduction, ignored=ignored)
+    loss: Any = partial(_loss, how=how, strategy=strategy, reduction=reduction, ignored=ignored)
+    explicit = tuple(
+        name for name, kind in zip(*_mesh_of(operands), strict=True) if kind == AxisType.Explicit
+    )
+    if explicit:  # chunks of sharded axes: where they lie is left to the compiler
+        rows = jax.typeof(labels).sharding.spec if reduction is None else PartitionSpec()
+        loss = jax.sharding.auto_axes(loss, axes=explicit, out_sharding=rows)
+    return loss(operands)
 
 
 class Operands(NamedTuple):
@@ -149,6 +157,8 @@ def _plan(layer: _checks_linear.Layer, strategy: str | None, chunk: int | None) 
     if chunk is not None:
         return chosen, max(1, min(chunk, size))
     fits = max(128, LOGITS[chosen] // max(1, one * others))
+    if chosen == "rows":
+        fits = min(fits, max(512, width))  # logits of no more than the kernel's gradient takes
     if fits >= size:
         return chosen, max(1, size)
     if chosen == "classes":
@@ -156,6 +166,13 @@ def _plan(layer: _checks_linear.Layer, strategy: str | None, chunk: int | None) 
     least = -(-size // fits)  # chunks; some more, if they are then of one size
     even = [n for n in range(least, 2 * least) if size % n == 0]
     return chosen, size // even[0] if even else -(-size // least)
+
+
+def _mesh_of(operands):
+    """Names and types of the axes of the mesh that holds the operands."""
+    meshes = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(operands))
+    mesh = next((mesh for mesh in meshes if not mesh.empty), jax.sharding.get_abstract_mesh())
+    return mesh.axis_names, mesh.axis_types
 
 
 @partial(jax.jit, static_argnames=("how", "strategy", "reduction", "ignored"), inline=True)

@@ -72,7 +72,7 @@ def d_head(
     """The gradients by x, kernel and bias from that by the capped logits: wide, of what is here."""
     if how.cap is not None:
         level = z / how.cap
-        dz = dz * ((1 - level) * (1 + level))
+        dz = _modulation.scaled(dz, (1 - level) * (1 + level))
     narrow = dz.astype(x.dtype)  # or the matmuls would be in float32
     dx = product(narrow, head.kernel.astype(x.dtype), (1, 1), how)
     return dx, product(x, narrow, (0, 0), how), None if head.bias is None else jnp.sum(dz, 0)

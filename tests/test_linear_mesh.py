@@ -1,0 +1,124 @@
+"""Linear + focal loss on a mesh: the same numbers, and each device does its own share only."""
+
+import math
+import os
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from test_linear import assert_same, batch, everything, plain
+
+from focaljax import linear_softmax_focal_loss
+
+pytest.importorskip("rich")
+
+from bench import compiled, hlo
+from bench import linear as bench
+
+SPECS = {
+    "inputs": P("data"),
+    "kernel": P(None, "model"),
+    "bias": P("model"),
+    "weights": P("data"),
+    "alpha": P("model"),
+    "gamma": P(),
+}
+OPTIONS = {
+    "plain": {},
+    "all": {"label_smoothing": 0.1, "logit_soft_cap": 2.0, "z_loss": 1e-2, "ignore_index": 3},
+}
+FLOPS = {"rows": 3, "classes": 4}  # matmuls of all logits, for value and gradient
+
+
+@pytest.fixture(params=FLOPS)
+def strategy(request) -> str:
+    return request.param
+
+
+def mesh(kind=AxisType.Auto, shape=(2, 4)):
+    return jax.make_mesh(shape, ("data", "model"), axis_types=(kind,) * 2)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda x: x.name)
+@pytest.mark.parametrize(("options", "reduction"), [("plain", None), ("all", "mean")])
+def test_a_sharded_loss_is_the_unsharded_one(strategy, options, reduction, kind):
+    floats, labels = batch(rows=16, classes=64)
+    chosen = OPTIONS[options] | {"reduction": reduction}
+    wanted = everything(plain, floats, labels, **chosen)
+    where = mesh(kind)
+    sharded = {name: jax.device_put(x, NamedSharding(where, SPECS[name])) for name, x in floats.items()}
+    with jax.set_mesh(where):
+        ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
+        found = everything(ours, sharded, jax.device_put(labels, NamedSharding(where, P("data"))), **chosen)
+    for name, x in sharded.items() if kind == AxisType.Explicit else ():
+        assert found[name].sharding.is_equivalent_to(x.sharding, x.ndim), name
+    assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("place", ["inside", "outside"])
+@pytest.mark.parametrize(("options", "reduction"), [("plain", "sum"), ("all", None)])
+def test_classes_of_a_mesh_axis_in_shard_map(strategy, options, reduction, place):
+    """Differentiated inside, on each device, or outside; sums over the examples are the caller's."""
+    floats, labels = batch(rows=16, classes=64)
+    chosen = OPTIONS[options]
+    wanted = everything(plain, floats, labels, reduction="sum", **chosen)
+
+    def total(floats, labels):
+        given = dict(floats)
+        losses = linear_softmax_focal_loss(
+            given.pop("inputs"),
+            given.pop("kernel"),
+            labels,
+            **given,
+            **chosen,
+            strategy=strategy,
+            chunk=3,
+            reduction=reduction,
+            axis_name="model",
+        )
+        return jax.lax.psum(jnp.sum(losses), "data")
+
+    sharded = partial(jax.shard_map, mesh=mesh(), in_specs=(SPECS, P("data")))
+    if place == "inside":
+        loss, found = jax.jit(sharded(jax.value_and_grad(total), out_specs=(P(), SPECS)))(floats, labels)
+    else:
+        loss, found = jax.jit(jax.value_and_grad(sharded(total, out_specs=P())))(floats, labels)
+    assert_same(found | {"loss": loss}, wanted)
+
+
+@pytest.mark.parametrize("sharded", ["examples", "classes"])
+def test_each_device_does_its_own_share(strategy, sharded):
+    """Under plain jit a chunk spans all devices; the kernel's classes are best chunked in `shard_map`."""
+    if (strategy, sharded) == ("classes", "classes"):
+        pytest.skip("a chunk of classes lies on few devices: shard_map and axis_name")
+    shape = (1024, 64, 512)
+    specs = (P("data"), P(), P("data")) if sharded == "examples" else (P(), P(None, "data"), P())
+    where = mesh(shape=(8, 1))
+    given = [
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(where, spec))
+        for x, spec in zip(bench.operands(shape, "float32"), specs, strict=True)
+    ]
+    loss = bench.both(partial(linear_softmax_focal_loss, strategy=strategy, chunk=256))
+    text = jax.jit(loss).lower(*given).compile().as_text()
+    assert text is not None
+    np.testing.assert_allclose(8 * bench.matmuls(text, shape), FLOPS[strategy])
+    exchanged = max(bytes for _, bytes in hlo.collectives(hlo.parse(text)))
+    assert exchanged <= 4 * 64 * 512  # the kernel's gradient, never logits: a chunk's are four times as many
+
+
+# Compiled for a TPU v5p, without having one.
+
+TEMP = {"rows": 2.7e9, "classes": 0.3e9}
+
+
+def test_a_large_vocabulary_on_v5p(strategy):
+    try:
+        found = bench.program(bench.FORMS[f"in chunks of {strategy}"], bench.LARGE, "bfloat16", "v5p")
+    except compiled.Unavailable as error:
+        (pytest.fail if os.environ.get("COMPILERS") == "required" else pytest.skip)(str(error))
+    assert found["temp"] <= TEMP[strategy]
+    assert math.isclose(found["matmuls"], FLOPS[strategy], rel_tol=1e-6)
