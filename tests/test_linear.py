@@ -171,7 +171,7 @@ def test_second_derivatives(strategy, options, reduction):
     floats, labels = batch()
     push = jax.tree.map(jnp.cos, floats)
 
-    def products(loss):
+    def products(loss, floats, push):
         def gradient(floats):
             found = everything(partial(loss, **OPTIONS[options], reduction=reduction), floats, labels)
             return {name: found[name] for name in floats}
@@ -181,7 +181,8 @@ def test_second_derivatives(strategy, options, reduction):
         return {f"forward {name}": x for name, x in forward.items()} | reverse
 
     ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=5)
-    found, wanted = (jax.jit(partial(products, loss))() for loss in (ours, plain))
+    # Operands, not constants: those XLA:CPU of JAX 0.8.0 folds into wrong numbers.
+    found, wanted = (jax.jit(partial(products, loss))(floats, push) for loss in (ours, plain))
     assert_same(found, wanted, tolerances.rtol("hessian"))
 
 
