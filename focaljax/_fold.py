@@ -118,10 +118,11 @@ def _options(logits, words, gamma, alpha, label_smoothing, axis, name=None):
 def _soft(logits, labels, gamma, alpha, smoothing, where, *, axis, name, op):
     zeros = _zeros(logits, gamma.dtype)
     labels = labels.astype(gamma.dtype) + zeros
-    gamma, alpha = (_of_shard(x, logits, axis, name) for x in (gamma, alpha))
+    gamma = _mesh.part(gamma, axis, logits.shape[axis], name)
+    alpha = 1 if alpha is None else _mesh.part(alpha, axis, logits.shape[axis], name)
     if where is not None:
         labels = jnp.where(where, labels, 0)
-    weights = _smoothed(labels, smoothing, where, axis, name) * (1 if alpha is None else alpha)
+    weights = _smoothed(labels, smoothing, where, axis, name) * alpha
     if where is not None:
         logits, weights = jnp.where(where, logits, -jnp.inf), jnp.where(where, weights, 0)
     return op(logits, weights, gamma + _like(zeros, gamma, axis), axis, **_over(name))
@@ -138,9 +139,10 @@ def _index(logits, labels, gamma, alpha, smoothing, where, *, axis, name, ignore
         gamma = rows + of_label(gamma)
         row = jnp.asarray
     else:
-        gamma, alpha = (_of_shard(x, logits, axis, name) for x in (gamma, alpha))
+        gamma = _mesh.part(gamma, axis, logits.shape[axis], name)
+        alpha = 1 if alpha is None else _mesh.part(alpha, axis, logits.shape[axis], name)
         own = _statistics.is_class(mine, logits.shape, axis).astype(gamma.dtype)
-        weights = _smoothed(own + zeros, smoothing, where, axis, name) * (1 if alpha is None else alpha)
+        weights = _smoothed(own + zeros, smoothing, where, axis, name) * alpha
         gamma = gamma + _like(zeros, gamma, axis)
         row = partial(jnp.expand_dims, axis=axis)
 
@@ -194,10 +196,6 @@ def _of_class(option, *, labels, mine, shape, axis, name):
     own = _statistics.is_class(mine, shape, axis)
     option = _mesh.part(option, axis, shape[axis], name)
     return jnp.squeeze(_statistics.row_sum(jnp.where(own, option, 0), axis, name), axis)
-
-
-def _of_shard(option, logits, axis, name):
-    return option if option is None or name is None else _mesh.part(option, axis, logits.shape[axis], name)
 
 
 def _over(name):
