@@ -155,7 +155,7 @@ def _index(logits, labels, gamma, alpha, smoothing, where, *, axis, name, ignore
             where = _mesh.highest(jnp.any(where, axis).astype(jnp.int32), name) > 0
         weights = jnp.where(where, weights, 0)
     if ignored is not None and jnp.iinfo(labels.dtype).min <= ignored <= jnp.iinfo(labels.dtype).max:
-        weights = jnp.where(row(labels == ignored), 0, weights)
+        weights = jnp.where(row(labels == jnp.asarray(ignored, labels.dtype)), 0, weights)
     if smoothing is None:
         return op(logits, labels, weights, gamma, axis, **_over(name))
     return dense(logits, weights, gamma, axis, **_over(name))

@@ -155,8 +155,11 @@ def not_ignored(labels: ArrayLike, ignore_class: int | None, losses: jax.Array) 
     if ignore_class is None:
         return None
     labels = _checks.array("labels", labels)
-    wide = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)  # uint8 has no -1
-    return (wide != ignore_class).reshape(losses.shape)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        info = jnp.iinfo(labels.dtype)
+        if not info.min <= ignore_class <= info.max:  # uint8 has no -1
+            return jnp.ones(losses.shape, bool)
+    return (labels != jnp.asarray(ignore_class, labels.dtype)).reshape(losses.shape)
 
 
 def _sample_weight(x: ArrayLike, losses: jax.Array) -> jax.Array:

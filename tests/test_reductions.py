@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from keras.src.losses.loss import reduce_weighted_values
 
+import focaljax
 from focaljax.reductions import not_ignored, reduce_loss, weigh
 
 U = 2.0**-24  # unit roundoff of float32
@@ -352,3 +353,25 @@ def test_unknown_reduction_names_the_choices(reduction):
 def test_errors_name_the_argument(error, name, call):
     with pytest.raises(error, match=f"`{name}`"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ignored", "kept"),
+    [
+        (jnp.uint8, 255, [False, True]),
+        (jnp.uint8, -1, [True, True]),
+        (jnp.uint32, 2**32 - 1, [False, True]),
+        (jnp.uint32, -1, [True, True]),
+        (jnp.int32, -1, [False, True]),
+        (jnp.int32, 2**40, [True, True]),
+    ],
+)
+def test_an_ignored_class_is_a_number_of_the_labels_dtype(dtype, ignored, kept):
+    """The largest unsigned label is not -1; what the dtype cannot hold is nowhere."""
+    labels = jnp.asarray(np.array([-1, 1]).astype(dtype))
+    np.testing.assert_array_equal(not_ignored(labels, ignored, losses=jnp.zeros(2)), kept)
+    losses = focaljax.softmax_focal_loss_with_integer_labels(
+        jnp.zeros((2, 3)), labels, ignore_index=ignored, gamma=0.0
+    )
+    first = 0 if not kept[0] else np.nan  # neither ignored nor a class
+    np.testing.assert_allclose(losses, [first, np.log(3)], rtol=1e-6)
