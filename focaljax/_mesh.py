@@ -1,7 +1,7 @@
 """Classes that lie on several devices: what each must ask the others, inside `jax.shard_map`.
 
 `name` is the mesh axis, or the axes, that shard the classes, in the order in which the shards lie; None
-where a device has all of them. Only one number per row is ever exchanged.
+where a device has all of them. What is exchanged is a few numbers per row, never an array of all classes.
 """
 
 import jax

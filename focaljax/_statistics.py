@@ -1,11 +1,9 @@
 """What one row of logits must remember: a maximum, what lies beside it, and the target.
 
 For a row z the statistics are ``top = max z`` and ``excess = sum exp(z - top) - 1``, the sum over all but
-the maximum itself. Two partial rows merge (:func:`merge`), so the same five lines serve a reduction
-inside a device, over chunks of a vocabulary and over a mesh axis.
-
-Where a mesh axis shards the classes, `name`, each device has the statistics of its own and they are merged
-over the mesh (:mod:`focaljax._mesh`).
+the maximum itself. Two partial rows merge (:func:`merge`), inside a device and over chunks of a vocabulary.
+Where a mesh axis shards the classes, `name`, each device has the statistics of its own; all merge at once,
+by sums over the mesh (:mod:`focaljax._mesh`) of what a part weighs (:func:`fall`).
 
 Accelerators reduce all statistics in ONE read of the logits. XLA:CPU runs reductions of several operands
 scalar, so plain ones take their place there; `lax.platform_dependent` chooses when the program is
@@ -43,20 +41,24 @@ class Peak(NamedTuple):
 
 
 def merge(left: Part, right: Part, *, exact: bool = False) -> Part:
-    """Merges ``(top, excess, *sums)`` of two disjoint parts of a row; associative and commutative.
+    """Merges ``(top, excess, *sums)`` of two disjoint parts of a row; associative and commutative."""
+    ahead = left[0] >= right[0]
+    top = lax.max(left[0], right[0])
+    weight = fall(lax.min(left[0], right[0]), top, exact=exact)
+    high_excess = jnp.where(ahead, left[1], right[1])
+    low_excess = jnp.where(ahead, right[1], left[1])
+    sums = (a + b for a, b in zip(left[2:], right[2:], strict=True))
+    return top, high_excess + weight * (1 + low_excess), *sums
+
+
+def fall(low: jax.Array, top: jax.Array, *, exact: bool) -> jax.Array:
+    """``exp(low - top)``: what a part of a row with the maximum `low` weighs beside one with `top`.
 
     A difference d that is rounded makes exp(d) wrong by |d| u. Beside a sum of at least 1 that is nothing,
     as |d| exp(-|d|) < 0.4; where `excess` itself is used it must be `exact`, for some more arithmetic.
     """
-    ahead = left[0] >= right[0]
-    top = lax.max(left[0], right[0])
-    low = lax.min(left[0], right[0])
-    fall = shifted_exp(low, top) if exact else jnp.exp(low - top)
-    fall = jnp.where(left[0] == right[0], 1, fall)  # also when both are -inf
-    high_excess = jnp.where(ahead, left[1], right[1])
-    low_excess = jnp.where(ahead, right[1], left[1])
-    sums = (a + b for a, b in zip(left[2:], right[2:], strict=True))
-    return top, high_excess + fall * (1 + low_excess), *sums
+    weight = shifted_exp(low, top) if exact else jnp.exp(low - top)
+    return jnp.where(low == top, 1, weight)  # also when both are -inf
 
 
 def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -71,6 +73,11 @@ def is_class(labels: jax.Array, shape: Sequence[int], axis: int) -> jax.Array:
     """Where the class index of an array of `shape` equals the label: an iota, never a one-hot array."""
     index = lax.broadcasted_iota(labels.dtype, [n if i == axis else 1 for i, n in enumerate(shape)], axis)
     return index == jnp.expand_dims(labels, axis)
+
+
+def is_known(shape: Sequence[int]) -> bool:
+    """Whether all sizes are numbers; an exported program may leave some to be known later."""
+    return all(isinstance(n, int) for n in shape)
 
 
 def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:
@@ -159,8 +166,7 @@ def rivals_of_all(part: Part, labels: jax.Array, classes: int, name: _mesh.AxisN
     top, rest, target = part
     if name is not None:
         own, top = top, _mesh.highest(top, name)
-        fall = jnp.where(own == top, 1, jnp.exp(own - top))  # also when both are -inf
-        rest, target = (_mesh.total(x, name) for x in (rest * fall, target))
+        rest, target = (_mesh.total(x, name) for x in (rest * fall(own, top, exact=False), target))
     known = (labels >= 0) & (labels < classes * _mesh.shards(name))
     defined = jnp.maximum(top, target) < jnp.inf  # softmax of an infinite logit is not
     return Rivals(top, jnp.where(defined, rest, jnp.nan), jnp.where(known, target, jnp.nan))
@@ -202,10 +208,7 @@ def _in_blocks(reduce, axis, logits, *rows):
     XLA:CPU stores what it masks before it sums it; of a block that stays in the cache. A block takes every
     n-th row, so where the rows are sharded every device has its part of every block.
     """
-    free = [i for i, name in enumerate(jax.typeof(logits).sharding.spec) if i != axis and name is None]
-    split = max(free, key=lambda i: logits.shape[i], default=axis)
-    most = max(1, logits.size // BLOCK)
-    count = 1 if split == axis else max(n for n in range(1, most + 1) if logits.shape[split] % n == 0)
+    split, count = _blocks(logits, axis)
     if count == 1:
         return reduce(logits, *rows)
     row = split - (axis < split)  # the same dimension without `axis`
@@ -219,6 +222,17 @@ def _in_blocks(reduce, axis, logits, *rows):
 
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
     return tuple(jnp.moveaxis(x, 0, row + 1).reshape(shape) for x in lax.map(block, jnp.arange(count)))
+
+
+def _blocks(logits, axis):
+    """The longest dimension of rows, and a divisor of it that makes blocks of about `BLOCK` entries."""
+    spec = jax.typeof(logits).sharding.spec  # of an explicit sharding, which a reshape must not split
+    free = [i for i, name in enumerate(spec) if i != axis and name is None]
+    if not free or not is_known(logits.shape):
+        return axis, 1
+    split = max(free, key=lambda i: logits.shape[i])
+    most = max(1, min(logits.size // BLOCK, logits.shape[split]))
+    return split, max(n for n in range(1, most + 1) if logits.shape[split] % n == 0)
 
 
 def _folded(x, dim, count):
@@ -249,7 +263,7 @@ def peak_of_all(part: Part, axis: int, name: _mesh.AxisName | None) -> Peak:
     top, excess = part
     if name is not None:
         own, top = top, _mesh.highest(top, name)
-        beside = jnp.where(own == top, 1, shifted_exp(own, top)) * (1 + excess)
+        beside = fall(own, top, exact=True) * (1 + excess)
         excess = _mesh.total(jnp.where(_mesh.first(own == top, name), excess, beside), name)
     defined = jnp.isfinite(top)  # neither all -inf, nor a +inf or NaN
     return Peak(jnp.expand_dims(top, axis), jnp.expand_dims(jnp.where(defined, excess, jnp.nan), axis))

@@ -8,7 +8,8 @@ A state is a pytree whose leaves alternate: high, low, high, low. States merge l
 """
 
 import functools
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +93,41 @@ def counts(numbers: jax.Array, dtype: Any) -> Pair:
     """Integers from 0 to 2^31 - 1: 16 bits and 15 bits are exact in every float, and so is their pair."""
     low = (numbers & 0xFFFF).astype(dtype)
     return _fast_two_sum((numbers >> 16).astype(dtype) * 2**16, low)
+
+
+class Stream(Generic[State]):
+    """What gathers a state of such sums; a subclass says in `init` what has seen nothing."""
+
+    init: Callable[[], State]
+
+    def merge(self, *states: State, axis_name: AxisName | None = None) -> State:
+        """The state that has seen all that these have seen; without states, nothing.
+
+        Inside `jax.shard_map` or `jax.vmap`, `axis_name` merges over that axis too, and the result
+        is the same on each device (``out_specs=P()``). Each device must bring its own share: a
+        state that all of them hold would count once per device. So a replicated state takes in a
+        sharded batch by::
+
+            batch = metric.merge(metric.update(metric.init(), y_true, y_pred), axis_name="data")
+            state = metric.merge(state, batch)
+
+        Hosts that each saw examples of their own bring their states together by::
+
+            every = jax.experimental.multihost_utils.process_allgather(state)
+            of = lambda host: jax.tree.map(lambda x: x[host], every)
+            state = metric.merge(*map(of, range(jax.process_count())))
+
+        Args:
+          *states: States of this object.
+          axis_name: Mesh axis or axes whose devices hold different states.
+
+        Returns:
+          One state.
+
+        Raises:
+          TypeError: The states have different dtypes.
+        """
+        return merge(*(states or (self.init(),)), axis_name=axis_name)
 
 
 def merge(*states: State, axis_name: AxisName | None = None) -> State:

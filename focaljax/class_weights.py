@@ -35,7 +35,6 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from focaljax import _checks, _twofold
-from focaljax._mesh import AxisName
 
 __all__ = ["ClassCounts", "CountState", "effective_number", "inverse_frequency"]
 
@@ -54,7 +53,7 @@ class CountState:
 
 
 @dataclass(frozen=True)
-class ClassCounts:
+class ClassCounts(_twofold.Stream[CountState]):
     """Counts the labels of a stream; its methods are those of :mod:`focaljax.metrics`, and as pure.
 
     Attributes:
@@ -139,22 +138,6 @@ class ClassCounts:
             pair = _twofold.sum_by(weights, groups, classes)
         lost = jnp.where(jnp.all(known), 0, jnp.nan).astype(dtype)
         return _twofold.merge(state, CountState(pair[0] + lost, pair[1]))
-
-    def merge(self, *states: CountState, axis_name: AxisName | None = None) -> CountState:
-        """The state that has seen all that these have seen; without states, nothing.
-
-        Args:
-          *states: States of this counter.
-          axis_name: Mesh axis or axes whose devices hold different states, as in
-            :mod:`focaljax.metrics`: each device must bring its own share.
-
-        Returns:
-          One state, over a mesh the same on each device.
-
-        Raises:
-          TypeError: The states have different dtypes.
-        """
-        return _twofold.merge(*(states or (self.init(),)), axis_name=axis_name)
 
     def result(self, state: CountState) -> jax.Array:
         """The counts, [C], each rounded to one float.

@@ -8,9 +8,9 @@ their sum, clipped to [1e-7, 1 - 1e-7]. Logits are not clipped: below p = 1e-7 K
 a gradient of zero, which drops the very examples that focal loss exists for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +181,7 @@ def binary_focal_crossentropy(
 class _Loss:
     """A frozen loss with its options: callable, reducing, and rebuilt from its configuration."""
 
+    _function: ClassVar[Callable[..., jax.Array]]
     reduction: str | None
     dtype: DTypeLike | None
 
@@ -194,7 +195,10 @@ class _Loss:
 
     def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         """One loss per example."""
-        raise NotImplementedError
+        options = self.get_config()
+        for name in ("reduction", "name", "dtype"):
+            del options[name]
+        return type(self)._function(y_true, y_pred, **options)
 
     def __call__(
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
@@ -250,6 +254,7 @@ class CategoricalFocalCrossentropy(_Loss):
       `keras.losses.CategoricalFocalCrossentropy`.
     """
 
+    _function = staticmethod(categorical_focal_crossentropy)
     alpha: Any = 0.25
     gamma: Any = 2.0
     from_logits: bool = False
@@ -258,12 +263,6 @@ class CategoricalFocalCrossentropy(_Loss):
     reduction: str | None = "sum_over_batch_size"
     name: str = "categorical_focal_crossentropy"
     dtype: DTypeLike | None = None
-
-    def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
-        """One loss per example."""
-        return categorical_focal_crossentropy(
-            y_true, y_pred, self.alpha, self.gamma, self.from_logits, self.label_smoothing, self.axis
-        )
 
 
 @dataclass(frozen=True)
@@ -292,6 +291,7 @@ class SparseCategoricalFocalCrossentropy(_Loss):
       '0.46631'
     """
 
+    _function = staticmethod(sparse_categorical_focal_crossentropy)
     alpha: Any = 0.25
     gamma: Any = 2.0
     from_logits: bool = False
@@ -300,12 +300,6 @@ class SparseCategoricalFocalCrossentropy(_Loss):
     reduction: str | None = "sum_over_batch_size"
     name: str = "sparse_categorical_focal_crossentropy"
     dtype: DTypeLike | None = None
-
-    def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
-        """One loss per example."""
-        return sparse_categorical_focal_crossentropy(
-            y_true, y_pred, self.alpha, self.gamma, self.from_logits, self.ignore_class, self.axis
-        )
 
 
 @dataclass(frozen=True)
@@ -336,6 +330,7 @@ class BinaryFocalCrossentropy(_Loss):
       `keras.losses.BinaryFocalCrossentropy`.
     """
 
+    _function = staticmethod(binary_focal_crossentropy)
     apply_class_balancing: bool = False
     alpha: Any = 0.25
     gamma: Any = 2.0
@@ -345,16 +340,3 @@ class BinaryFocalCrossentropy(_Loss):
     reduction: str | None = "sum_over_batch_size"
     name: str = "binary_focal_crossentropy"
     dtype: DTypeLike | None = None
-
-    def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
-        """One loss per example."""
-        return binary_focal_crossentropy(
-            y_true,
-            y_pred,
-            self.apply_class_balancing,
-            self.alpha,
-            self.gamma,
-            self.from_logits,
-            self.label_smoothing,
-            self.axis,
-        )

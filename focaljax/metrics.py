@@ -68,7 +68,7 @@ class MeanState:
     weight_compensation: jax.Array
 
 
-class _Mean:
+class _Mean(_twofold.Stream[MeanState]):
     """The methods of a streaming mean; a subclass names its function and the options of that."""
 
     _function: ClassVar[Callable[..., jax.Array]]
@@ -130,35 +130,6 @@ class _Mean:
         else:
             weight = _twofold.sum_all(weights)
         return _twofold.merge(state, MeanState(*_twofold.sum_all(weighted), *weight))
-
-    def merge(self, *states: MeanState, axis_name: reductions.AxisName | None = None) -> MeanState:
-        """The state that has seen all that these have seen; without states, nothing.
-
-        Inside `jax.shard_map` or `jax.vmap`, `axis_name` merges over that axis too, and the result
-        is the same on each device (``out_specs=P()``). Each device must bring its own share: a
-        state that all of them hold would count once per device. So a replicated state takes in a
-        sharded batch by::
-
-            batch = metric.merge(metric.update(metric.init(), y_true, y_pred), axis_name="data")
-            state = metric.merge(state, batch)
-
-        Hosts that each saw examples of their own bring their states together by::
-
-            every = jax.experimental.multihost_utils.process_allgather(state)
-            of = lambda host: jax.tree.map(lambda x: x[host], every)
-            state = metric.merge(*map(of, range(jax.process_count())))
-
-        Args:
-          *states: States of this metric.
-          axis_name: Mesh axis or axes whose devices hold different states.
-
-        Returns:
-          One state.
-
-        Raises:
-          TypeError: The states have different dtypes.
-        """
-        return _twofold.merge(*(states or (self.init(),)), axis_name=axis_name)
 
     def result(self, state: MeanState) -> jax.Array:
         """The mean of what was seen.

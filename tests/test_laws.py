@@ -972,3 +972,21 @@ def test_custom_vjp3(relaxed, tmp_path):
     with np.load(file) as saved:
         found = jax.tree.unflatten(jax.tree.structure(relaxed), [saved[name] for name in saved.files])
     assert_same(found, relaxed, gamma=0.5)
+
+
+@over({"softmax": DENSE, "integer": INTEGER, "sigmoid": SIGMOID})
+def test_a_program_is_exported_for_shapes_to_come(loss):
+    """Also its gradient; on CPU, where large arrays of a known shape are reduced in blocks."""
+
+    def both(scores, labels):
+        def total(scores):
+            losses = loss.call(scores, labels, gamma=2.0)
+            return jnp.sum(losses), losses
+
+        return jax.grad(total, has_aux=True)(scores)
+
+    scores, labels = draw(loss)
+    sizes = jax.export.symbolic_shape("rows, classes")
+    shapes = [jax.ShapeDtypeStruct(sizes[: x.ndim], x.dtype) for x in (scores, labels)]
+    program = jax.export.export(jax.jit(both))(*shapes)
+    assert_same(program.call(scores, labels), jax.jit(both)(scores, labels))

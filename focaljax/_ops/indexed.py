@@ -90,7 +90,8 @@ def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name):
 
 def _spread_by_scatter(z, labels, silent, slope, stats, *, axis, name):
     """The same where masks are not free: XLA:CPU overlaps the memory accesses of short loops only."""
-    if any(jax.typeof(z).sharding.spec):  # a scatter would have to be told where its result lies
+    # A scatter would have to be told where its result lies, and what sizes its indices have.
+    if any(jax.typeof(z).sharding.spec) or not _statistics.is_known(z.shape):
         return _spread_by_mask(z, labels, silent, slope, stats, axis=axis, name=name)
     labels = jnp.where(labels < 0, z.shape[axis], labels)  # dropped, not counted from the end
     at, value, quiet = (jnp.expand_dims(x, axis) for x in (labels, slope, silent))

@@ -10,7 +10,6 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from focaljax import _checks, _modulation, _twofold
-from focaljax._mesh import AxisName
 from focaljax.calibration._examples import examples
 
 
@@ -49,7 +48,7 @@ class Reliability(NamedTuple):
     accuracy: jax.Array
 
 
-class _CalibrationError:
+class _CalibrationError(_twofold.Stream[CalibrationState]):
     """The methods of both errors; a subclass says whose confidence is binned."""
 
     bins: int
@@ -115,22 +114,6 @@ class _CalibrationError:
             p.astype(dtype), y, weights.astype(dtype), self.bins, self.from_logits, self._classes is None
         )
         return _twofold.merge(state, batch)
-
-    def merge(self, *states: CalibrationState, axis_name: AxisName | None = None) -> CalibrationState:
-        """The state that has seen all that these have seen; without states, nothing.
-
-        Args:
-          *states: States of this metric.
-          axis_name: Mesh axis or axes whose devices hold different states, as in
-            :mod:`focaljax.metrics`: each device must bring its own share.
-
-        Returns:
-          One state, over a mesh the same on each device.
-
-        Raises:
-          TypeError: The states have different dtypes.
-        """
-        return _twofold.merge(*(states or (self.init(),)), axis_name=axis_name)
 
     def result(self, state: CalibrationState) -> jax.Array:
         """The calibration error of what was seen; of a class-wise one, the mean over the classes.
