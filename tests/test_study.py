@@ -18,7 +18,8 @@ pytest.importorskip("rich")
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
 import focaljax  # noqa: E402
-from focaljax.study import cli, compare, data, evaluate, report, settings, table, train  # noqa: E402
+from focaljax.study import cli, compare, evaluate, report, settings, table, train  # noqa: E402
+from focaljax.study import former as data  # noqa: E402
 from focaljax.study.errors import StudyError  # noqa: E402
 
 FILES = {

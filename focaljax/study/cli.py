@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 import focaljax
-from focaljax.study import console, data, pictures, report, settings, table, train, words
+from focaljax.study import console, former as data, pictures, report, settings, table, train, words
 from focaljax.study.errors import StudyError
 from focaljax.study.outcome import judge
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from focaljax.study.compare import Comparison
-from focaljax.study.data import Problem
+from focaljax.study.former import Problem
 
 STYLES = {"better": "green", "worse": "red"}
 MOST_NAMES = 5

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from focaljax.calibration import Reliability
 from focaljax.study.compare import Comparison, compare
-from focaljax.study.data import Problem, Splits
+from focaljax.study.former import Problem, Splits
 from focaljax.study.evaluate import Measures, measure, reliability
 from focaljax.study.settings import Setting
 from focaljax.study.train import Trained

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from focaljax.study.data import Problem
+from focaljax.study.former import Problem
 from focaljax.study.errors import StudyError
 
 HELD_OUT = 0.3

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from focaljax import softmax_focal_loss_with_integer_labels
-from focaljax.study.data import Problem, Splits
+from focaljax.study.former import Problem, Splits
 from focaljax.study.errors import StudyError
 from focaljax.study.settings import Setting
 
