@@ -1,4 +1,4 @@
-"""focaljax' metrics in the form of clu: classes for `clu.metrics.Collection`, and whatever speaks like it.
+"""focaljax' metrics as metrics of clu: for `clu.metrics.Collection`, metrax, and whatever is built on them.
 
     @flax.struct.dataclass
     class Metrics(clu.metrics.Collection):
@@ -6,14 +6,16 @@
 
     metrics = metrics.merge(Metrics.single_from_model_output(logits=logits, labels=labels))
 
-Neither clu nor Flax is imported: what counts there is the form.
+clu is imported when this module is, and not before.
 """
 
 import functools
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+import clu.metrics
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 __all__ = ["metric_class"]
@@ -28,17 +30,30 @@ class _Stream(Protocol):
     def result(self, state: Any) -> jax.Array: ...
 
 
-def metric_class(metric: _Stream, y_pred: str = "logits", y_true: str = "labels") -> type:
-    """A class whose instances are states: `empty`, `from_model_output`, `merge`, `reduce`, `compute`.
+def metric_class(
+    metric: _Stream,
+    y_pred: str = "logits",
+    y_true: str = "labels",
+    sample_weight: str = "sample_weight",
+) -> type[clu.metrics.Metric]:
+    """A class of clu metrics whose instances are states of a metric of focaljax.
+
+    It has all that clu asks for: `empty`, `from_model_output`, `from_fun`, `from_output`, `merge`, `reduce`,
+    `compute` and `compute_value`.
 
     Args:
       metric: A metric of :mod:`focaljax.metrics` or :mod:`focaljax.calibration`.
-      y_pred: The keyword of `from_model_output` that holds the predictions.
+      y_pred: The keyword of `from_model_output` that holds the predictions; metrax says "predictions".
       y_true: The keyword of `from_model_output` that holds the labels.
+      sample_weight: The keyword of `from_model_output` that may hold weights; metrax says "sample_weights".
 
     Returns:
-      A class, a pytree of one leaf per field of the state. `from_model_output` also takes `mask`, which clu
+      A class, a pytree with the leaves of the state. Its `from_model_output` also takes `mask`, which clu
       gives to every metric: True, or 1, where an example counts; and leaves other keywords alone.
+
+    Raises:
+      TypeError: `from_model_output` lacks the labels or the predictions. (`from_output` hands over a single
+        output, so it always does: take `from_fun`.)
 
     Example:
       >>> import jax.numpy as jnp
@@ -48,12 +63,15 @@ def metric_class(metric: _Stream, y_pred: str = "logits", y_true: str = "labels"
       >>> seen = Focal.empty().merge(Focal.from_model_output(**batch))
       >>> print(f"{seen.compute():.4f}")  # 0.25 (2/3)^2 log 3
       0.1221
+      >>> Head = Focal.from_fun(lambda head, labels, **_: {"logits": head, "labels": labels})
+      >>> print(f"{Head.from_model_output(head=jnp.zeros((1, 3)), labels=jnp.array([0])).compute():.4f}")
+      0.1221
     """
 
     @functools.partial(jax.tree_util.register_dataclass, data_fields=("state",), meta_fields=())
     @dataclass(frozen=True)
-    class State:
-        """What a metric of focaljax has seen, in the form of clu."""
+    class State(clu.metrics.Metric):
+        """What a metric of focaljax has seen, as a metric of clu."""
 
         state: Any
 
@@ -63,21 +81,31 @@ def metric_class(metric: _Stream, y_pred: str = "logits", y_true: str = "labels"
             return cls(metric.init())
 
         @classmethod
-        def from_model_output(cls, *, mask: ArrayLike | None = None, **output: Any) -> Self:
+        def from_model_output(cls, *outputs: Any, mask: ArrayLike | None = None, **output: Any) -> Self:
             """What has seen one batch."""
-            return cls(metric.update(metric.init(), output[y_true], output[y_pred], mask))
+            if outputs:
+                raise TypeError(f"`{y_pred}`, `{y_true}` must be keywords, got {len(outputs)} by position.")
+            for name in (y_pred, y_true):
+                if name not in output:
+                    raise TypeError(f"`{name}` must be a keyword of the outputs, got {sorted(output)}.")
+            weights = _masked(output.get(sample_weight), mask)
+            return cls(metric.update(metric.init(), output[y_true], output[y_pred], weights))
 
-        def merge(self, other: Self) -> Self:
+        def merge(self, other: Any) -> Self:
             """What has seen both."""
             return type(self)(metric.merge(self.state, other.state))
-
-        def reduce(self) -> Self:
-            """What has seen all along the first axis, which clu gathers over devices."""
-            first, rest = (jax.tree.map(lambda x, part=part: x[part], self) for part in (0, slice(1, None)))
-            return jax.lax.scan(lambda seen, one: (seen.merge(one), None), first, rest)[0]
 
         def compute(self) -> jax.Array:
             """The result for what was seen."""
             return metric.result(self.state)
 
     return State
+
+
+def _masked(weights: ArrayLike | None, mask: ArrayLike | None) -> ArrayLike | None:
+    """The weights, 0 where the mask is; a mask of whole examples may have fewer axes."""
+    if weights is None or mask is None:
+        return mask if weights is None else weights
+    weights, mask = jnp.asarray(weights), jnp.asarray(mask).astype(bool)
+    mask = mask.reshape(mask.shape + (1,) * (weights.ndim - mask.ndim))
+    return jnp.where(mask, weights, jnp.zeros((), weights.dtype))

@@ -1,9 +1,14 @@
-"""Real use beside other libraries: clu's collections, an Equinox model, Orbax checkpoints."""
+"""Real use beside other libraries: clu's collections, metrax, an Equinox model, Orbax checkpoints."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+pytest.importorskip("clu")
+
+import clu.metrics
+import clu.values
 
 import focaljax
 from focaljax import calibration, class_weights, metrics
@@ -27,6 +32,7 @@ def batch(n=24, seed=0):
 
 def test_the_form_of_clu():
     Focal = metric_class(FOCAL)
+    assert issubclass(Focal, clu.metrics.Metric)
     (a, ya), (b, yb) = batch(24, 0), batch(5, 1)
     one, two = (
         Focal.from_model_output(logits=a, labels=ya, other=1),
@@ -35,22 +41,50 @@ def test_the_form_of_clu():
     both = Focal.empty().merge(one).merge(two)
     state = FOCAL.update(FOCAL.update(FOCAL.init(), ya, a), yb, b)
     np.testing.assert_allclose(both.compute(), FOCAL.result(state), rtol=1e-6)
+    value = both.compute_value()
+    assert isinstance(value, clu.values.Scalar) and value.value == both.compute()
     gathered = jax.tree.map(lambda *x: jnp.stack(x), one, two)
     np.testing.assert_allclose(gathered.reduce().compute(), both.compute(), rtol=1e-6)
-    masked = Focal.from_model_output(logits=a.at[5:].set(jnp.nan), labels=ya, mask=jnp.arange(24) < 5)
-    np.testing.assert_allclose(
-        masked.compute(), FOCAL.result(FOCAL.update(FOCAL.init(), ya[:5], a[:5])), rtol=1e-6
-    )
     top = calibration.ExpectedCalibrationError()
     ECE = metric_class(top, y_pred="p", y_true="y")
     want = top.result(top.update(top.init(), ya, jax.nn.softmax(a)))
     np.testing.assert_allclose(ECE.from_model_output(p=jax.nn.softmax(a), y=ya).compute(), want, rtol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_weights_and_masks_of_clu():
+    Focal = metric_class(FOCAL)
+    x, y = batch(24)
+    dirty, first = x.at[5:].set(jnp.nan), jnp.arange(24) < 5
+    masked = Focal.from_model_output(logits=dirty, labels=y, mask=first)
+    np.testing.assert_allclose(
+        masked.compute(), FOCAL.result(FOCAL.update(FOCAL.init(), y[:5], x[:5])), rtol=1e-6
+    )
+    weights = jnp.arange(1.0, 25.0)
+    want = FOCAL.result(FOCAL.update(FOCAL.init(), y[:5], x[:5], weights[:5]))
+    weighed = Focal.from_model_output(logits=dirty, labels=y, mask=first, sample_weight=weights)
+    np.testing.assert_allclose(weighed.compute(), want, rtol=1e-6)
+    rows = Focal.from_model_output(
+        logits=dirty[:, None], labels=y[:, None], mask=first, sample_weight=weights[:, None]
+    )
+    np.testing.assert_allclose(rows.compute(), want, rtol=1e-6)
+
+
+def test_outputs_of_other_names_in_clu():
+    Focal = metric_class(FOCAL)
+    x, y = batch(24)
+    Head = Focal.from_fun(lambda head, classes, **_: {"logits": head, "labels": classes})
+    one = Head.from_model_output(head=x, classes=y, mask=jnp.arange(24) < 5)
+    assert isinstance(one, Focal)
+    want = FOCAL.result(FOCAL.update(FOCAL.init(), y[:5], x[:5]))
+    np.testing.assert_allclose(Head.empty().merge(one).compute(), want, rtol=1e-6)
+    with pytest.raises(TypeError, match="`logits`, `labels` must be keywords, got 1 by position"):
+        Focal.from_output("head").from_model_output(head=x)
+    with pytest.raises(TypeError, match=r"`labels` must be a keyword of the outputs, got \['logits'\]"):
+        Focal.from_model_output(logits=x)
+
+
 def test_in_a_collection_of_clu():
-    clu = pytest.importorskip("clu.metrics")
-    Both = clu.Collection.create(accuracy=clu.Accuracy, focal=metric_class(FOCAL))
+    Both = clu.metrics.Collection.create(accuracy=clu.metrics.Accuracy, focal=metric_class(FOCAL))
     step = jax.jit(lambda seen, x, y: seen.merge(Both.single_from_model_output(logits=x, labels=y)))
     seen = Both.empty()
     for seed, n in ((0, 24), (1, 5)):
@@ -60,6 +94,46 @@ def test_in_a_collection_of_clu():
     losses = focaljax.sparse_categorical_focal_crossentropy(y, x, from_logits=True)
     np.testing.assert_allclose(got["focal"], losses.mean(), rtol=1e-6)
     np.testing.assert_allclose(got["accuracy"], (jnp.argmax(x, 1) == y).mean(), rtol=1e-6)
+    assert {name: value.value for name, value in seen.compute_values().items()} == got
+
+
+def test_devices_gather_in_a_collection_of_clu():
+    Both = clu.metrics.Collection.create(accuracy=clu.metrics.Accuracy, focal=metric_class(FOCAL))
+    x, y = batch(24)
+    shards = x.reshape(4, 6, 3), y.reshape(4, 6)
+    gathered = jax.vmap(
+        lambda x, y: Both.gather_from_model_output(axis_name="data", logits=x, labels=y), axis_name="data"
+    )(*shards)
+    one = Both.single_from_model_output(logits=x, labels=y)
+    got = gathered.unreplicate().compute()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, one.compute())
+
+
+def test_beside_metrics_of_metrax():
+    metrax, wrapper = (pytest.importorskip(name) for name in ("metrax", "metrax.nnx.nnx_wrapper"))
+    binary = metrics.BinaryFocalCrossentropy()
+    Focal = metric_class(binary, y_pred="predictions", sample_weight="sample_weights")
+    rng = np.random.default_rng(0)
+    p, y, w = (jnp.asarray(rng.uniform(size=(8, 1)), jnp.float32) for _ in range(3))
+    y = jnp.round(y)
+    want = binary.result(binary.update(binary.init(), y, p, w))
+
+    Both = clu.metrics.Collection.create(mse=metrax.MSE, focal=Focal)
+    seen = Both.empty()
+    for part in (slice(5), slice(5, 8)):
+        outputs = {"predictions": p[part], "labels": y[part], "sample_weights": w[part]}
+        seen = seen.merge(Both.single_from_model_output(**outputs))
+    np.testing.assert_allclose(seen.compute()["focal"], want, rtol=1e-6)
+    np.testing.assert_allclose(seen.compute()["mse"], (w * (p - y) ** 2).sum() / w.sum(), rtol=1e-5)
+
+    class FocalNNX(wrapper.NnxWrapper):  # as metrax.nnx makes its own
+        def __init__(self):
+            super().__init__(Focal)
+
+    in_nnx = FocalNNX()
+    in_nnx.update(predictions=p[:5], labels=y[:5], sample_weights=w[:5])
+    in_nnx.update(predictions=p[5:], labels=y[5:], sample_weights=w[5:])
+    np.testing.assert_allclose(in_nnx.compute(), want, rtol=1e-6)
 
 
 def test_an_equinox_model_with_class_weights():
