@@ -1,0 +1,123 @@
+"""Comma-separated values: chunks of rows as pandas reads them, and all that can be wrong with such a file."""
+
+import csv
+import itertools
+import lzma
+import tarfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+from pandas.io.common import get_handle
+
+from focaljax.study.errors import StudyError
+from focaljax.study.tables.cells import DATE, NUMBER, TEXT, Chunk, of_series, rows_at_a_time
+
+ENCODING = "utf-8-sig"  # UTF-8, with Excel's mark at the start or without
+TYPES = {NUMBER: "float64", TEXT: "str", DATE: "str"}  # truth values are found as such in any chunk
+PROBE = 2**16  # characters that tell how long a row is
+CHARACTERS_AT_A_TIME = 2**24
+DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, ImportError)
+
+
+class Delimited:
+    """A CSV file, compressed or not: UTF-8, commas, a header, quotes where a cell has commas or lines."""
+
+    def __init__(self, path: Path, rows: int | None = None) -> None:
+        """Read the header and check it; `rows` is how many a chunk has."""
+        self.path = path
+        self.notes: tuple[str, ...] = ()
+        with self._errors(), self._text() as file:
+            header = next((cells for cells in csv.reader(file) if cells), None)
+            probe = file.read(PROBE)
+        if header is None:
+            raise StudyError(f"{path} is empty; expected a header and rows")
+        self.columns = tuple(name or _unnamed(j, header) for j, name in enumerate(header))
+        self.row_index = tuple(name for name in self.columns if name.startswith("Unnamed: "))
+        twice = sorted({name for name in self.columns if self.columns.count(name) > 1})
+        if twice:
+            raise StudyError(f"{path} has more than one column {twice[0]!r}; expected each name once")
+        a_row = max(1, len(probe) // max(1, probe.count("\n")))
+        self._rows = rows or max(1, min(rows_at_a_time(len(header)), CHARACTERS_AT_A_TIME // a_row))
+
+    def state(self) -> object:
+        """The size and the time of the file."""
+        known = self.path.stat()
+        return [known.st_size, known.st_mtime_ns]
+
+    def chunks(self, columns: Sequence[str], kinds: Mapping[str, str]) -> Iterator[Chunk]:
+        """Give the rows; the first time, while no kinds are known, look for rows that are too short too."""
+        checked = bool(kinds)
+        for frame in self._frames(list(columns) if kinds else None, kinds):
+            read = {str(name): column for name, column in frame.items()}
+            if not checked and read[self.columns[-1]].hasnans:
+                self._check_lengths()
+                checked = True
+            yield {name: of_series(read[name], kinds.get(name)) for name in columns}
+
+    def _frames(self, columns: list[str] | None, kinds: Mapping[str, str]) -> Iterator[pd.DataFrame]:
+        with self._errors():
+            reader = pd.read_csv(
+                self.path,
+                header=0,
+                names=list(self.columns),
+                usecols=columns,
+                dtype={name: TYPES[kind] for name, kind in kinds.items() if kind in TYPES},
+                index_col=False,
+                encoding=ENCODING,
+                low_memory=False,
+                chunksize=self._rows,
+            )
+        with reader:
+            while True:
+                with self._errors():
+                    frame = next(reader, None)
+                if frame is None:
+                    return
+                yield frame
+
+    def _check_lengths(self) -> None:
+        """Refuse a row with fewer cells than the header: pandas would call the cells at its end missing."""
+        with self._errors(), self._text() as file:
+            rows = (cells for cells in csv.reader(file) if cells)
+            for row, cells in enumerate(itertools.islice(rows, 1, None), 1):
+                if len(cells) < len(self.columns):
+                    raise StudyError(
+                        f"{self.path}: data row {row} has {len(cells)} cells; expected {len(self.columns)}, "
+                        "as the header has"
+                    )
+
+    @contextmanager
+    def _text(self) -> Iterator:
+        with get_handle(self.path, "r", encoding=ENCODING, compression="infer") as handles:
+            yield handles.handle
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Tell what pandas, the decoders and the disk have to say as what is wrong with the file."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                yield
+        except UnicodeDecodeError as error:
+            raise StudyError(
+                f"{self.path} is not UTF-8 text: {error.reason}, byte {error.object[error.start]:#04x}; "
+                "save it as UTF-8"
+            ) from None
+        except pd.errors.ParserWarning:
+            raise StudyError(
+                f"{self.path} has rows with more cells than the header, which has {len(self.columns)}"
+            ) from None
+        except (*DAMAGED, ValueError, csv.Error) as error:
+            reason = " ".join(str(error).split())
+            raise StudyError(f"{self.path} cannot be read as comma-separated values: {reason}") from None
+
+
+def _unnamed(position: int, header: Sequence[str]) -> str:
+    """What pandas calls a column without a name."""
+    name = f"Unnamed: {position}"
+    return f"{name}.1" if name in header else name
