@@ -1,5 +1,7 @@
 """Class weights: `alpha` from how often each class occurs, in an array of labels or in a stream of them.
 
+In use::
+
     counts = jnp.bincount(labels, length=10)              # or, over batches and devices, ClassCounts
     losses = softmax_focal_loss_with_integer_labels(logits, labels, alpha=inverse_frequency(counts))
 

@@ -1,5 +1,7 @@
 """focaljax' metrics as metrics of clu: for `clu.metrics.Collection`, metrax, and whatever is built on them.
 
+In use::
+
     @flax.struct.dataclass
     class Metrics(clu.metrics.Collection):
         focal: focaljax.clu.metric_class(SparseCategoricalFocalCrossentropy(from_logits=True))

@@ -203,7 +203,7 @@ class _Loss:
     def __call__(
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> jax.Array:
-        """The losses of a batch, weighed and reduced by :func:`focaljax.reductions.reduce_loss`."""
+        """The losses of a batch, weighed and reduced by :func:`focaljax.reduce_loss`."""
         y_pred = _checks.floating("y_pred", y_pred)
         losses = self.call(y_true, y_pred if self.dtype is None else y_pred.astype(self.dtype))
         where = reductions.not_ignored(y_true, getattr(self, "ignore_class", None), losses)

@@ -147,7 +147,7 @@ class _Mean(_twofold.Stream[MeanState]):
 
 @dataclass(frozen=True)
 class CategoricalFocalCrossentropy(_Mean):
-    """The stream's mean of :func:`focaljax.crossentropy.categorical_focal_crossentropy`.
+    """The stream's mean of :func:`focaljax.categorical_focal_crossentropy`.
 
     Attributes:
       alpha, gamma, from_logits, label_smoothing, axis: As in the function; arrays become tuples.
@@ -187,7 +187,7 @@ class CategoricalFocalCrossentropy(_Mean):
 
 @dataclass(frozen=True)
 class SparseCategoricalFocalCrossentropy(_Mean):
-    """The stream's mean of :func:`focaljax.crossentropy.sparse_categorical_focal_crossentropy`.
+    """The stream's mean of :func:`focaljax.sparse_categorical_focal_crossentropy`.
 
     An example whose label is `ignore_class` has weight 0: the mean is over the others.
 
@@ -223,7 +223,7 @@ class SparseCategoricalFocalCrossentropy(_Mean):
 
 @dataclass(frozen=True)
 class BinaryFocalCrossentropy(_Mean):
-    """The stream's mean of :func:`focaljax.crossentropy.binary_focal_crossentropy`.
+    """The stream's mean of :func:`focaljax.binary_focal_crossentropy`.
 
     Attributes:
       apply_class_balancing, alpha, gamma, from_logits, label_smoothing, axis: As in the function.

@@ -1,5 +1,7 @@
 """focaljax' metrics in Flax NNX: one class that drops into `nnx.MultiMetric`.
 
+In use::
+
     metrics = nnx.MultiMetric(
         accuracy=nnx.metrics.Accuracy(),
         focal=focaljax.nnx.Metric(SparseCategoricalFocalCrossentropy(from_logits=True)),

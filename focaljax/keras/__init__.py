@@ -1,5 +1,7 @@
 """focaljax inside Keras 3 models on the JAX backend: losses and metrics for `compile`, which save and load.
 
+In use::
+
     from focaljax.keras.losses import CategoricalFocalCrossentropy
 
 Keras is imported when this module is, and not before. A saved model names these classes: it comes back with

@@ -60,7 +60,7 @@ class _Loss(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="focaljax")
 class CategoricalFocalCrossentropy(_Loss):
-    """:func:`focaljax.crossentropy.categorical_focal_crossentropy` for `model.compile(loss=...)`.
+    """:func:`focaljax.categorical_focal_crossentropy` for `model.compile(loss=...)`.
 
     Args:
       alpha, gamma, from_logits, label_smoothing, axis: As in the function; arrays become lists.
@@ -102,7 +102,7 @@ class CategoricalFocalCrossentropy(_Loss):
 
 @keras.saving.register_keras_serializable(package="focaljax")
 class SparseCategoricalFocalCrossentropy(_Loss):
-    """:func:`focaljax.crossentropy.sparse_categorical_focal_crossentropy` for `model.compile(loss=...)`.
+    """:func:`focaljax.sparse_categorical_focal_crossentropy` for `model.compile(loss=...)`.
 
     Keras has none of class indices. They may be floating, as Keras makes them, and have a last axis of 1.
 
@@ -143,7 +143,7 @@ class SparseCategoricalFocalCrossentropy(_Loss):
 
 @keras.saving.register_keras_serializable(package="focaljax")
 class BinaryFocalCrossentropy(_Loss):
-    """:func:`focaljax.crossentropy.binary_focal_crossentropy` for `model.compile(loss=...)`.
+    """:func:`focaljax.binary_focal_crossentropy` for `model.compile(loss=...)`.
 
     Args:
       apply_class_balancing, alpha, gamma, from_logits, label_smoothing, axis: As in the function.

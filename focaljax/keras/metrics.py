@@ -63,7 +63,7 @@ class _Metric(keras.metrics.Metric):
 
 @keras.saving.register_keras_serializable(package="focaljax", name="CategoricalFocalCrossentropyMetric")
 class CategoricalFocalCrossentropy(_Metric):
-    """The stream's mean of :func:`focaljax.crossentropy.categorical_focal_crossentropy`.
+    """The stream's mean of :func:`focaljax.categorical_focal_crossentropy`.
 
     Args:
       alpha, gamma, from_logits, label_smoothing, axis: As in the function; arrays become lists.
@@ -101,7 +101,7 @@ class CategoricalFocalCrossentropy(_Metric):
 
 @keras.saving.register_keras_serializable(package="focaljax", name="SparseCategoricalFocalCrossentropyMetric")
 class SparseCategoricalFocalCrossentropy(_Metric):
-    """The stream's mean of :func:`focaljax.crossentropy.sparse_categorical_focal_crossentropy`.
+    """The stream's mean of :func:`focaljax.sparse_categorical_focal_crossentropy`.
 
     Args:
       alpha, gamma, from_logits, ignore_class, axis: As in the function; arrays become lists.
@@ -139,7 +139,7 @@ class SparseCategoricalFocalCrossentropy(_Metric):
 
 @keras.saving.register_keras_serializable(package="focaljax", name="BinaryFocalCrossentropyMetric")
 class BinaryFocalCrossentropy(_Metric):
-    """The stream's mean of :func:`focaljax.crossentropy.binary_focal_crossentropy`.
+    """The stream's mean of :func:`focaljax.binary_focal_crossentropy`.
 
     Args:
       apply_class_balancing, alpha, gamma, from_logits, label_smoothing, axis: As in the function.
