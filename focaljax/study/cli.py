@@ -5,96 +5,170 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 import focaljax
-from focaljax.study import console, former as data, pictures, report, settings, table, train, words
+from focaljax.study import (
+    checkpoint,
+    console,
+    data,
+    folds,
+    outcome,
+    page,
+    pictures,
+    recommend,
+    report,
+    settings,
+    table,
+    train,
+)
 from focaljax.study.errors import StudyError
-from focaljax.study.outcome import judge
 
-STEPS, SEEDS = 1000, 20
-QUICK_STEPS, QUICK_SEEDS = 150, 4
+STEPS, SEEDS = 1000, 3
+QUICK_STEPS, QUICK_SEEDS = 200, 2
 LARGEST_SEED = 2**31 - 1
 MAX_GAMMA = 100.0
 
 ABOUT = """\
-Does focal loss help on this data? Train one small Optax classifier with cross-entropy and with
-focal loss, for several gammas, kinds of alpha and seeds, all in one compiled program, and compare
-calibration (NLL, ECE) and balanced accuracy on held-out rows, with intervals over the seeds.
+Which gamma and which alpha for this data? Train one small Optax classifier with cross-entropy, with
+focal loss for several gammas and class weights, and with logit adjustment, on every fold of every seed,
+all in one compiled program. Recommend one by its balanced accuracy, NLL or calibration error on the
+test folds, or say that no difference was found.
 """
 EXAMPLES = """\
 examples:
   python -m focaljax                                  scikit-learn's digits, made long-tailed
   python -m focaljax --quick                          the same in seconds, with wider intervals
-  python -m focaljax --csv mine.csv --label species   your own table
-  python -m focaljax --gamma 1 2 3 --alpha none balanced --seeds 30 --out my-report
+  python -m focaljax --csv mine.csv --label species   your own table; --parquet likewise
+  python -m focaljax --npz mine.npz --for nll         your own arrays `x` and `y`
+  python -m focaljax --gamma 1 2 3 --alpha none balanced --folds 10 --out my-report
 
-The folder holds report.json, results.csv (one row per run), loss_curves.png, recall_per_class.png,
-reliability.png and summary.png. Wrong files or options end with exit code 2 and write nothing.
+The folder holds report.html, report.json, results.csv (two rows per run) and the pictures. A run that was
+interrupted goes on with the same command and --resume. Wrong files or options end with exit code 2 and
+write nothing.
 """
 
 
+class Interrupted(Exception):
+    """The user stopped a run that can go on later."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; return 0, or 2 after a message that says what to mend."""
+    """Run the study; return 0, 2 after a message that says what to mend, or 130 if it was interrupted."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    chosen = settings.choose(options.gamma, options.alpha)
-    if len(chosen) < 2:
-        parser.error("nothing to compare with cross-entropy: choose a --gamma above 0")
-    if options.csv is None and (options.label is not None or options.drop):
-        parser.error("--label and --drop need --csv FILE")
+    _check(parser, options)
     try:
-        _study(options, chosen)
+        _study(options)
     except StudyError as error:
         print(f"focaljax: error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stopped:
+        print(f"focaljax: interrupted {stopped}; the same command with --resume goes on", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
-        print("focaljax: interrupted, nothing was written", file=sys.stderr)
+        print("focaljax: interrupted", file=sys.stderr)
         return 130
     return 0
 
 
-def _study(options: argparse.Namespace, chosen: Sequence[settings.Setting]) -> None:
+def _study(options: argparse.Namespace) -> None:
     report.check_folder(options.out, options.overwrite)
-    problem = _problem(options)
+    unfinished = checkpoint.Unfinished(options.out)
+    unfinished.begin(_recorded(options), options.resume, options.overwrite)
+    try:
+        finished = _trained(options, unfinished)
+        _report(options, finished)
+    except BaseException:
+        if not unfinished.saved:
+            unfinished.discard()
+        raise
+    unfinished.discard()
+
+
+def _trained(options: argparse.Namespace, unfinished: checkpoint.Unfinished) -> outcome.Outcome:
+    problem, screen = _problem(options, unfinished.folder), Console()
+    count, note = folds.choose_count(problem, options.folds)
+    console.show_problem(screen, problem, [note] if note else [])
     seeds = options.seeds or (QUICK_SEEDS if options.quick else SEEDS)
-    splits = data.split(problem, range(options.seed, options.seed + seeds))
-    epochs = options.epochs or train.epochs_for(problem, QUICK_STEPS if options.quick else STEPS)
+    dealt = folds.deal(problem, range(options.seed, options.seed + seeds), count, unfinished.folder)
+    steps = QUICK_STEPS if options.quick else STEPS
+    epochs = options.epochs or train.epochs_for(problem.rows, count, steps)
+    study = train.Study(problem, dealt, settings.choose(options.gamma, options.alpha), epochs)
+    start = train.start(study)
+    if options.resume:
+        start = unfinished.load(start)
+        console.show_lines(screen, [f"Going on after {_place(study, start)}."])
+    s, k, a = study.shape
+    with console.progress_bar(screen) as bar, checkpoint.stopping() as stop:
+        training = f"training {s * k * a} runs ({a} settings x {k} folds x {s} seeds)"
+        task = bar.add_task("compiling one program for all runs", total=epochs * study.reader.count)
 
+        def moved(progress: train.Progress) -> None:
+            done = progress.epoch * study.reader.count + progress.block
+            bar.update(task, completed=done, description=training)
+            if stop.asked:
+                unfinished.save(progress)
+                raise Interrupted(f"after {_place(study, progress)}")
+            unfinished.save_if_due(progress)
+
+        progress = train.train(study, start, moved)
+    return outcome.outcome(study, recommend.CRITERIA[options.criterion], progress)
+
+
+def _report(options: argparse.Namespace, finished: outcome.Outcome) -> None:
     screen = Console()
-    console.show_problem(screen, problem)
-    with console.progress_bar(screen) as bar:
-        task = bar.add_task("compiling one program for all runs", total=epochs)
-        training = f"training {len(chosen) * seeds} runs ({len(chosen)} settings x {seeds} seeds)"
-
-        def moved(epoch: int) -> None:
-            bar.update(task, completed=epoch, description=training)
-
-        trained = train.train(problem, splits, chosen, epochs, moved)
-    outcome = judge(problem, splits, chosen, trained)
-    console.show_table(screen, outcome.table)
-    console.show_lines(screen, [words.headline(outcome), *words.findings(outcome)])
-    console.show_lines(screen, words.caveats(outcome))
+    console.show_outcome(screen, finished)
 
     def fill(folder: Path) -> None:
-        content = report.numbers(outcome, _recorded(options))
+        content = report.numbers(finished, _recorded(options))
         report.write_json(folder / "report.json", content)
         report.write_csv(folder / "results.csv", content)
-        pictures.draw_all(folder, outcome)
+        pictures.draw_all(folder, finished)
+        page.write(folder / "report.html", finished, content)
 
     report.write_folder(options.out, options.overwrite, fill)
-    console.show_lines(screen, [f"Numbers and pictures: {options.out}"])
+    console.show_lines(screen, [f"Report, numbers and pictures: {options.out / 'report.html'}"])
 
 
-def _recorded(options: argparse.Namespace) -> dict[str, object]:
-    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+def _place(study: train.Study, progress: train.Progress) -> str:
+    block = f", block {progress.block} of {study.reader.count}" if progress.block else ""
+    return f"epoch {progress.epoch} of {study.epochs}{block}"
 
 
-def _problem(options: argparse.Namespace) -> data.Problem:
-    if options.csv is None:
-        return data.long_tailed_digits()
-    return table.read_problem(options.csv, options.label, options.drop, options.max_rows)
+def _recorded(options: argparse.Namespace) -> dict[str, Any]:
+    """Return all that the numbers depend on."""
+    recorded = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+    for name in ("out", "resume", "overwrite"):
+        del recorded[name]
+    for name in ("csv", "parquet", "npz"):
+        path = getattr(options, name)
+        if path is not None and path.is_file():
+            recorded["size of the file"] = path.stat().st_size
+            recorded["time of the file"] = path.stat().st_mtime_ns
+    return recorded | {"versions": report.versions()}
+
+
+def _problem(options: argparse.Namespace, scratch: Path) -> data.Problem:
+    if options.csv is not None:
+        return table.read_csv(options.csv, options.label, options.drop, scratch)
+    if options.parquet is not None:
+        return table.read_parquet(options.parquet, options.label, options.drop, scratch)
+    if options.npz is not None:
+        return table.read_npz(options.npz, options.features, options.label, scratch)
+    return data.long_tailed_digits()
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options that say nothing together."""
+    if options.drop and not (options.csv or options.parquet):
+        parser.error("--drop needs --csv FILE or --parquet FILE")
+    if options.label is not None and not (options.csv or options.parquet or options.npz):
+        parser.error("--label needs --csv FILE, --parquet FILE or --npz FILE")
+    if options.features is not None and not options.npz:
+        parser.error("--features needs --npz FILE")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,41 +184,52 @@ def _parser() -> argparse.ArgumentParser:
     add("--version", action="version", version=f"focaljax {focaljax.__version__}")
     add("--quick", action="store_true", help=f"{QUICK_SEEDS} seeds and {QUICK_STEPS} steps")
 
-    group = parser.add_argument_group("the data").add_argument
-    group("--csv", type=Path, metavar="FILE", help="a table with a header; default: digits")
-    group("--label", metavar="COLUMN", help="the column to predict; all others are features")
-    group("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
-    group(
-        "--max-rows",
-        type=_whole(10, 1_000_000),
-        default=20_000,
-        metavar="N",
-        help="use a stratified sample of a longer table (default: %(default)s)",
+    group = parser.add_argument_group("the data (default: digits)")
+    one = group.add_mutually_exclusive_group().add_argument
+    one("--csv", type=Path, metavar="FILE", help="a table with a header")
+    one("--parquet", type=Path, metavar="FILE", help="the same as Parquet")
+    one("--npz", type=Path, metavar="FILE", help="arrays: features [N, ...] and labels [N]")
+    group.add_argument(
+        "--label", metavar="NAME", help="the column to predict, all others are features; in --npz the labels"
     )
+    group.add_argument("--features", metavar="NAME", help="in --npz the features")
+    group.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
 
-    group = parser.add_argument_group("the losses (plain cross-entropy always runs)").add_argument
+    group = parser.add_argument_group(
+        "the losses (cross-entropy and logit adjustment always run)"
+    ).add_argument
     group(
         "--gamma",
         nargs="+",
         type=_gamma,
         metavar="G",
-        help="focusing parameters; 0 is cross-entropy (default: 0.5 1 2 5)",
+        help="focusing parameters; 0 is cross-entropy (default: "
+        f"{' '.join(f'{gamma:g}' for gamma in settings.GAMMAS)})",
     )
     group(
         "--alpha",
         nargs="+",
         choices=settings.ALPHAS,
-        help="class weights: none, or inverse class frequency; every gamma runs with every alpha "
-        "(default: none, and balanced with gamma 0 and 2)",
+        help="class weights: none, inverse frequency, effective number; every gamma runs with every alpha "
+        "(default: all)",
+    )
+    group(
+        "--for",
+        dest="criterion",
+        choices=recommend.CRITERIA,
+        default="balanced-accuracy",
+        help="what the recommendation goes by (default: %(default)s)",
     )
 
     group = parser.add_argument_group("the training").add_argument
     group(
-        "--seeds",
-        type=_whole(2, 1000),
-        metavar="N",
-        help=f"how many, at least 2: an interval needs two (default: {SEEDS})",
+        "--folds",
+        type=_whole(folds.LEAST, 100),
+        metavar="K",
+        help=f"at least {folds.LEAST}: one to test, one to stop by, the others to train (default: "
+        f"{folds.USUAL})",
     )
+    group("--seeds", type=_whole(1, 1000), metavar="N", help=f"times to deal the folds (default: {SEEDS})")
     group(
         "--seed",
         type=_whole(0, LARGEST_SEED - 1000),
@@ -156,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         "--epochs",
         type=_whole(1, 100_000),
         metavar="N",
-        help=f"passes over the training rows (default: as many as make {STEPS} steps)",
+        help=f"passes over the training rows (default: as many as make {STEPS} steps, at least 3)",
     )
 
     group = parser.add_argument_group("the report").add_argument
@@ -168,6 +253,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a new or empty folder (default: %(default)s)",
     )
     group("--overwrite", action="store_true", help="replace the report that is in the folder")
+    group("--resume", action="store_true", help="go on with a run that was interrupted")
     return parser
 
 

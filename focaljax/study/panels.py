@@ -1,140 +1,172 @@
-"""One panel of a picture each: curves, recalls, reliability and differences, drawn on given axes.
+"""One panel of a picture each: differences, curves, recalls and reliability, drawn on given axes.
 
-Colours follow gamma (cross-entropy black, then a colour-blind safe ramp), dashes and squares mean
-balanced alpha. Titles state what is seen, with the numbers of this outcome.
+Colours follow gamma (cross-entropy has that of the text), lines and markers follow alpha. They are of
+middle lightness, to be seen on white and on black. Titles state what is seen, in this outcome's numbers.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
 
-from focaljax.study.compare import Metric, t_interval
+from focaljax.study import tally
+from focaljax.study.compare import ECE, LEVEL, NLL, NOTHING, RARE, Interval, Metric, cell, corrected_t
 from focaljax.study.outcome import Outcome
-from focaljax.study.settings import highlights
+from focaljax.study.settings import ADJUSTED, highlights
 
 GREY = "#8a8a8a"
+RAMP = LinearSegmentedColormap.from_list("gamma", ["#2f9e8f", "#3f7fd0", "#9464c8", "#d0588c"])
+OF_ADJUSTED = "#d1822b"
+LOOKS = {"none": ("-", "o"), "balanced": ("--", "s"), "effective": (":", "^"), ADJUSTED: ("-.", "D")}
 LEAST_IN_BIN = 10
 MOST_TICKS = 24
-MOST_INTERVALS = 24
-MOST_LETTERS = 48
+MOST_LETTERS = 40
 LONGEST_NAME = 14
 
 
 def look(outcome: Outcome, index: int) -> dict[str, Any]:
     """Return the colour, line and marker of one setting, the same in every picture."""
-    setting = outcome.settings[index]
-    gammas = sorted({s.gamma for s in outcome.settings if s.gamma > 0.0})
-    colour: Any = "black"
-    if setting.gamma > 0.0:
-        place = gammas.index(setting.gamma) / max(1, len(gammas) - 1)
-        colour = matplotlib.colormaps["viridis"](0.15 + 0.65 * place)
-    plain = setting.alpha == "none"
-    style = {"linestyle": "-" if plain else "--", "marker": "o" if plain else "s"}
-    return {"color": colour, "label": setting.name, **style}
+    setting = outcome.study.settings[index]
+    gammas = sorted({s.gamma for s in outcome.study.settings if s.gamma > 0.0})
+    colour: Any = matplotlib.rcParams["text.color"]
+    if setting.alpha == ADJUSTED:
+        colour = OF_ADJUSTED
+    elif setting.gamma > 0.0:
+        colour = RAMP(gammas.index(setting.gamma) / max(1, len(gammas) - 1))
+    line, marker = LOOKS[setting.alpha]
+    return {"color": colour, "label": setting.name, "linestyle": line, "marker": marker}
 
 
-def curves(axes: Axes, outcome: Outcome, nll: np.ndarray, shown: Iterable[int]) -> None:
-    """Draw NLL [A, S, E] over epochs, mean over seeds; the log scale shows both ends."""
-    epochs = np.arange(1, nll.shape[2] + 1)
-    for index in shown:
-        style = look(outcome, index) | {"marker": None, "linewidth": 1.8}
-        axes.plot(epochs, nll[index].mean(axis=0), **style)
-    axes.set(xscale="log", xlabel="epoch (log scale)")
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+def shown(outcome: Outcome) -> list[int]:
+    """Return the settings that pictures show: those fixed beforehand, and what is recommended."""
+    return list(dict.fromkeys([*highlights(outcome.study.settings), outcome.recommendation.index]))
+
+
+def differences(axes: Axes, outcome: Outcome, metric: Metric) -> None:
+    """Draw each setting's paired difference to cross-entropy, at both times, with corrected intervals."""
+    axes.axvline(0.0, color=matplotlib.rcParams["text.color"], linewidth=1)
+    paper = matplotlib.rcParams["axes.facecolor"]
+    settings = outcome.study.settings[1:]
+    for results, offset, size, alpha in zip(outcome.both, (0.16, -0.2), (6.0, 3.5), (1.0, 0.55), strict=True):
+        for index in range(1, len(settings) + 1):
+            compared = cell(results.table[index], metric)
+            difference, style = compared.difference, look(outcome, index)
+            style |= {"linestyle": "", "markersize": size, "elinewidth": size / 3, "alpha": alpha}
+            if compared.verdict == NOTHING:
+                style["markerfacecolor"] = paper
+            reach = difference.high - difference.mean
+            axes.errorbar(difference.mean, offset - index, xerr=reach, **style)
+    axes.set_yticks([-i for i in range(1, len(settings) + 1)], [s.short for s in settings])
+    axes.set_ylim(-len(settings) - 0.7, -0.3)
+    axes.margins(x=0.08)
+    better = "right" if metric.higher_is_better else "left"
+    axes.set_xlabel(f"difference to cross-entropy ({better} is better)")
+    verdicts = [cell(row, metric).verdict for row in outcome.stopped.table[1:]]
+    counted = ", ".join(f"{verdicts.count(word)} {word}" for word in ("better", "worse") if word in verdicts)
+    axes.set_title(f"{metric.title}: {counted or NOTHING}")
+
+
+def curves(axes: Axes, outcome: Outcome) -> None:
+    """Draw the test NLL over epochs, mean over runs; a mark where runs stop early, on average."""
+    nll = outcome.nll[:, 1].mean(axis=(1, 2))
+    stop = outcome.best_epoch.mean(axis=(0, 1))
+    epochs = np.arange(1, len(nll) + 1)
+    for index in shown(outcome):
+        style = look(outcome, index)
+        marker = {"marker": style.pop("marker"), "color": style["color"], "linestyle": "", "markersize": 6}
+        axes.plot(epochs, nll[:, index], linewidth=1.7, **style)
+        axes.plot(stop[index], np.interp(stop[index], epochs, nll[:, index]), **marker)
+    axes.set(xscale="log", yscale="log", xlabel="epoch", ylabel="NLL of the test folds")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:.2g}"))
+    axes.tick_params(axis="y", which="minor", labelsize=8)
+    axes.set_title(title(outcome, NLL))
 
 
-def recalls(axes: Axes, outcome: Outcome, shown: Iterable[int]) -> None:
-    """Draw the recall of every class, the most frequent on the left, with 95 % intervals."""
-    counts = outcome.problem.train_counts
+def recalls(axes: Axes, outcome: Outcome) -> None:
+    """Draw the recall of every class stopped early, the most frequent on the left, with intervals."""
+    counts, indices = outcome.class_counts, shown(outcome)
     order = np.argsort(-counts, kind="stable")
-    shown = list(shown)
-    for place, index in enumerate(shown):
-        recall = np.stack([m.recall for m in outcome.runs[index]])[:, order]
-        intervals = [t_interval(column) for column in recall.T]
+    for place, index in enumerate(indices):
+        recall = outcome.stopped.recall[:, :, index].reshape(-1, len(order))[:, order]
+        intervals = [corrected_t(column, outcome.study.folds.test_share) for column in recall.T]
         mean = np.array([i.mean for i in intervals])
-        reach = [i.high - i.mean for i in intervals] if len(order) <= MOST_INTERVALS else None
-        offset = 0.5 * ((place + 0.5) / len(shown) - 0.5)
-        style = look(outcome, index) | {"linewidth": 1.2, "markersize": 4, "elinewidth": 1}
+        reach = [i.high - i.mean for i in intervals] if len(order) <= MOST_TICKS else None
+        offset = 0.5 * ((place + 0.5) / len(indices) - 0.5)
+        style: dict[str, Any] = look(outcome, index) | {
+            "linewidth": 1.0,
+            "markersize": 3.5,
+            "elinewidth": 0.8,
+        }
         axes.errorbar(np.arange(len(order)) + offset, mean, reach, **style)
     names = [class_name(outcome, k) for k in order]
     step = -(-len(names) // MOST_TICKS)
-    if len(names) * max(map(len, names)) <= MOST_LETTERS:
-        words = [f"{name}\n{counts[k]}" for name, k in zip(names, order, strict=True)]
-        turned: dict[str, Any] = {}
-    else:
-        words = [f"{name} ({counts[k]})" for name, k in zip(names, order, strict=True)]
-        turned = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"}
+    few = len(names) * max(map(len, names)) <= MOST_LETTERS
+    words = [f"{n}\n{counts[k]}" if few else f"{n} ({counts[k]})" for n, k in zip(names, order, strict=True)]
+    turned: dict[str, Any] = {} if few else {"rotation": 50, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(0, len(names), step), words[::step], fontsize=8.5, **turned)
-    axes.set(xlabel="class and its training rows", ylabel="recall", ylim=(-0.02, 1.02))
+    axes.set(xlabel="class and its rows", ylabel="recall", ylim=(-0.02, 1.04))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_title(title(outcome, RARE))
 
 
-def reliabilities(axes: Axes, outcome: Outcome, shown: Iterable[int]) -> None:
-    """Draw accuracy over confidence, one point per bin that holds enough rows."""
+def reliabilities(axes: Axes, outcome: Outcome) -> None:
+    """Draw accuracy over confidence stopped early, all test folds together; only bins with enough rows."""
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2)
     diagonal: Any = {"rotation": 45, "transform_rotates_text": True, "rotation_mode": "anchor"}
     axes.text(0.05, 0.065, "calibrated", color=GREY, fontsize=8.5, **diagonal)
-    for index in shown:
-        diagram = outcome.diagrams[index]
-        full = filled(outcome, index)
+    for index in shown(outcome):
+        bins = outcome.stopped.test.bins[:, :, index].sum(axis=(0, 1))
+        diagram, full = tally.reliability(bins), bins[:, 0] >= LEAST_IN_BIN
         style = look(outcome, index) | {"linewidth": 1.4, "markersize": 4}
         axes.plot(diagram.confidence[full], diagram.accuracy[full], **style)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set(xlabel="probability of the predicted class", ylabel="share that is right")
-
-
-def filled(outcome: Outcome, index: int) -> np.ndarray:
-    """Return which bins of a reliability diagram hold enough rows to be shown."""
-    share = np.asarray(outcome.diagrams[index].share)
-    return share * outcome.splits.test.size > LEAST_IN_BIN - 0.5
-
-
-def differences(axes: Axes, outcome: Outcome, metric: Metric) -> None:
-    """Draw each setting's paired difference to cross-entropy with its 95 % interval."""
-    axes.axvline(0.0, color="black", linewidth=1)
-    for index, row in enumerate(outcome.table[1:], start=1):
-        cell = next(c for c in row if c.metric is metric)
-        mean, style = cell.difference.mean, look(outcome, index)
-        style["linestyle"] = ""
-        if cell.verdict == "no difference found":
-            style["markerfacecolor"] = "white"
-        reach = cell.difference.high - mean
-        axes.errorbar(mean, -index, xerr=reach, markersize=6, elinewidth=2, **style)
-    names = [s.name for s in outcome.settings[1:]]
-    axes.set_yticks([-i for i in range(1, len(names) + 1)], names)
-    axes.set_ylim(-len(names) - 0.6, -0.4)
-    axes.margins(x=0.12)
-    better = "right" if metric.higher_is_better else "left"
-    axes.set_xlabel(f"difference ({better} is better)")
-    verdicts = [c.verdict for row in outcome.table[1:] for c in row if c.metric is metric]
-    counted = [f"{verdicts.count(word)} {word}" for word in ("better", "worse")]
-    axes.set_title(f"{metric.title}: {', '.join(counted)}")
+    axes.set_title(title(outcome, ECE))
 
 
 def title(outcome: Outcome, metric: Metric) -> str:
-    """Say how a metric differs between cross-entropy and the first highlighted setting.
+    """Say how a metric differs between cross-entropy and the first setting shown beside it.
 
-    That setting is fixed before any result is seen (unweighted focal loss with gamma nearest to 2,
-    if there is one), so the title cannot pick its winner.
+    That setting is fixed before any result is seen (unweighted focal loss with gamma nearest to 2, if
+    there is one), so the title cannot pick its winner.
     """
-    other = highlights(outcome.settings)[1]
-    ours, base = (next(c for c in outcome.table[i] if c.metric is metric) for i in (other, 0))
-    name, mean, baseline = outcome.settings[other].name, ours.mean.mean, base.mean.mean
-    if ours.verdict == "no difference found":
-        return f"{metric.title}: no difference found\n{mean:.3f} {name}, {baseline:.3f} cross-entropy"
+    other = shown(outcome)[1:2] or [len(outcome.study.settings) - 1]
+    ours, base = (cell(outcome.stopped.table[i], metric) for i in (*other, 0))
+    numbers = f"{_mean(ours.mean)}, against {_mean(base.mean)} with cross-entropy"
+    if ours.verdict == NOTHING:
+        return f"{metric.title}: {NOTHING}\n{ours.setting.name} {numbers}"
     seen = "higher" if ours.difference.mean > 0 else "lower"
-    against = f"{mean:.3f}, against {baseline:.3f} with cross-entropy"
-    return f"{metric.title} is {seen} with {name}:\n{against}"
+    return f"{metric.title} is {seen} with {ours.setting.name}:\n{numbers}"
 
 
 def class_name(outcome: Outcome, index: int) -> str:
     """Return a class's name, shortened, with nothing in it that matplotlib reads as mathematics."""
-    name = " ".join(outcome.problem.class_names[index].split())
+    name = " ".join(outcome.study.problem.class_names[index].split())
     half = LONGEST_NAME // 2
     short = name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[1 - half :]}"
     return short.replace("$", r"\$")
+
+
+def explanation(outcome: Outcome) -> str:
+    """Say how to read the differences."""
+    return (
+        f"Large marks: {outcome.stopped.when}; small ones: {outcome.end.when}. {LEVEL:.0%} t intervals over "
+        "the runs, corrected for shared training rows; filled: better or worse after Holm's correction."
+    )
+
+
+def _mean(interval: Interval) -> str:
+    return f"{interval.mean:.3f}"
+
+
+def legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    """Return what a legend under the axes shows: each setting once."""
+    handles, labels = axes.get_legend_handles_labels()
+    found = dict(zip(labels, handles, strict=True))
+    return list(found.values()), list(found)

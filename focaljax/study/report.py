@@ -16,12 +16,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import focaljax
-from focaljax.study import compare, evaluate, train, words
+from focaljax.study import compare, network, tally, train, words
 from focaljax.study.compare import Comparison
+from focaljax.study.data import rarest
 from focaljax.study.errors import StudyError
-from focaljax.study.evaluate import Measures
-from focaljax.study.outcome import Outcome
+from focaljax.study.outcome import Outcome, Results
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -59,46 +61,62 @@ def write_folder(folder: Path, overwrite: bool, fill: Callable[[Path], None]) ->
 
 def numbers(outcome: Outcome, options: dict[str, Any]) -> dict[str, Any]:
     """Return everything the report says as one JSON object."""
-    problem, seeds = outcome.problem, outcome.splits.seeds.tolist()
+    study, advice = outcome.study, outcome.recommendation
+    problem, names = study.problem, [setting.name for setting in study.settings]
     return {
         "data": {
             "description": problem.description,
             "notes": list(problem.notes),
+            "rows": problem.rows,
+            "numbers": len(problem.number_names),
+            "categories": len(problem.category_names),
+            "inputs_of_the_network": network.columns(problem, study.folds).width,
             "classes": list(problem.class_names),
-            "rare_classes": [problem.class_names[k] for k in problem.rare],
-            "train_rows_per_class": problem.train_counts.tolist(),
-            "held_out_rows_per_class": problem.test_counts.tolist(),
-            "features": problem.features.shape[1],
+            "rows_per_class": outcome.class_counts.tolist(),
+            "rare_classes": [problem.class_names[k] for k in rarest(outcome.class_counts)],
         },
         "options": options,
         "training": {
-            "network": f"multilayer perceptron, one hidden layer of {train.HIDDEN}",
+            "network": f"multilayer perceptron, one hidden layer of {network.HIDDEN}",
             "optimizer": f"Adam, cosine schedule from {train.LEARNING_RATE}",
-            "batch": min(train.BATCH, int(problem.train_counts.sum())),
-            "epochs": outcome.trained.test_nll.shape[2],
+            "batch": study.steps[1],
+            "epochs": study.epochs,
+            "folds": study.folds.count,
+            "seeds": list(study.folds.seeds),
         },
-        "settings": [{"name": s.name, **asdict(s)} for s in outcome.settings],
-        "seeds": seeds,
-        "ece_bins": evaluate.BINS,
-        "interval": f"{compare.LEVEL:.0%} Student t over seeds; differences are paired by seed",
-        "headline": words.headline(outcome),
-        "findings": words.findings(outcome),
+        "settings": [{"name": s.name, **asdict(s)} for s in study.settings],
+        "interval": f"{compare.LEVEL:.0%} corrected t over folds and seeds, paired; verdicts after Holm",
+        "recommendation": {
+            "for": outcome.metric.name,
+            "when": outcome.stopped.when,
+            "setting": names[advice.index],
+            "found": advice.found,
+            "headline": words.headline(outcome),
+            "reasons": words.reasons(outcome),
+            "call": study.settings[advice.index].call(problem.classes),
+            "better_than_cross_entropy": [names[i] for i in advice.helpful],
+            "not_told_from_the_best": [names[i] for i in advice.alike],
+            "gain_of_choosing_on_validation": asdict(advice.chosen),
+        },
         "caveats": words.caveats(outcome),
-        "summary": [_summary(row) for row in outcome.table],
-        "runs": [
-            {"setting": setting.name, "seed": seed, **_plain(measures)}
-            for setting, of_setting in zip(outcome.settings, outcome.runs, strict=True)
-            for seed, measures in zip(seeds, of_setting, strict=True)
-        ],
-        "curves": {
-            "what": "plain cross-entropy after each epoch, mean over seeds; one list per setting",
-            "train_nll": outcome.trained.train_nll.mean(axis=1).tolist(),
-            "held_out_nll": outcome.trained.test_nll.mean(axis=1).tolist(),
+        "results": {
+            results.when: {
+                "findings": words.findings(results),
+                "settings": [_summary(row) for row in results.table],
+            }
+            for results in outcome.both
         },
-        "reliability": [
-            {field: _finite(values.tolist()) for field, values in diagram._asdict().items()}
-            for diagram in outcome.diagrams
-        ],
+        "runs": [run for results in outcome.both for run in _runs(outcome, results)],
+        "curves": {
+            "what": "plain NLL after each epoch, mean over runs; one list per setting",
+            "validation_nll": outcome.nll[:, 0].mean(axis=(1, 2)).T.tolist(),
+            "test_nll": outcome.nll[:, 1].mean(axis=(1, 2)).T.tolist(),
+        },
+        "reliability": {
+            results.when: [_diagram(bins) for bins in results.test.bins.sum(axis=(0, 1))]
+            for results in outcome.both
+        },
+        "ece_bins": tally.BINS,
         "versions": versions(),
     }
 
@@ -117,17 +135,35 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_csv(path: Path, content: dict[str, Any]) -> None:
-    """Write one row per run, with a column per metric and per class's recall."""
+    """Write one row per run and time, with a column per metric and per class's recall."""
     kinds = {s["name"]: s for s in content["settings"]}
-    metrics = [metric.field for metric in compare.METRICS]
+    fields = ["seed", "fold", "when", "epoch", *(metric.field for metric in compare.METRICS)]
     recalls = [f"recall[{name}]" for name in content["data"]["classes"]]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["setting", "gamma", "alpha", "seed", *metrics, *recalls])
+        writer.writerow(["setting", "gamma", "alpha", *fields, *recalls])
         for run in content["runs"]:
             kind = kinds[run["setting"]]
-            start = [kind["name"], kind["gamma"], kind["alpha"], run["seed"]]
-            writer.writerow([*start, *(run[field] for field in metrics), *run["recall"]])
+            start = [kind["name"], kind["gamma"], kind["alpha"]]
+            writer.writerow([*start, *(run[field] for field in fields), *run["recall"]])
+
+
+def _runs(outcome: Outcome, results: Results) -> list[dict[str, Any]]:
+    study, stopped = outcome.study, results is outcome.stopped
+    return [
+        {
+            "setting": setting.name,
+            "seed": seed,
+            "fold": k + 1,
+            "when": results.when,
+            "epoch": int(outcome.best_epoch[s, k, a]) if stopped else study.epochs,
+            **{field: float(values[s, k, a]) for field, values in results.measures.items()},
+            "recall": results.recall[s, k, a].tolist(),
+        }
+        for a, setting in enumerate(study.settings)
+        for s, seed in enumerate(study.folds.seeds)
+        for k in range(study.folds.count)
+    ]
 
 
 def _summary(row: Sequence[Comparison]) -> dict[str, Any]:
@@ -135,6 +171,7 @@ def _summary(row: Sequence[Comparison]) -> dict[str, Any]:
         c.metric.field: {
             "mean": asdict(c.mean),
             "difference_to_cross_entropy": asdict(c.difference),
+            "p_after_holm": c.p,
             "verdict": c.verdict,
         }
         for c in row
@@ -142,9 +179,6 @@ def _summary(row: Sequence[Comparison]) -> dict[str, Any]:
     return {"setting": row[0].setting.name, **cells}
 
 
-def _plain(measures: Measures) -> dict[str, Any]:
-    return {**asdict(measures), "recall": measures.recall.tolist()}
-
-
-def _finite(values: list[float]) -> list[float | None]:
-    return [None if value != value else value for value in values]
+def _diagram(bins: np.ndarray) -> dict[str, list[float | None]]:
+    fields = tally.reliability(bins)._asdict().items()
+    return {name: [None if v != v else v for v in values.tolist()] for name, values in fields}

@@ -1,201 +1,273 @@
-"""All runs at once: one compiled program that trains every setting on every seed for one epoch.
+"""All runs at once: one compiled program trains every setting on every fold of every seed.
 
-Runs differ only in arrays (gamma, alpha, key, rows), never in code: gamma = 0 with alpha = 1 *is*
-cross-entropy. So a run is written once, `vmap` makes it S seeds and then A settings, and the
-program is compiled ahead of time: a second compilation is impossible. The state is donated, since
-nobody looks at the weights of the epoch before. One call per epoch lets a progress bar move.
+Runs differ only in arrays (gamma, alpha, logit shift, key, folds), never in code: gamma = 0 with
+alpha = 1 *is* cross-entropy. So a run is written once, and `vmap` makes it A settings, K folds and S
+seeds. It takes one block of rows, picks the training rows of its folds in an order that depends on
+seed, epoch and block alone, and scans their minibatches: all settings see the same ones. A second
+program adds up what validation and test rows of a block are worth. Both are compiled ahead of time.
 
-The classifier is a small multilayer perceptron in plain JAX, trained by Optax's Adam to the end of
-a cosine schedule, without the early stopping or weight decay that would hide what a loss does.
+The classifier is trained by Optax's Adam on a cosine schedule. After every epoch all runs are measured;
+what a run is worth "stopped early" are the figures of its epoch of lowest validation NLL.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from focaljax import softmax_focal_loss_with_integer_labels
-from focaljax.study.former import Problem, Splits
+from focaljax import reduce_loss, softmax_focal_loss_with_integer_labels
+from focaljax.study import network, tally
+from focaljax.study.blocks import MOST_ROWS, Block, Reader
+from focaljax.study.data import Problem
 from focaljax.study.errors import StudyError
+from focaljax.study.folds import NOWHERE, Folds, validation_fold
+from focaljax.study.network import Params
 from focaljax.study.settings import Setting
+from focaljax.study.tally import Tally
 
-HIDDEN = 64
-BATCH = 64
+SMALL_BATCH, LARGE_BATCH, LARGE = 64, 256, 20_000
 LEARNING_RATE = 5e-3
-
-Params = dict[str, jax.Array]
+MEASURED = 128  # rows at a time
 
 
 class Loss(NamedTuple):
-    """What one setting fixes: gamma [] and alpha [C] ([A, ...] under vmap)."""
+    """What a setting fixes in a run, [S, K, A, ...] under vmap: gamma [], alpha [C], logit shift [C]."""
 
     gamma: jax.Array
     alpha: jax.Array
+    shift: jax.Array
 
 
-class Table(NamedTuple):
-    """What all runs share: features [N, F] and labels [N]."""
+class Fold(NamedTuple):
+    """What the folds fix in a run, [S, K, ...] under vmap: the fold held out and the training statistics."""
 
-    features: jax.Array
-    labels: jax.Array
-
-
-class Split(NamedTuple):
-    """What one seed fixes: its random key, its rows and their statistics ([S, ...] under vmap)."""
-
-    key: jax.Array
-    train: jax.Array
     test: jax.Array
     mean: jax.Array
     scale: jax.Array
 
 
 class State(NamedTuple):
-    """What one run learns ([A, S, ...] under vmap)."""
+    """What a run learns, [S, K, A, ...] under vmap."""
 
     params: Params
     optimizer: optax.OptState
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The outcome of A settings on S seeds over E epochs.
+class Progress(NamedTuple):
+    """How far the runs have come: a pytree of all that is needed to go on.
 
     Attributes:
-      train_nll: [A, S, E] mean plain cross-entropy of the training batches, whatever the loss was.
-      test_nll: [A, S, E] mean plain cross-entropy of the held-out rows.
-      logits: [A, S, n_test, C] of the held-out rows, after the last epoch.
+      state: weights and optimiser of all runs.
+      epoch, block: what comes next.
+      nll: [epochs, 2, S, K, A] after each epoch, of validation and test rows; NaN where none has been.
+      last, best: sums [2, S, K, A, ...] over the same rows, after the last epoch, and after the epoch of
+        lowest validation NLL so far.
     """
 
-    train_nll: np.ndarray
-    test_nll: np.ndarray
-    logits: np.ndarray
+    state: State
+    epoch: int
+    block: int
+    nll: np.ndarray
+    last: Tally
+    best: Tally
 
 
-def epochs_for(problem: Problem, steps: int) -> int:
+@dataclass(frozen=True)
+class Study:
+    """S seeds, K folds, A settings, and for how many epochs they train."""
+
+    problem: Problem
+    folds: Folds
+    settings: tuple[Setting, ...]
+    epochs: int
+    block_rows: int = MOST_ROWS
+
+    @property
+    def reader(self) -> Reader:
+        """What makes blocks of the rows."""
+        return Reader(self.problem, self.folds, self.block_rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """S, K and A."""
+        return len(self.folds.seeds), self.folds.count, len(self.settings)
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Steps per block and rows per step: batches of equal size that leave out fewer rows than steps."""
+        rows = self.problem.rows // self.reader.count * (self.folds.count - 2) // self.folds.count
+        steps = max(1, round(rows / batch_size(self.problem.rows)))
+        return steps, max(1, rows // steps)
+
+
+def batch_size(rows: int) -> int:
+    """Return about how many rows a step takes, of so many in the data."""
+    return SMALL_BATCH if rows < LARGE else LARGE_BATCH
+
+
+def epochs_for(rows: int, folds: int, steps: int) -> int:
     """Return how many epochs make about `steps` optimiser steps; at least 3."""
-    return max(3, round(steps / _steps_per_epoch(int(problem.train_counts.sum()))))
+    return max(3, round(steps * batch_size(rows) * folds / (rows * (folds - 2))))
+
+
+def start(study: Study) -> Progress:
+    """Return all runs before training: one initialisation per seed, shared by its folds and settings."""
+    seeds, folds, settings = study.shape
+    width, classes = network.columns(study.problem, study.folds).width, study.problem.classes
+
+    def initial(key: jax.Array) -> State:
+        params = network.initial(key, width, classes)
+        return State(params, _optimizer(study).init(params))
+
+    def repeated(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(x[:, None, None], (seeds, folds, settings, *x.shape[1:]))
+
+    state = jax.jit(lambda keys: jax.tree.map(repeated, jax.vmap(initial)(keys)))(_keys(study))
+    nothing = jax.tree.map(lambda x: np.zeros((2, *study.shape, *x.shape)), tally.empty(classes))
+    return Progress(state, 0, 0, np.full((study.epochs, 2, *study.shape), np.nan), nothing, nothing)
 
 
 def train(
-    problem: Problem,
-    splits: Splits,
-    settings: Sequence[Setting],
-    epochs: int,
-    on_epoch: Callable[[int], None] = lambda epoch: None,
-) -> Trained:
-    """Train every setting on every seed; call `on_epoch` before the first and after each epoch."""
-    steps = _steps_per_epoch(splits.train.shape[1])
-    optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, epochs * steps))
-    table = Table(jnp.asarray(problem.features), jnp.asarray(problem.labels))
-    split = Split(
-        jax.vmap(jax.random.key)(jnp.asarray(splits.seeds, jnp.uint32)),
-        *map(jnp.asarray, (splits.train, splits.test, splits.mean, splits.scale)),
+    study: Study, progress: Progress | None = None, on_block: Callable[[Progress], None] = lambda _: None
+) -> Progress:
+    """Train all runs, from the start or from where `progress` is; call `on_block` first and after each block.
+
+    Raises:
+      StudyError: A run diverged.
+    """
+    progress = progress or start(study)
+    reader, loss, fold, keys = study.reader, _loss(study), _fold(study), _keys(study)
+    a_block = next(reader.in_order())
+    by_seed = Block(None, None, None, 0)
+    learn = jax.vmap(_train_run(study), (0, 0, None, None, None, None))
+    learn = jax.vmap(jax.vmap(learn, (0, 0, 0, None, None, None)), (0, 0, 0, 0, None, by_seed))
+    learn = _compile(learn, progress.state, loss, fold, keys, jnp.zeros(2, jnp.int32), a_block, donate=True)
+    measure = jax.vmap(_measure_run(study), (0, None, None), 1)
+    measure = jax.vmap(jax.vmap(measure, (0, 0, None), 1), (0, 0, by_seed), 1)
+    measure = _compile(measure, progress.state.params, fold, a_block)
+    on_block(progress)
+    for epoch in range(progress.epoch, study.epochs):
+        for block in reader.shuffled(epoch, progress.block):
+            jax.block_until_ready(progress.state)  # so that only one block waits in memory
+            place = jnp.array([epoch, progress.block], jnp.int32)
+            state = learn(progress.state, loss, fold, keys, place, block)
+            progress = progress._replace(state=state, block=progress.block + 1)
+            if progress.block < reader.count:
+                on_block(progress)
+        progress = _measured(study, progress, measure, fold)
+        on_block(progress)
+    return progress
+
+
+def _measured(study: Study, progress: Progress, measure: Callable, fold: Fold) -> Progress:
+    """Return the progress after an epoch: all runs measured on their validation and test rows."""
+    last = None
+    for block in study.reader.in_order():
+        last = tally.add(last, measure(progress.state.params, fold, block))
+    assert last is not None
+    nll, earlier = progress.nll.copy(), progress.nll[: progress.epoch, 0]
+    nll[progress.epoch] = tally.mean_nll(last)
+    _check_finite(study, nll[progress.epoch])
+    better = nll[progress.epoch, 0] < np.min(earlier, axis=0, initial=np.inf)
+
+    def choose(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+        return np.where(better.reshape((1, *better.shape, *(1,) * (new.ndim - 4))), new, old)
+
+    return Progress(
+        progress.state, progress.epoch + 1, 0, nll, last, jax.tree.map(choose, last, progress.best)
     )
-    loss = Loss(
-        jnp.asarray([s.gamma for s in settings], jnp.float32),
-        jnp.asarray([s.class_weights(problem.train_counts) for s in settings], jnp.float32),
-    )
-
-    state = _start(optimizer, split.key, len(settings), problem)
-    program = _compile(_epoch(optimizer), (state, loss, split, jnp.int32(0), table))
-    on_epoch(0)
-    curves = []
-    for epoch in range(epochs):
-        state, nll = program(state, loss, split, jnp.int32(epoch), table)
-        curves.append(np.asarray(nll))
-        on_epoch(epoch + 1)
-    held_out = jax.vmap(jax.vmap(_held_out, in_axes=(0, 0, None)), in_axes=(0, None, None))
-    logits = np.asarray(jax.jit(held_out)(state.params, split, table))
-    _check_finite(logits, settings, splits)
-    train_nll, test_nll = np.moveaxis(np.stack(curves), (0, -1), (-1, 0))
-    return Trained(train_nll, test_nll, logits)
 
 
-def _check_finite(logits: np.ndarray, settings: Sequence[Setting], splits: Splits) -> None:
-    for setting, seed in np.argwhere(~np.isfinite(logits).all(axis=(2, 3))):
-        name = settings[setting].name
-        raise StudyError(f"training diverged with {name}, seed {splits.seeds[seed]}")
+def _check_finite(study: Study, nll: np.ndarray) -> None:
+    for _, s, k, a in np.argwhere(~np.isfinite(nll)):
+        where = f"{study.settings[a].name}, seed {study.folds.seeds[s]}, fold {k + 1}"
+        raise StudyError(f"training diverged with {where}")
 
 
-def _steps_per_epoch(n_train: int) -> int:
-    return max(1, n_train // BATCH)
+def _optimizer(study: Study) -> optax.GradientTransformation:
+    steps = study.epochs * study.reader.count * study.steps[0]
+    return optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
 
 
-def _logits(params: Params, x: jax.Array) -> jax.Array:
-    hidden = jax.nn.relu(x @ params["w1"] + params["b1"][None, :])
-    return hidden @ params["w2"] + params["b2"][None, :]
+def _keys(study: Study) -> jax.Array:
+    return jax.vmap(jax.random.key)(jnp.asarray(study.folds.seeds, jnp.uint32))
 
 
-def _inputs(split: Split, table: Table, rows: jax.Array) -> jax.Array:
-    return (table.features[rows] - split.mean[None, :]) * split.scale[None, :]
+def _fold(study: Study) -> Fold:
+    test = np.broadcast_to(np.arange(study.folds.count, dtype=np.uint8), study.shape[:2])
+    return Fold(*map(jnp.asarray, (test, study.folds.mean, study.folds.scale)))
 
 
-def _held_out(params: Params, split: Split, table: Table) -> jax.Array:
-    return _logits(params, _inputs(split, table, split.test))
+def _loss(study: Study) -> Loss:
+    gamma = np.broadcast_to(np.array([s.gamma for s in study.settings], np.float32), study.shape)
+    counts = study.folds.train_counts
+    alpha = np.stack([s.class_weights(counts) for s in study.settings], axis=2)
+    shift = np.stack([s.logit_shift(counts) for s in study.settings], axis=2)
+    return Loss(*map(jnp.asarray, (gamma, alpha, shift)))
 
 
-def _mean_nll(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return Optax's plain cross-entropy: a common yardstick, whatever loss is trained."""
-    return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels))
+def _train_run(study: Study) -> Callable[..., State]:
+    """Return what one run learns from one block: state -> state."""
+    about, optimizer = network.columns(study.problem, study.folds), _optimizer(study)
+    steps, batch = study.steps
 
+    def run(state: State, loss: Loss, fold: Fold, key: jax.Array, place: jax.Array, block: Block) -> State:
+        # The rows of this run's training folds come first, in an order that no setting changes.
+        validation = validation_fold(fold.test, study.folds.count)
+        trains = (block.folds != fold.test) & (block.folds != validation) & (block.folds != NOWHERE)
+        key = jax.random.fold_in(jax.random.fold_in(key, place[0]), place[1])
+        order = jnp.argsort(jnp.where(trains, jax.random.uniform(key, trains.shape), 2.0))
+        rows = order[: steps * batch].reshape(steps, batch)
 
-def _epoch(optimizer: optax.GradientTransformation) -> Callable[..., tuple[State, jax.Array]]:
-    """Return one epoch of one run: state -> state and [2] NLL (training batches, held out)."""
+        def step(state: State, rows: jax.Array) -> tuple[State, None]:
+            x = network.inputs(about, block.numbers[rows], block.categories[rows], fold.mean, fold.scale)
+            y, counts = block.labels[rows], trains[rows].astype(jnp.float32)
 
-    def run(
-        state: State, loss: Loss, split: Split, epoch: jax.Array, table: Table
-    ) -> tuple[State, jax.Array]:
-        def objective(params: Params, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits = _logits(params, x)
-            losses = softmax_focal_loss_with_integer_labels(logits, y, **loss._asdict())
-            return jnp.mean(losses), _mean_nll(logits, y)
+            def objective(params: Params) -> jax.Array:
+                logits = network.logits(params, x) + loss.shift[None, :]
+                losses = softmax_focal_loss_with_integer_labels(logits, y, gamma=loss.gamma, alpha=loss.alpha)
+                return reduce_loss(losses, counts, "mean_with_sample_weight")
 
-        def step(state: State, rows: jax.Array) -> tuple[State, jax.Array]:
-            x, y = _inputs(split, table, rows), table.labels[rows]
-            gradient, nll = jax.grad(objective, has_aux=True)(state.params, x, y)
+            gradient = jax.grad(objective)(state.params)
             with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction: float ** int32
                 updates, slots = optimizer.update(gradient, state.optimizer)
-            params = cast(Params, optax.apply_updates(state.params, updates))
-            return State(params, slots), nll
+            return State(cast(Params, optax.apply_updates(state.params, updates)), slots), None
 
-        # Depends on seed and epoch only, so that all settings see the same batches.
-        rows = jax.random.permutation(jax.random.fold_in(split.key, epoch), split.train)
-        steps = _steps_per_epoch(rows.size)
-        batches = rows[: steps * BATCH].reshape(steps, -1)
-        state, train_nll = jax.lax.scan(step, state, batches)
-        test_nll = _mean_nll(_held_out(state.params, split, table), table.labels[split.test])
-        return state, jnp.stack([jnp.mean(train_nll), test_nll])
+        return jax.lax.scan(step, state, rows)[0]
 
     return run
 
 
-def _compile(epoch: Callable, arguments: tuple) -> Callable:
-    """Compile one epoch of all runs; `arguments` start with the state, which is donated."""
-    seeds = jax.vmap(epoch, in_axes=(0, None, 0, None, None))
-    runs = jax.vmap(seeds, in_axes=(0, 0, None, None, None))
-    return jax.jit(runs, donate_argnums=0).lower(*arguments).compile()
+def _measure_run(study: Study) -> Callable[..., Tally]:
+    """Return what the validation and the test rows of a block are worth in one run: Tally [2, ...]."""
+    about, most = network.columns(study.problem, study.folds), study.reader.most_in_fold()
+    steps = -(-most // MEASURED)
+    size = -(-most // steps)
+
+    def run(params: Params, fold: Fold, block: Block) -> Tally:
+        def of_fold(which: jax.Array) -> Tally:
+            mine = block.folds == which
+            rows = jnp.flatnonzero(mine, size=steps * size, fill_value=0)
+            counts = (jnp.arange(steps * size) < jnp.sum(mine)).astype(jnp.float32)
+
+            def step(total: Tally, batch: tuple[jax.Array, jax.Array]) -> tuple[Tally, None]:
+                rows, counts = batch
+                x = network.inputs(about, block.numbers[rows], block.categories[rows], fold.mean, fold.scale)
+                seen = tally.of_rows(network.logits(params, x), block.labels[rows], counts)
+                return jax.tree.map(jnp.add, total, seen), None
+
+            batches = rows.reshape(steps, size), counts.reshape(steps, size)
+            return jax.lax.scan(step, tally.empty(study.problem.classes), batches)[0]
+
+        return jax.vmap(of_fold)(jnp.stack([validation_fold(fold.test, study.folds.count), fold.test]))
+
+    return run
 
 
-def _start(
-    optimizer: optax.GradientTransformation, keys: jax.Array, settings: int, problem: Problem
-) -> State:
-    """Return the state [A, S, ...] before training: one initialisation per seed, shared by all."""
-    n_features, n_classes = problem.features.shape[1], len(problem.class_names)
-    normal = jax.nn.initializers.he_normal()
-
-    def initial(key: jax.Array) -> State:
-        first, second = jax.random.split(key)
-        params = {
-            "w1": normal(first, (n_features, HIDDEN), jnp.float32),
-            "b1": jnp.zeros(HIDDEN, jnp.float32),
-            "w2": normal(second, (HIDDEN, n_classes), jnp.float32),
-            "b2": jnp.zeros(n_classes, jnp.float32),
-        }
-        return State(params, optimizer.init(params))
-
-    return jax.jit(jax.vmap(lambda _: jax.vmap(initial)(keys)))(jnp.arange(settings))
+def _compile(program: Callable, *arguments: Any, donate: bool = False) -> Callable:
+    """Compile ahead of time: a second compilation is impossible. `donate` gives the first argument away."""
+    return jax.jit(program, donate_argnums=(0,) if donate else ()).lower(*arguments).compile()
