@@ -23,7 +23,7 @@ from focaljax.study.tables.cells import (
 
 BUFFER = 2**20  # bytes of a column chunk to read at a time, instead of all of it
 PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
-EMPTY = "empty"
+EMPTY, DURATION = "nothing", "durations"  # beside the kinds of cells
 
 
 class Columnar:
@@ -32,13 +32,16 @@ class Columnar:
     def __init__(self, path: Path, rows: int | None = None) -> None:
         """Read the schemas and check that they agree; `rows` is how many a chunk has, at most."""
         self.path = path
-        self.notes: tuple[str, ...] = ()
         self._parts = _parts(path)
         self._kinds: dict[str, str] = {}
         self.columns: tuple[str, ...] = ()
         for part in self._parts:
             self._agree(part, _open(part).schema_arrow)
         self.row_index = tuple(name for name in self.columns if name.startswith("__index_level_"))
+        lasting = [name for name in self.columns if self._kinds[name] == DURATION]
+        self.notes: tuple[str, ...] = (
+            (f"durations and times of day, in seconds: {', '.join(lasting)}",) if lasting else ()
+        )
         self._rows = rows or rows_at_a_time(len(self.columns))
 
     def state(self) -> object:
@@ -124,7 +127,7 @@ def _words(column: pa.Array, kind: str) -> Cells:
     levels = column.dictionary.to_pylist()
     if None in levels:
         codes = np.array([*(-1 if level is None else i for i, level in enumerate(levels)), -1])[codes]
-    return Words(codes, [str(level) for level in levels], kind)
+    return Words(codes, levels, kind)
 
 
 def _truth(column: pa.Array, kind: str) -> Cells:
@@ -139,7 +142,8 @@ def _times(column: pa.Array, kind: str) -> Cells:
     """Dates and timestamps since 1970 in UTC, durations and times of day, in seconds."""
     if types.is_date(column.type):
         column = column.cast(pa.timestamp("ms"))
-    return Numbers(_floats(_as_integers(column)) / PER_SECOND[column.type.unit], kind)
+    per_second = PER_SECOND[column.type.unit]
+    return Numbers(_floats(_as_integers(column)) / per_second, DATE if kind == DATE else NUMBER)
 
 
 def _as_integers(column: pa.Array) -> pa.Array:
@@ -158,10 +162,9 @@ def _nothing(column: pa.Array, kind: str) -> Cells:
 KINDS: tuple[tuple[str, Callable[[pa.DataType], bool]], ...] = (
     (NUMBER, lambda t: types.is_integer(t) or types.is_floating(t) or types.is_decimal(t)),
     (TRUTH, types.is_boolean),
-    (TEXT, lambda t: types.is_dictionary(t) and _is_plain(t.value_type)),
-    (TEXT, lambda t: types.is_string(t) or types.is_large_string(t) or types.is_string_view(t)),
+    (TEXT, lambda t: _is_text(t.value_type if types.is_dictionary(t) else t)),
     (DATE, lambda t: types.is_date(t) or types.is_timestamp(t)),
-    ("duration", lambda t: types.is_time(t) or types.is_duration(t)),
+    (DURATION, lambda t: types.is_time(t) or types.is_duration(t)),
     (EMPTY, types.is_null),
 )
 READERS: dict[str, Callable[[pa.Array, str], Cells]] = {
@@ -169,10 +172,10 @@ READERS: dict[str, Callable[[pa.Array, str], Cells]] = {
     TRUTH: _truth,
     TEXT: _words,
     DATE: _times,
-    "duration": _times,
+    DURATION: _times,
     EMPTY: _nothing,
 }
 
 
-def _is_plain(kind: pa.DataType) -> bool:
-    return not (types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind))
+def _is_text(kind: pa.DataType) -> bool:
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)

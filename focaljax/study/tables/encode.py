@@ -171,7 +171,7 @@ class _Rows:
     def add(self, rows: np.ndarray) -> None:
         """Append rows."""
         self.rows += len(rows)
-        np.ascontiguousarray(rows, self._dtype).tofile(self._file)
+        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
 
     def __exit__(self, *error: object) -> None:
         self._file.flush()

@@ -83,7 +83,8 @@ class Moments:
     def _rescale(self, which: np.ndarray) -> None:
         """Let the unit be above all numbers seen; a power of two, so no digit of the sums changes."""
         largest = np.fmax(np.abs(self.low[which]), np.abs(self.high[which]))
-        exponent = np.maximum(self._exponent[which], np.frexp(np.nan_to_num(largest))[1])
+        exponent = np.where(largest > 0.0, np.frexp(largest)[1], LEAST_EXPONENT)  # of 0 and NaN it is 0
+        exponent = np.maximum(self._exponent[which], exponent)
         change = np.ldexp(1.0, self._exponent[which] - exponent)
         self._mean[which] *= change
         self._squares[which] *= change**2

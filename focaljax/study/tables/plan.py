@@ -1,7 +1,6 @@
 """What each column of a table becomes, what is left out and why, and which tables are no problem to study."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +65,7 @@ def make(source: Source, label: str, drop: Sequence[str], least_rows: int) -> Pl
     notes += features.notes
     if mixed:
         notes.append(f"categories, numbers in some rows but text in others: {', '.join(mixed)}")
-    notes += _missing(found, (*features.numbers, *features.categories))
+    notes += _missing(found, {*features.numbers, *features.categories})
     return Plan(
         rows=found.rows,
         numbers=tuple(features.numbers),
@@ -149,15 +148,15 @@ class _Features:
             self.categories[name] = (NO_LEVEL, *sorted(kept))
 
 
-def _missing(found: Survey, names: Sequence[str]) -> list[str]:
-    """One note with the number of missing cells per column, if there are any."""
-    counts = {}
-    for name in names:
+def _missing(found: Survey, names: Container[str]) -> list[str]:
+    """One note with the number of missing cells in each of these columns, if there are any."""
+    listed = []
+    for j, name in enumerate(found.features):
         column = found.columns[name]
         is_number = column.kind in (NUMBER, DATE)
-        j = found.features.index(name)
-        counts[name] = found.rows - (int(found.moments.count[j]) if is_number else column.levels.cells)
-    listed = [f"{name} {count}" for name, count in counts.items() if count]
+        missing = found.rows - (found.moments.count[j] if is_number else column.levels.cells)
+        if missing and name in names:
+            listed.append(f"{name} {missing}")
     return [f"missing cells, of {found.rows}: {', '.join(listed)}"] if listed else []
 
 
@@ -185,9 +184,9 @@ def _classes(source: Source, found: Survey, label: str, least_rows: int) -> tupl
         raise StudyError(
             f"{what} has one class only, {_class_name(next(iter(counts)))!r}; expected two or more"
         )
-    few = {value: count for value, count in sorted(counts.items()) if count < least_rows}
+    few = sorted((count, value) for value, count in counts.items() if count < least_rows)
     if few:
-        named = [f"{_class_name(value)!r} has {count}" for value, count in Counter(few).most_common()[::-1]]
+        named = [f"{_class_name(value)!r} has {count}" for count, value in few]
         more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
         raise StudyError(
             f"{what}: each class needs at least {least_rows} rows, one for every fold; "
