@@ -11,6 +11,7 @@ from rich.console import Console
 
 import focaljax
 from focaljax.study import (
+    blocks,
     checkpoint,
     console,
     data,
@@ -24,7 +25,7 @@ from focaljax.study import (
     table,
     train,
 )
-from focaljax.study.errors import StudyError
+from focaljax.study.errors import DivergedError, StudyError
 
 STEPS, SEEDS = 1000, 3
 QUICK_STEPS, QUICK_SEEDS = 200, 2
@@ -81,8 +82,8 @@ def _study(options: argparse.Namespace) -> None:
     try:
         finished = _trained(options, unfinished)
         _report(options, finished)
-    except BaseException:
-        if not unfinished.saved:
+    except BaseException as error:
+        if isinstance(error, DivergedError) or not unfinished.saved:
             unfinished.discard()
         raise
     unfinished.discard()
@@ -95,7 +96,7 @@ def _trained(options: argparse.Namespace, unfinished: checkpoint.Unfinished) -> 
     seeds = options.seeds or (QUICK_SEEDS if options.quick else SEEDS)
     dealt = folds.deal(problem, range(options.seed, options.seed + seeds), count, unfinished.folder)
     steps = QUICK_STEPS if options.quick else STEPS
-    epochs = options.epochs or train.epochs_for(problem.rows, count, steps)
+    epochs = options.epochs or blocks.epochs_for(problem.rows, count, steps)
     study = train.Study(problem, dealt, settings.choose(options.gamma, options.alpha), epochs)
     start = train.start(study)
     if options.resume:
@@ -145,19 +146,21 @@ def _recorded(options: argparse.Namespace) -> dict[str, Any]:
         del recorded[name]
     for name in ("csv", "parquet", "npz"):
         path = getattr(options, name)
-        if path is not None and path.is_file():
-            recorded["size of the file"] = path.stat().st_size
-            recorded["time of the file"] = path.stat().st_mtime_ns
+        if path is not None and path.exists():
+            files = [file.stat() for file in ([path] if path.is_file() else path.glob("*.parquet"))]
+            recorded["bytes of the data"] = sum(file.st_size for file in files)
+            recorded["time of the data"] = max((file.st_mtime_ns for file in files), default=0)
     return recorded | {"versions": report.versions()}
 
 
 def _problem(options: argparse.Namespace, scratch: Path) -> data.Problem:
+    least = options.folds or folds.LEAST
     if options.csv is not None:
-        return table.read_csv(options.csv, options.label, options.drop, scratch)
+        return table.read_csv(options.csv, options.label, options.drop, scratch, least_rows=least)
     if options.parquet is not None:
-        return table.read_parquet(options.parquet, options.label, options.drop, scratch)
+        return table.read_parquet(options.parquet, options.label, options.drop, scratch, least_rows=least)
     if options.npz is not None:
-        return table.read_npz(options.npz, options.features, options.label, scratch)
+        return table.read_npz(options.npz, options.features, options.label, scratch, least_rows=least)
     return data.long_tailed_digits()
 
 
@@ -187,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("the data (default: digits)")
     one = group.add_mutually_exclusive_group().add_argument
     one("--csv", type=Path, metavar="FILE", help="a table with a header")
-    one("--parquet", type=Path, metavar="FILE", help="the same as Parquet")
+    one("--parquet", type=Path, metavar="FILE", help="the same as Parquet, or a folder of its part files")
     one("--npz", type=Path, metavar="FILE", help="arrays: features [N, ...] and labels [N]")
     group.add_argument(
         "--label", metavar="NAME", help="the column to predict, all others are features; in --npz the labels"

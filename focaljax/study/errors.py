@@ -1,5 +1,9 @@
-"""The one error of the study: something the user can mend, told in one sentence."""
+"""The errors of the study: something the user can mend, told in one sentence."""
 
 
 class StudyError(Exception):
     """A wrong file, column, option or folder. The command line prints it and leaves with code 2."""
+
+
+class DivergedError(StudyError):
+    """A run lost its numbers: going on with it would be of no use."""

@@ -13,7 +13,9 @@ from focaljax.study.outcome import Outcome, Results
 from focaljax.study.settings import ADJUSTED
 
 CAPTIONS = {
-    **{metric.field: "Difference to cross-entropy, setting by setting." for metric in JUDGED},
+    **{
+        metric.field: f"{metric.title}: difference to cross-entropy, setting by setting." for metric in JUDGED
+    },
     "loss_curves": "NLL on the test folds after each epoch, mean over the runs; the marks are where early "
     "stopping, which sees the validation folds only, stops on average.",
     "recall_per_class": "Recall of each class on the test folds, stopped early, with 95 % intervals over the "

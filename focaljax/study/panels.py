@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
 
 from focaljax.study import tally
-from focaljax.study.compare import ECE, LEVEL, NLL, NOTHING, RARE, Interval, Metric, cell, corrected_t
+from focaljax.study.compare import ECE, LEVEL, NLL, NOTHING, RARE, Metric, cell, corrected_t
 from focaljax.study.outcome import Outcome
 from focaljax.study.settings import ADJUSTED, highlights
 
@@ -138,11 +138,9 @@ def title(outcome: Outcome, metric: Metric) -> str:
     """
     other = shown(outcome)[1:2] or [len(outcome.study.settings) - 1]
     ours, base = (cell(outcome.stopped.table[i], metric) for i in (*other, 0))
-    numbers = f"{_mean(ours.mean)}, against {_mean(base.mean)} with cross-entropy"
-    if ours.verdict == NOTHING:
-        return f"{metric.title}: {NOTHING}\n{ours.setting.name} {numbers}"
-    seen = "higher" if ours.difference.mean > 0 else "lower"
-    return f"{metric.title} is {seen} with {ours.setting.name}:\n{numbers}"
+    numbers = f"{ours.mean.mean:.3f} with {ours.setting.short}, {base.mean.mean:.3f} with cross-entropy"
+    seen = NOTHING if ours.verdict == NOTHING else "higher" if ours.difference.mean > 0 else "lower"
+    return f"{metric.title}: {seen},\n{numbers}"
 
 
 def class_name(outcome: Outcome, index: int) -> str:
@@ -159,10 +157,6 @@ def explanation(outcome: Outcome) -> str:
         f"Large marks: {outcome.stopped.when}; small ones: {outcome.end.when}. {LEVEL:.0%} t intervals over "
         "the runs, corrected for shared training rows; filled: better or worse after Holm's correction."
     )
-
-
-def _mean(interval: Interval) -> str:
-    return f"{interval.mean:.3f}"
 
 
 def legend(axes: Axes) -> tuple[list[Any], list[str]]:

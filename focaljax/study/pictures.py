@@ -89,7 +89,7 @@ def _style(colours: int) -> Iterator[None]:
     ink, rule, paper = (pair[colours] for pair in (INK, RULE, PAPER))
     style: dict[Any, Any] = {
         "font.size": 10,
-        "axes.titlesize": 10.5,
+        "axes.titlesize": 10,
         "axes.titleweight": "bold",
         "axes.titlelocation": "left",
         "axes.spines.top": False,

@@ -79,7 +79,7 @@ def numbers(outcome: Outcome, options: dict[str, Any]) -> dict[str, Any]:
         "training": {
             "network": f"multilayer perceptron, one hidden layer of {network.HIDDEN}",
             "optimizer": f"Adam, cosine schedule from {train.LEARNING_RATE}",
-            "batch": study.steps[1],
+            "batch": study.reader.steps[1],
             "epochs": study.epochs,
             "folds": study.folds.count,
             "seeds": list(study.folds.seeds),

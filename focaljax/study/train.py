@@ -2,9 +2,9 @@
 
 Runs differ only in arrays (gamma, alpha, logit shift, key, folds), never in code: gamma = 0 with
 alpha = 1 *is* cross-entropy. So a run is written once, and `vmap` makes it A settings, K folds and S
-seeds. It takes one block of rows, picks the training rows of its folds in an order that depends on
-seed, epoch and block alone, and scans their minibatches: all settings see the same ones. A second
-program adds up what validation and test rows of a block are worth. Both are compiled ahead of time.
+seeds. It takes one block of rows and scans the minibatches of a run's training rows in it: all settings
+see the same ones. A second program adds up what validation and test rows of a block are worth. Both are
+compiled ahead of time.
 
 The classifier is trained by Optax's Adam on a cosine schedule. After every epoch all runs are measured;
 what a run is worth "stopped early" are the figures of its epoch of lowest validation NLL.
@@ -21,17 +21,15 @@ import optax
 
 from focaljax import reduce_loss, softmax_focal_loss_with_integer_labels
 from focaljax.study import network, tally
-from focaljax.study.blocks import MOST_ROWS, Block, Reader
+from focaljax.study.blocks import MOST_ROWS, Block, Picks, Reader
 from focaljax.study.data import Problem
-from focaljax.study.errors import StudyError
-from focaljax.study.folds import NOWHERE, Folds, validation_fold
+from focaljax.study.errors import DivergedError
+from focaljax.study.folds import Folds
 from focaljax.study.network import Params
 from focaljax.study.settings import Setting
 from focaljax.study.tally import Tally
 
-SMALL_BATCH, LARGE_BATCH, LARGE = 64, 256, 20_000
 LEARNING_RATE = 5e-3
-MEASURED = 128  # rows at a time
 
 
 class Loss(NamedTuple):
@@ -43,9 +41,8 @@ class Loss(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """What the folds fix in a run, [S, K, ...] under vmap: the fold held out and the training statistics."""
+    """What the folds fix in a run, [S, K, n] under vmap: the mean and scale of its training rows."""
 
-    test: jax.Array
     mean: jax.Array
     scale: jax.Array
 
@@ -96,23 +93,6 @@ class Study:
         """S, K and A."""
         return len(self.folds.seeds), self.folds.count, len(self.settings)
 
-    @property
-    def steps(self) -> tuple[int, int]:
-        """Steps per block and rows per step: batches of equal size that leave out fewer rows than steps."""
-        rows = self.problem.rows // self.reader.count * (self.folds.count - 2) // self.folds.count
-        steps = max(1, round(rows / batch_size(self.problem.rows)))
-        return steps, max(1, rows // steps)
-
-
-def batch_size(rows: int) -> int:
-    """Return about how many rows a step takes, of so many in the data."""
-    return SMALL_BATCH if rows < LARGE else LARGE_BATCH
-
-
-def epochs_for(rows: int, folds: int, steps: int) -> int:
-    """Return how many epochs make about `steps` optimiser steps; at least 3."""
-    return max(3, round(steps * batch_size(rows) * folds / (rows * (folds - 2))))
-
 
 def start(study: Study) -> Progress:
     """Return all runs before training: one initialisation per seed, shared by its folds and settings."""
@@ -126,7 +106,8 @@ def start(study: Study) -> Progress:
     def repeated(x: jax.Array) -> jax.Array:
         return jnp.broadcast_to(x[:, None, None], (seeds, folds, settings, *x.shape[1:]))
 
-    state = jax.jit(lambda keys: jax.tree.map(repeated, jax.vmap(initial)(keys)))(_keys(study))
+    keys = jax.vmap(jax.random.key)(jnp.asarray(study.folds.seeds, jnp.uint32))
+    state = jax.jit(lambda keys: jax.tree.map(repeated, jax.vmap(initial)(keys)))(keys)
     nothing = jax.tree.map(lambda x: np.zeros((2, *study.shape, *x.shape)), tally.empty(classes))
     return Progress(state, 0, 0, np.full((study.epochs, 2, *study.shape), np.nan), nothing, nothing)
 
@@ -137,24 +118,25 @@ def train(
     """Train all runs, from the start or from where `progress` is; call `on_block` first and after each block.
 
     Raises:
-      StudyError: A run diverged.
+      DivergedError: A run has no finite NLL any more.
     """
     progress = progress or start(study)
-    reader, loss, fold, keys = study.reader, _loss(study), _fold(study), _keys(study)
-    a_block = next(reader.in_order())
-    by_seed = Block(None, None, None, 0)
-    learn = jax.vmap(_train_run(study), (0, 0, None, None, None, None))
-    learn = jax.vmap(jax.vmap(learn, (0, 0, 0, None, None, None)), (0, 0, 0, 0, None, by_seed))
-    learn = _compile(learn, progress.state, loss, fold, keys, jnp.zeros(2, jnp.int32), a_block, donate=True)
-    measure = jax.vmap(_measure_run(study), (0, None, None), 1)
-    measure = jax.vmap(jax.vmap(measure, (0, 0, None), 1), (0, 0, by_seed), 1)
-    measure = _compile(measure, progress.state.params, fold, a_block)
+    reader, loss, fold = study.reader, _loss(study), _fold(study)
+    learn = jax.vmap(_train_run(study), (0, 0, None, None, None))
+    for _ in ("folds", "seeds"):
+        learn = jax.vmap(learn, (0, 0, 0, 0, None))
+    block, picks = next(reader.training(0))
+    learn = _compile(learn, progress.state, loss, fold, picks, block, donate=True)
+    measure = jax.vmap(_measure_run(study), (0, None, None, None))
+    for _ in ("folds", "seeds"):
+        measure = jax.vmap(measure, (0, 0, 0, None))
+    block, picks = next(reader.measuring())
+    measure = _compile(jax.vmap(measure, (None, None, 0, None)), progress.state.params, fold, picks, block)
     on_block(progress)
     for epoch in range(progress.epoch, study.epochs):
-        for block in reader.shuffled(epoch, progress.block):
+        for block, picks in reader.training(epoch, progress.block):
             jax.block_until_ready(progress.state)  # so that only one block waits in memory
-            place = jnp.array([epoch, progress.block], jnp.int32)
-            state = learn(progress.state, loss, fold, keys, place, block)
+            state = learn(progress.state, loss, fold, picks, block)
             progress = progress._replace(state=state, block=progress.block + 1)
             if progress.block < reader.count:
                 on_block(progress)
@@ -166,8 +148,8 @@ def train(
 def _measured(study: Study, progress: Progress, measure: Callable, fold: Fold) -> Progress:
     """Return the progress after an epoch: all runs measured on their validation and test rows."""
     last = None
-    for block in study.reader.in_order():
-        last = tally.add(last, measure(progress.state.params, fold, block))
+    for block, picks in study.reader.measuring():
+        last = tally.add(last, measure(progress.state.params, fold, picks, block))
     assert last is not None
     nll, earlier = progress.nll.copy(), progress.nll[: progress.epoch, 0]
     nll[progress.epoch] = tally.mean_nll(last)
@@ -185,21 +167,16 @@ def _measured(study: Study, progress: Progress, measure: Callable, fold: Fold) -
 def _check_finite(study: Study, nll: np.ndarray) -> None:
     for _, s, k, a in np.argwhere(~np.isfinite(nll)):
         where = f"{study.settings[a].name}, seed {study.folds.seeds[s]}, fold {k + 1}"
-        raise StudyError(f"training diverged with {where}")
+        raise DivergedError(f"training diverged with {where}")
 
 
 def _optimizer(study: Study) -> optax.GradientTransformation:
-    steps = study.epochs * study.reader.count * study.steps[0]
+    steps = study.epochs * study.reader.count * study.reader.steps[0]
     return optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
 
 
-def _keys(study: Study) -> jax.Array:
-    return jax.vmap(jax.random.key)(jnp.asarray(study.folds.seeds, jnp.uint32))
-
-
 def _fold(study: Study) -> Fold:
-    test = np.broadcast_to(np.arange(study.folds.count, dtype=np.uint8), study.shape[:2])
-    return Fold(*map(jnp.asarray, (test, study.folds.mean, study.folds.scale)))
+    return Fold(jnp.asarray(study.folds.mean), jnp.asarray(study.folds.scale))
 
 
 def _loss(study: Study) -> Loss:
@@ -213,57 +190,43 @@ def _loss(study: Study) -> Loss:
 def _train_run(study: Study) -> Callable[..., State]:
     """Return what one run learns from one block: state -> state."""
     about, optimizer = network.columns(study.problem, study.folds), _optimizer(study)
-    steps, batch = study.steps
 
-    def run(state: State, loss: Loss, fold: Fold, key: jax.Array, place: jax.Array, block: Block) -> State:
-        # The rows of this run's training folds come first, in an order that no setting changes.
-        validation = validation_fold(fold.test, study.folds.count)
-        trains = (block.folds != fold.test) & (block.folds != validation) & (block.folds != NOWHERE)
-        key = jax.random.fold_in(jax.random.fold_in(key, place[0]), place[1])
-        order = jnp.argsort(jnp.where(trains, jax.random.uniform(key, trains.shape), 2.0))
-        rows = order[: steps * batch].reshape(steps, batch)
-
-        def step(state: State, rows: jax.Array) -> tuple[State, None]:
-            x = network.inputs(about, block.numbers[rows], block.categories[rows], fold.mean, fold.scale)
-            y, counts = block.labels[rows], trains[rows].astype(jnp.float32)
+    def run(state: State, loss: Loss, fold: Fold, picks: Picks, block: Block) -> State:
+        def step(state: State, batch: Picks) -> tuple[State, None]:
+            rows = Block(*(x[batch.rows] for x in block))
+            x = network.inputs(about, rows.numbers, rows.categories, fold.mean, fold.scale)
 
             def objective(params: Params) -> jax.Array:
-                logits = network.logits(params, x) + loss.shift[None, :]
-                losses = softmax_focal_loss_with_integer_labels(logits, y, gamma=loss.gamma, alpha=loss.alpha)
-                return reduce_loss(losses, counts, "mean_with_sample_weight")
+                losses = softmax_focal_loss_with_integer_labels(
+                    network.logits(params, x) + loss.shift[None, :],
+                    rows.labels,
+                    gamma=loss.gamma,
+                    alpha=loss.alpha,
+                )
+                return reduce_loss(losses, batch.counts, "mean_with_sample_weight")
 
             gradient = jax.grad(objective)(state.params)
             with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction: float ** int32
                 updates, slots = optimizer.update(gradient, state.optimizer)
             return State(cast(Params, optax.apply_updates(state.params, updates)), slots), None
 
-        return jax.lax.scan(step, state, rows)[0]
+        return jax.lax.scan(step, state, picks)[0]
 
     return run
 
 
 def _measure_run(study: Study) -> Callable[..., Tally]:
-    """Return what the validation and the test rows of a block are worth in one run: Tally [2, ...]."""
-    about, most = network.columns(study.problem, study.folds), study.reader.most_in_fold()
-    steps = -(-most // MEASURED)
-    size = -(-most // steps)
+    """Return what rows of a block are worth in one run."""
+    about = network.columns(study.problem, study.folds)
 
-    def run(params: Params, fold: Fold, block: Block) -> Tally:
-        def of_fold(which: jax.Array) -> Tally:
-            mine = block.folds == which
-            rows = jnp.flatnonzero(mine, size=steps * size, fill_value=0)
-            counts = (jnp.arange(steps * size) < jnp.sum(mine)).astype(jnp.float32)
+    def run(params: Params, fold: Fold, picks: Picks, block: Block) -> Tally:
+        def step(total: Tally, batch: Picks) -> tuple[Tally, None]:
+            rows = Block(*(x[batch.rows] for x in block))
+            x = network.inputs(about, rows.numbers, rows.categories, fold.mean, fold.scale)
+            seen = tally.of_rows(network.logits(params, x), rows.labels, batch.counts)
+            return jax.tree.map(jnp.add, total, seen), None
 
-            def step(total: Tally, batch: tuple[jax.Array, jax.Array]) -> tuple[Tally, None]:
-                rows, counts = batch
-                x = network.inputs(about, block.numbers[rows], block.categories[rows], fold.mean, fold.scale)
-                seen = tally.of_rows(network.logits(params, x), block.labels[rows], counts)
-                return jax.tree.map(jnp.add, total, seen), None
-
-            batches = rows.reshape(steps, size), counts.reshape(steps, size)
-            return jax.lax.scan(step, tally.empty(study.problem.classes), batches)[0]
-
-        return jax.vmap(of_fold)(jnp.stack([validation_fold(fold.test, study.folds.count), fold.test]))
+        return jax.lax.scan(step, tally.empty(study.problem.classes), picks)[0]
 
     return run
 
