@@ -1,8 +1,10 @@
-"""README.md, pyproject.toml and CI say the same, and what README shows runs."""
+"""README.md, pyproject.toml and CI say the same; what README and docs show runs, and docs has every name."""
 
+import ast
 import re
 import subprocess
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -13,10 +15,50 @@ import focaljax
 ROOT = Path(__file__).parents[1]
 README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
 CI = ROOT.joinpath(".ci", "run").read_text(encoding="utf-8")
+PAGES = sorted(ROOT.joinpath("docs").rglob("*.md"))
 PROJECT = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
-PROGRAMS = [code for language, code in BLOCKS if language == "python"]
 COMMANDS = [code for language, code in BLOCKS if language == "sh"]
+DOCS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+DIRECTIVES = {"{eval-rst}", "{include}", "{math}", "{program-output}", "{toctree}"}
+# The conversions of PyTorch's libraries run in the environment of the benchmarks: it is too large for CI.
+PROGRAMS = [
+    pytest.param(code, id=f"{name}-{i}")
+    for name, text in {"README.md": README, **DOCS}.items()
+    for i, code in enumerate(re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S))
+    if "import torch\n" not in code or find_spec("torch")
+]
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def offered(text: str) -> list[str]:
+    """What a file has in `__all__`."""
+    (names,) = re.findall(r"^__all__ = (\[.*?\])$", text, re.M | re.S)
+    return ast.literal_eval(names)
+
+
+def documented() -> set[str]:
+    """The modules and names of the directives that make the reference."""
+    found = set()
+    for name, text in DOCS.items():
+        module = ""
+        directives = r"^\.\. (automodule|currentmodule|autofunction|autoclass):: (\S+)$"
+        for directive, target in re.findall(directives, text, re.M) if "/reference/" in name else []:
+            module = target if directive.endswith("module") else module
+            found.add(target if directive.endswith("module") else f"{module}.{target}")
+    return found
+
+
+FILES = {module_of(file): file for file in sorted(ROOT.joinpath("focaljax").rglob("*.py"))}
+OFFERED = {
+    module: offered(text)
+    for module, text in ((module, file.read_text(encoding="utf-8")) for module, file in FILES.items())
+    if "\n__all__ = " in text and "study" not in module
+}
+DOCUMENTED = documented()
 
 
 def lower_bound(package: str) -> str:
@@ -28,15 +70,18 @@ def lower_bound(package: str) -> str:
 def test_every_block_is_a_program_or_a_command():
     assert README.count("```") == 2 * len(BLOCKS)
     assert {language for language, _ in BLOCKS} == {"python", "sh"}
-    assert len(PROGRAMS) >= 5
+    for name, text in DOCS.items():
+        fences = re.findall(r"^```(.*)\n(?:(?s:.*?))^```$", text, re.M)
+        assert text.count("```") == 2 * len(fences), name
+        assert {fence.split()[0] for fence in fences} <= {"python", "sh", *DIRECTIVES}, name
 
 
-@pytest.mark.parametrize("code", PROGRAMS, ids=range(len(PROGRAMS)))
+@pytest.mark.parametrize("code", PROGRAMS)
 def test_a_program_runs_and_prints_what_it_says(code: str, capsys: pytest.CaptureFixture[str]):
     said = re.findall(r"^print\(.*\)  # (.*)$", code, re.M)
     assert len(said) == len(re.findall(r"^ *print\(", code, re.M)) >= 1
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # JAX' defaults
-        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+        exec(compile(code, "program", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.splitlines() == said
 
 
@@ -89,6 +134,27 @@ def test_pictures_and_links_lead_somewhere():
     assert any(target.endswith(".png") for target in targets)
     for target in targets:
         assert target.startswith("https://") or ROOT.joinpath(target).is_file(), target
+
+
+@pytest.mark.parametrize("module", OFFERED)
+def test_every_public_name_is_in_the_reference(module: str):
+    """Where it is defined; the door's functions need no second entry where another module offers them too."""
+    text = FILES[module].read_text(encoding="utf-8")
+    for name in OFFERED[module]:
+        defined_here = module == "focaljax" or re.search(rf"^(def|class) {name}\b", text, re.M)
+        places = {f"{module}.{name}"} if defined_here else {f"{module}.{name}", f"focaljax.{name}"}
+        assert places & DOCUMENTED, name
+
+
+def test_the_citation_is_of_this_version():
+    citation = ROOT.joinpath("CITATION.cff").read_text(encoding="utf-8")
+    changelog = ROOT.joinpath("CHANGELOG.md").read_text(encoding="utf-8")
+    version, date, licence = (
+        re.findall(rf"^{key}: (\S+)$", citation, re.M) for key in ("version", "date-released", "license")
+    )
+    assert (version, licence) == ([focaljax.__version__], [PROJECT["license"]])
+    assert f"## [{focaljax.__version__}] - {date[0]}\n" in changelog
+    assert "https://arxiv.org/abs/1708.02002" in citation
 
 
 @pytest.mark.parametrize("name", focaljax.__all__)

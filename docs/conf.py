@@ -1,0 +1,64 @@
+"""How Sphinx builds the documentation: `python -m sphinx -W --keep-going docs build/docs`.
+
+Nothing is fetched, at build time or by the pages: no fonts, no scripts from elsewhere. A reference to a name
+that is not documented is a warning (`nitpicky`), and with -W an error.
+"""
+
+import os
+from importlib import metadata
+
+from docutils.nodes import SkipNode
+from docutils.utils.math.latex2mathml import tex2mathml
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # focaljax.keras asks for it
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed here
+
+project = "focaljax"
+author = "The focaljax authors"
+copyright = author
+version = release = metadata.version(project)
+
+extensions = [
+    "myst_parser",  # pages in Markdown, README among them
+    "sphinx.ext.autodoc",  # the reference from docstrings
+    "sphinx.ext.napoleon",  # in Google's style
+    "sphinx.ext.viewcode",
+    "sphinxcontrib.programoutput",  # --help as the program prints it
+]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # README's sections begin at level 2, wherever they are included
+exclude_patterns = []
+nitpicky = True
+default_role = "code"  # `logits` in a docstring is code
+
+autodoc_typehints = "none"  # shapes and dtypes are in the text; ArrayLike says neither
+autodoc_class_signature = "mixed"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Attributes", "params_style")]  # those of a dataclass: its options
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = f"focaljax {version}"
+html_show_sourcelink = False
+html_math_renderer = "mathml"
+add_module_names = False
+python_display_short_literal_types = True
+programoutput_prompt_template = "$ {command}\n{output}"
+
+
+def _inline(translator, node):
+    translator.body.append(tex2mathml(node.astext()))
+    raise SkipNode
+
+
+def _block(translator, node):
+    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>\n')
+    raise SkipNode
+
+
+def setup(app):
+    """Formulas become MathML, which browsers draw themselves: docutils has the translator."""
+    app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
