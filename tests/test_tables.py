@@ -387,9 +387,14 @@ REFUSED = {
     "semicolons": (GOOD.replace(",", ";"), "no column 'y' (expected commas between the cells, got ';')"),
     "two of a name": (GOOD.replace("b", "a", 1), "more than one column 'a'"),
     "one class": ("a,y\n" + "1,u\n2,u\n3,u\n" * 4, "label column 'y' has one class only, 'u'"),
+    "many small classes": (
+        "a,y\n" + "".join(f"{i},k{i % 8}\n" for i in range(20)),
+        "'k4' has 2, 'k5' has 2, 'k6' has 2, 'k7' has 2, 'k0' has 3 and 3 more;",
+    ),
     "few rows of a class": (GOOD + "1,1,w\n2,2,w\n", "at least 5 rows, one for every fold; class 'w' has 2;"),
     "identifier": ("a,y\n" + "".join(f"{i},n{i}\n" for i in range(40)), "has 40 different values in 40 rows"),
     "quantity": ("a,y\n" + "".join(f"{i},{i % 101 / 8}\n" for i in range(909)), "has 101 different values"),
+    "large numbers": ("a,y\n" + f"1,{2**53}\n2,{2**53 + 1}\n" * 9, "which float64 does not tell apart"),
     "no label at all": ("a,y\n" + "1,\n2,\n" * 9, "label column 'y' has no value in any row"),
     "infinite label": (GOOD.replace("u", "1").replace("v", "2") + "3,3,-inf\n", "is infinite in data row 13"),
     "infinite": (

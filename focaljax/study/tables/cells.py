@@ -1,6 +1,6 @@
 """Cells of one column in one chunk of rows: numbers or words, whatever file they come from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -41,7 +41,7 @@ class Words:
     """Words of `kind` TEXT or TRUTH: cell i is `levels[codes[i]]`, missing where `codes` [rows] is -1."""
 
     codes: np.ndarray
-    levels: list[str]
+    levels: Sequence[str] | pd.Index
     kind: str = TEXT
 
     @property
@@ -57,7 +57,7 @@ class Words:
         """The different words, and how often each is there."""
         counts = np.bincount(self.codes[self.present], minlength=len(self.levels))
         there = np.flatnonzero(counts)
-        return [self.levels[i] for i in there], counts[there].tolist()
+        return np.asarray(self.levels, object)[there].tolist(), counts[there].tolist()
 
     def numbers(self, of_levels: np.ndarray) -> np.ndarray:
         """Each cell's number, [rows] float64, of each level's."""
@@ -66,6 +66,26 @@ class Words:
 
 Cells = Numbers | Words
 Chunk = Mapping[str, Cells]  # by the names of the columns
+
+
+class Unread(Mapping[str, Cells]):
+    """A chunk whose columns become cells when they are asked for: some are not, see `survey`."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Cells]) -> None:
+        """Let `read` make the cells of a column."""
+        self._names, self._read = names, read
+
+    def __getitem__(self, name: str) -> Cells:
+        """Make the cells."""
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the names."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """Count the columns."""
+        return len(self._names)
 
 
 class Source(Protocol):
@@ -108,27 +128,24 @@ def of_series(column: pd.Series, kind: str | None) -> Cells:
     if pd.api.types.is_numeric_dtype(column.dtype):
         return Numbers(column.to_numpy(np.float64))
     codes, found = pd.factorize(column)
-    levels = found.tolist()
-    if levels and all(isinstance(level, bool) for level in levels):
+    levels = pd.Index(found)
+    if len(levels) and isinstance(levels[0], bool):
         return Words(codes, [str(level) for level in levels], TRUTH)
-    if levels and kind is None and _is_number(levels[0]):
-        values = np.asarray(pd.to_numeric(np.array(levels, object), errors="coerce"), np.float64)
+    if len(levels) and kind is None and not np.isnan(_numeric(levels[:1])[0]):
+        values = _numeric(levels)
         if not np.isnan(values).any():
             return Numbers(np.append(values, np.nan)[codes])
-    return Words(codes, [str(level) for level in levels])
+    return Words(codes, levels)
 
 
-def _is_number(level: object) -> bool:
-    try:
-        float(level)  # pyright: ignore[reportArgumentType]
-    except ValueError:
-        return False
-    return True
+def _numeric(levels: pd.Index) -> np.ndarray:
+    """The numbers that these are, NaN for each that is none."""
+    return np.asarray(pd.to_numeric(levels.to_numpy(object), errors="coerce"), np.float64)
 
 
-def seconds(levels: Sequence[str]) -> np.ndarray | None:
+def seconds(levels: Sequence[str] | pd.Index) -> np.ndarray | None:
     """Seconds since 1970, [levels] float64, if every level is an ISO 8601 date; UTC if it has no zone."""
-    if not levels:
+    if not len(levels):
         return np.empty(0)
     texts = pd.Series(levels, dtype="str")
     if not texts.iloc[:1].str.fullmatch(ISO_DATE).all() or not texts.str.fullmatch(ISO_DATE).all():

@@ -17,11 +17,12 @@ from focaljax.study.tables.cells import (
     Cells,
     Chunk,
     Numbers,
+    Unread,
     Words,
     rows_at_a_time,
 )
 
-BUFFER = 2**20  # bytes of a column chunk to read at a time, instead of all of it
+BUFFER = 2**20  # bytes of a column to read at a time, instead of a whole row group
 PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 EMPTY, DURATION = "nothing", "durations"  # beside the kinds of cells
 
@@ -61,7 +62,7 @@ class Columnar:
             try:
                 for batch in _open(part).iter_batches(self._rows, columns=list(columns)):
                     if batch.num_rows:
-                        yield {name: _cells(batch.column(name)) for name in columns}
+                        yield Unread(columns, lambda name, batch=batch: _cells(batch.column(name)))
             except (pa.ArrowException, OSError) as error:
                 raise _unreadable(part, error) from None
 
@@ -98,7 +99,7 @@ def _parts(path: Path) -> list[Path]:
 
 def _open(part: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(part, buffer_size=BUFFER)
+        return pq.ParquetFile(part, buffer_size=BUFFER, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(part, error) from None
 

@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.io.common import get_handle
 
 from focaljax.study.errors import StudyError
-from focaljax.study.tables.cells import DATE, NUMBER, TEXT, Chunk, of_series, rows_at_a_time
+from focaljax.study.tables.cells import DATE, NUMBER, TEXT, Chunk, Unread, of_series, rows_at_a_time
 
 ENCODING = "utf-8-sig"  # UTF-8, with Excel's mark at the start or without
 TYPES = {NUMBER: "float64", TEXT: "str", DATE: "str"}  # truth values are found as such in any chunk
@@ -57,7 +57,7 @@ class Delimited:
             if not checked and read[self.columns[-1]].hasnans:
                 self._check_lengths()
                 checked = True
-            yield {name: of_series(read[name], kinds.get(name)) for name in columns}
+            yield Unread(columns, lambda name, read=read: of_series(read[name], kinds.get(name)))
 
     def _frames(self, columns: list[str] | None, kinds: Mapping[str, str]) -> Iterator[pd.DataFrame]:
         with self._errors():

@@ -152,7 +152,8 @@ def _codes(cells: Cells, table: dict) -> np.ndarray:
     if isinstance(cells, Numbers):
         found, where = np.unique(cells.values, return_inverse=True)
         return np.array([table.get(value, 0) for value in found.tolist()], np.int32)[where]
-    return np.array([*(table.get(level, 0) for level in cells.levels), 0], np.int32)[cells.codes]
+    levels = np.asarray(cells.levels, object).tolist()
+    return np.array([*(table.get(level, 0) for level in levels), 0], np.int32)[cells.codes]
 
 
 class _Rows:

@@ -8,12 +8,13 @@ import numpy as np
 from focaljax.study.errors import StudyError
 from focaljax.study.tables.cells import DATE, NUMBER, TEXT, Source
 from focaljax.study.tables.moments import Moments
-from focaljax.study.tables.survey import MOST_COUNTED, Levels, Survey, survey
+from focaljax.study.tables.survey import MOST_COUNTED, Column, Levels, Survey, survey
 
 MOST_CLASSES = 100
 MOST_LEVELS = 100  # of one column; the others are too rare to learn from, and are one
 FEW = 20  # so many different values in so few rows are no sign of an identifier
 MOST_NAMED = 5
+LEAST_INEXACT = 2**53  # of integers as float64
 NO_LEVEL = "missing or rare"
 
 
@@ -161,29 +162,23 @@ def _missing(found: Survey, names: Container[str]) -> list[str]:
 
 
 def _classes(source: Source, found: Survey, label: str, least_rows: int) -> tuple[tuple, tuple[int, ...]]:
-    column, rows = found.columns[label], found.rows
+    """The values of the label and their counts, if they are classes with enough rows each."""
+    column = found.columns[label]
     what = f"{source.path}: label column {label!r}"
-    if not rows:
+    if not found.rows:
         raise StudyError(f"{what} has no value in any row")
     if found.label_infinite and column.kind == NUMBER:
         raise StudyError(f"{what} is infinite in data row {found.label_infinite}; expected classes")
-    counts = column.levels.counts
-    different = f"more than {MOST_COUNTED}" if counts is None else str(len(counts))
-    if (
-        column.kinds == {DATE}
-        or counts is None
-        or len(counts) > MOST_CLASSES
-        or 2 * len(counts) > max(rows, 3)
-    ):
-        came = "dates" if column.kinds == {DATE} else f"{different} different values in {rows} rows"
+    counts = column.levels.counts or {}
+    no_class = _no_class(column, found.rows)
+    if no_class:
         raise StudyError(
-            f"{what} has {came}; that is an identifier or a quantity, not a class (expected at most "
+            f"{what} has {no_class}; that is an identifier or a quantity, not a class (expected at most "
             f"{MOST_CLASSES} classes, 2 rows each on average)"
         )
     if len(counts) == 1:
-        raise StudyError(
-            f"{what} has one class only, {_class_name(next(iter(counts)))!r}; expected two or more"
-        )
+        name = _class_name(next(iter(counts)))
+        raise StudyError(f"{what} has one class only, {name!r}; expected two or more")
     few = sorted((count, value) for value, count in counts.items() if count < least_rows)
     if few:
         named = [f"{_class_name(value)!r} has {count}" for count, value in few]
@@ -196,7 +191,19 @@ def _classes(source: Source, found: Survey, label: str, least_rows: int) -> tupl
     return classes, tuple(counts[value] for value in classes)
 
 
+def _no_class(column: Column, rows: int) -> str:
+    """What the label has that classes have not; empty if they may be classes."""
+    counts = column.levels.counts
+    if column.kinds == {DATE}:
+        return "dates"
+    if counts is None:
+        return f"more than {MOST_COUNTED} different values in {rows} rows"
+    if len(counts) > MOST_CLASSES or 2 * len(counts) > rows:
+        return f"{len(counts)} different values in {rows} rows"
+    if column.kind == NUMBER and max(map(abs, counts)) >= LEAST_INEXACT:
+        return f"numbers beyond {LEAST_INEXACT}, which float64 does not tell apart"
+    return ""
+
+
 def _class_name(value: float | str) -> str:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return str(int(value))
-    return str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

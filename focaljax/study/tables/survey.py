@@ -59,6 +59,11 @@ class Column:
             return TEXT
         return DATE if self.kinds == {TEXT} and self.dates else next(iter(self.kinds), None)
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether it is text of too many values, whatever follows."""
+        return self.levels.counts is None and TEXT in self.kinds and not self.dates
+
     def see(self, cells: Cells) -> np.ndarray | None:
         """Note the kind of a chunk, rows without a label too; return numbers, if it has or may have them."""
         if cells.present.any():
@@ -114,7 +119,10 @@ class Survey:
             self.label_infinite = first + int(kept[np.isinf(labels.values).argmax()])
         which, values = [], []
         for j, name in enumerate(self.features):
-            cells, column = chunk[name], self.columns[name]
+            column = self.columns[name]
+            if column.hopeless:
+                continue
+            cells = chunk[name]
             numbers = column.see(cells)
             if numbers is not None:
                 which.append(j)
