@@ -8,6 +8,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,13 +73,15 @@ class Delimited:
                 low_memory=False,
                 chunksize=self._rows,
             )
-        with reader:
-            while True:
-                with self._errors():
-                    frame = next(reader, None)
-                if frame is None:
-                    return
+        # pandas parses the next chunk while this one is looked at: it lets go of the interpreter's lock.
+        with reader, ThreadPoolExecutor(1) as ahead:
+            with self._errors():
+                frame = next(reader, None)
+            while frame is not None:
+                following = ahead.submit(next, reader, None)
                 yield frame
+                with self._errors():
+                    frame = following.result()
 
     def _check_lengths(self) -> None:
         """Refuse a row with fewer cells than the header: pandas would call the cells at its end missing."""
