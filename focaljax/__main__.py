@@ -3,7 +3,7 @@
 import sys
 from importlib.util import find_spec
 
-DEMO = ("matplotlib", "optax", "pandas", "rich", "sklearn")
+DEMO = ("jinja2", "matplotlib", "optax", "pandas", "pyarrow", "rich", "sklearn")
 
 
 def main() -> int:
