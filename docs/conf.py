@@ -4,11 +4,13 @@ Nothing is fetched, at build time or by the pages: no fonts, no scripts from els
 that is not documented is a warning (`nitpicky`), and with -W an error.
 """
 
+import inspect
 import os
 from importlib import metadata
 
 from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util.inspect import stringify_signature
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # focaljax.keras asks for it
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed here
@@ -59,6 +61,16 @@ def _block(translator, node):
     raise SkipNode
 
 
+def _signature(app, what, name, obj, options, signature, returns):
+    """That of `__init__` where a metaclass hides it, as Flax' does."""
+    if what != "class" or signature != "(*args, **kwargs)":
+        return None
+    found = inspect.signature(obj.__init__)
+    plain = found.replace(parameters=list(found.parameters.values())[1:])
+    return stringify_signature(plain, show_annotation=False, show_return_annotation=False), returns
+
+
 def setup(app):
     """Formulas become MathML, which browsers draw themselves: docutils has the translator."""
+    app.connect("autodoc-process-signature", _signature)
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))

@@ -126,6 +126,13 @@ class Stream(Generic[State]):
 
         Raises:
           TypeError: The states have different dtypes.
+
+        Example:
+          >>> from focaljax.class_weights import ClassCounts
+          >>> counter = ClassCounts(2)
+          >>> morning, evening = (counter.update(counter.init(), jnp.array(x)) for x in ([0, 1], [1, 1]))
+          >>> print(counter.result(counter.merge(morning, evening)))
+          [1. 3.]
         """
         return merge(*(states or (self.init(),)), axis_name=axis_name)
 

@@ -48,7 +48,14 @@ NORMALIZATIONS = ("examples", "classes", "sum", "max", None)
 )
 @dataclass(frozen=True)
 class CountState:
-    """How often each class was seen, [C]: a float and what its rounding left out."""
+    """How often each class was seen, [C]: a float and what its rounding left out.
+
+    Example:
+      >>> counter = ClassCounts(2)
+      >>> state = counter.update(counter.init(), [0, 1, 1])
+      >>> print(state.count, state.count_compensation)
+      [1. 2.] [0. 0.]
+    """
 
     count: jax.Array
     count_compensation: jax.Array

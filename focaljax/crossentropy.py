@@ -194,7 +194,14 @@ class _Loss:
             object.__setattr__(self, "dtype", _checks.float_dtype("dtype", self.dtype))
 
     def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
-        """One loss per example."""
+        """One loss per example, neither weighed nor reduced.
+
+        Example:
+          >>> loss = CategoricalFocalCrossentropy(gamma=0.0, alpha=1.0)
+          >>> losses = loss.call([[1, 0], [1, 0]], jnp.array([[0.5, 0.5], [0.25, 0.75]]))
+          >>> [round(float(x), 6) for x in losses / jnp.log(2)]
+          [1.0, 2.0]
+        """
         options = self.get_config()
         for name in ("reduction", "name", "dtype"):
             del options[name]
@@ -211,12 +218,24 @@ class _Loss:
         return reduced if self.dtype is None else reduced.astype(self.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """All options by name, as plain Python values."""
+        """All options by name, as plain Python values.
+
+        Example:
+          >>> config = BinaryFocalCrossentropy(gamma=jnp.array([1.0, 2.0])).get_config()
+          >>> config["gamma"], config["reduction"]
+          ((1.0, 2.0), 'sum_over_batch_size')
+        """
         return {field.name: getattr(self, field.name) for field in fields(cast(Any, self))}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The loss that `get_config` described."""
+        """The loss that `get_config` described.
+
+        Example:
+          >>> loss = SparseCategoricalFocalCrossentropy(ignore_class=-1)
+          >>> SparseCategoricalFocalCrossentropy.from_config(loss.get_config()) == loss
+          True
+        """
         return cls(**config)
 
 

@@ -60,7 +60,14 @@ __all__ = [
 )
 @dataclass(frozen=True)
 class MeanState:
-    """What a mean has seen: sum(w v) and sum(w), each a float and what its rounding left out."""
+    """What a mean has seen: sum(w v) and sum(w), each a float and what its rounding left out.
+
+    Example:
+      >>> metric = BinaryFocalCrossentropy(gamma=0.0)
+      >>> state = metric.update(metric.init(), [[1.0], [1.0]], jnp.array([[0.5], [0.25]]))
+      >>> print(f"{state.weight}, {state.total:.4f}")  # 2 losses, log 2 + log 4
+      2.0, 2.0794
+    """
 
     total: jax.Array
     total_compensation: jax.Array

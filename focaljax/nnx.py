@@ -53,6 +53,11 @@ class Metric(nnx.Metric):
       >>> metrics.update(logits=jnp.zeros((2, 3)), labels=jnp.array([0, 2]))
       >>> print(f"{metrics.compute()['focal']:.4f}")  # 0.25 (2/3)^2 log 3
       0.1221
+      >>> print(metrics.focal.state().weight)
+      2.0
+      >>> metrics.focal.reset()
+      >>> print(metrics.focal.compute())
+      0.0
     """
 
     def __init__(

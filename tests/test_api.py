@@ -1,5 +1,7 @@
 """The public names: which there are, how they are called, and what each says about itself."""
 
+import doctest
+import importlib
 import inspect
 import re
 import subprocess
@@ -8,6 +10,7 @@ import tomllib
 import types
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +96,26 @@ ROOM_OBJECTS = {
         ),
     },
 }
+ADAPTERS = {  # the extra that each needs
+    "focaljax.clu": "clu",
+    "focaljax.keras": "keras",
+    "focaljax.keras.losses": "keras",
+    "focaljax.keras.metrics": "keras",
+    "focaljax.nnx": "flax",
+}
+ADAPTED = {
+    "focaljax.clu": {
+        "metric_class": "(metric, y_pred='logits', y_true='labels', sample_weight='sample_weight')",
+    },
+    "focaljax.nnx": {
+        "Metric.__init__": "(self, metric, y_pred='logits', y_true='labels', sample_weight='sample_weight')",
+        "Metric.compute": "(self)",
+        "Metric.reset": "(self)",
+        "Metric.state": "(self)",
+        "Metric.update": "(self, **batch)",
+    },
+}
+MODULES = [focaljax, calibration, class_weights, metrics]
 IN_ROOMS = [(room, name) for room, names in ROOM_FUNCTIONS.items() for name in names]
 OBJECTS_IN_ROOMS = [(room, name) for room, names in ROOM_OBJECTS.items() for name in names]
 
@@ -143,9 +166,111 @@ def test_objects_of_rooms(room: types.ModuleType, name: str):
         assert "Returns" in sections(getattr(cls, method).__doc__), method
 
 
-@pytest.mark.parametrize(
-    "module", [focaljax, calibration, class_weights, metrics], ids=lambda module: module.__name__
-)
+def adapter(name: str) -> types.ModuleType:
+    pytest.importorskip(ADAPTERS[name])
+    return importlib.import_module(name)
+
+
+def defined_by_us(cls: type) -> dict[str, types.FunctionType]:
+    """The public methods that a class has from this project, inherited ones too."""
+    found = {name: inspect.unwrap(getattr(cls, name)) for name in dir(cls) if not name.startswith("_")}
+    found = {name: getattr(method, "__func__", method) for name, method in found.items()}
+    return {name: f for name, f in found.items() if getattr(f, "__module__", "").startswith("focaljax")}
+
+
+def examples(thing: object) -> str:
+    """The program of a docstring's example."""
+    return "".join(e.source for e in doctest.DocTestParser().get_examples(thing.__doc__ or ""))
+
+
+def missing_examples(module: types.ModuleType) -> list[str]:
+    """The public names without an example, and the methods that neither their own nor their class' calls."""
+    missing = []
+    things = {name: getattr(module, name) for name in module.__all__}
+    for name, thing in things.items():
+        if inspect.ismodule(thing):
+            continue
+        if not examples(thing):
+            missing.append(name)
+        for method, function in defined_by_us(thing).items() if inspect.isclass(thing) else ():
+            if f".{method}(" not in examples(thing) + examples(function):
+                missing.append(f"{name}.{method}")
+    return missing
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_every_name_has_an_example(module: types.ModuleType):
+    assert missing_examples(module) == []
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_every_name_of_an_adapter_has_an_example(name: str):
+    assert missing_examples(adapter(name)) == []
+
+
+def test_a_missing_example_is_seen():
+    """The law above looks at something."""
+
+    class Bare:
+        """Bare.
+
+        >>> Bare().shown()
+        """
+
+        def shown(self): ...
+
+        def hidden(self): ...
+
+    for method in (Bare.shown, Bare.hidden):
+        method.__module__ = "focaljax.bare"
+    module = types.ModuleType("focaljax.bare")
+    vars(module).update(Bare=Bare, bare=lambda: None, __all__=["Bare", "bare"])
+    assert missing_examples(module) == ["Bare.hidden", "bare"]
+
+
+@pytest.mark.parametrize("module", ADAPTED)
+def test_signatures_of_adapters(module: str):
+    room = adapter(module)
+    assert room.__all__ == sorted({name.split(".")[0] for name in ADAPTED[module]})
+    for name, signature in ADAPTED[module].items():
+        thing = room
+        for part in name.split("."):
+            thing = getattr(thing, part)
+        assert bare(thing) == signature, name
+    for name in room.__all__:
+        thing = getattr(room, name)
+        teaches(thing, ADAPTED[module].get(f"{name}.__init__") and thing.__init__)
+
+
+@pytest.mark.parametrize("module", ["focaljax.keras.losses", "focaljax.keras.metrics"])
+@pytest.mark.parametrize("name", OBJECTS)
+def test_keras_classes_take_the_options_of_their_function(module: str, name: str):
+    room = adapter(module)
+    assert room.__all__ == sorted(OBJECTS)
+    options = FUNCTIONS[OBJECTS[name]].removeprefix("(y_true, y_pred, ").removesuffix(")")
+    reduction = ", reduction='sum_over_batch_size'" if module.endswith("losses") else ""
+    cls = getattr(room, name)
+    assert bare(cls) == f"({options}{reduction}, name='{OBJECTS[name]}', dtype=None)"
+    teaches(cls)
+    update = cls.__call__ if module.endswith("losses") else cls.update_state
+    arguments = "(self, y_true, y_pred, sample_weight=None)"
+    assert bare(update) == arguments
+    assert bare(cls.get_config) == "(self)"
+
+
+def test_the_door_of_keras():
+    room = adapter("focaljax.keras")
+    assert room.__all__ == ["losses", "metrics"]
+
+
+def teaches(thing: Any, call: Any = None) -> None:
+    """Says what each parameter is, what is raised, and shows it in use (Flax hides what a class takes)."""
+    assert {"Args", "Raises", "Example"} <= sections(thing.__doc__)
+    for parameter in set(inspect.signature(call or thing).parameters) - {"self"}:
+        assert re.search(rf"^ *(\w+, )*{parameter}(, \w+)*: \S", thing.__doc__, re.M), parameter
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_the_names_are_sorted_and_there(module: types.ModuleType):
     assert module.__all__ == sorted(set(module.__all__))
     assert all(hasattr(module, name) for name in module.__all__)

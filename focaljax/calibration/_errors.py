@@ -30,6 +30,12 @@ class CalibrationState:
     """Per bin, and per class where there are several: sums of w, w p and w [p's class is the label].
 
     Each is a float and what its rounding left out, as in :mod:`focaljax.metrics`.
+
+    Example:
+      >>> metric = ExpectedCalibrationError(bins=2)
+      >>> state = metric.update(metric.init(), [0, 1], jnp.array([[0.75, 0.25], [0.75, 0.25]]))
+      >>> print(state.count, state.confidence, state.correct)  # 2 in the upper bin, 1 of them right
+      [0. 2.] [0.  1.5] [0. 1.]
     """
 
     count: jax.Array
@@ -41,7 +47,15 @@ class CalibrationState:
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram: per bin the share of examples, mean confidence and accuracy (NaN if empty)."""
+    """A reliability diagram: per bin the share of examples, mean confidence and accuracy (NaN if empty).
+
+    Example:
+      >>> metric = ExpectedCalibrationError(bins=2)
+      >>> state = metric.update(metric.init(), [0, 1], jnp.array([[0.75, 0.25], [0.75, 0.25]]))
+      >>> share, confidence, accuracy = metric.reliability(state)
+      >>> print(share, confidence, accuracy)
+      [0. 1.] [ nan 0.75] [nan 0.5]
+    """
 
     share: jax.Array
     confidence: jax.Array
@@ -139,6 +153,13 @@ class _CalibrationError(_twofold.Stream[CalibrationState]):
 
         Returns:
           Share, confidence and accuracy, each [bins] or [C, bins].
+
+        Example:
+          >>> metric = ClasswiseCalibrationError(2, bins=2)
+          >>> state = metric.update(metric.init(), [0, 1], jnp.array([[0.75, 0.25], [0.75, 0.25]]))
+          >>> print(metric.reliability(state).accuracy)  # of those that say p <= 1/2, and above
+          [[nan 0.5]
+           [0.5 nan]]
         """
         n = jnp.sum(state.count, -1, keepdims=True)
         some = jnp.where(state.count == 0, jnp.nan, state.count)

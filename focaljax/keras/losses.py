@@ -36,7 +36,14 @@ class _Loss(keras.losses.Loss):
         self._loss = self._of(**options, reduction=reduction, name=name)
 
     def call(self, y_true, y_pred):
-        """One loss per example."""
+        """One loss per example, neither weighed nor reduced.
+
+        Example:
+          >>> loss = CategoricalFocalCrossentropy(gamma=0.0, alpha=1.0)
+          >>> losses = loss.call([[1, 0], [1, 0]], jnp.array([[0.5, 0.5], [0.25, 0.75]]))
+          >>> [round(float(x), 6) for x in losses / jnp.log(2)]
+          [1.0, 2.0]
+        """
         indices = isinstance(self, SparseCategoricalFocalCrossentropy)
         return self._loss.call(_batches.labels(y_true, y_pred, indices), y_pred)
 
@@ -54,7 +61,14 @@ class _Loss(keras.losses.Loss):
         return reductions.reduce_loss(losses, sample_weight, self.reduction, where=where).astype(self.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """All options by name; `from_config` rebuilds the loss from them."""
+        """All options by name; `from_config` rebuilds the loss from them.
+
+        Example:
+          >>> loss = SparseCategoricalFocalCrossentropy(gamma=1.0)
+          >>> again = SparseCategoricalFocalCrossentropy.from_config(loss.get_config())
+          >>> again.get_config()["gamma"], again.get_config() == loss.get_config()
+          (1.0, True)
+        """
         return _batches.plain(self._loss.get_config() | {"dtype": self.dtype})
 
 
