@@ -428,6 +428,32 @@ def test_a_bad_file_is_refused(name: str, rows: int | None, tmp_path: Path):
     assert not list((tmp_path / "scratch").glob("*"))
 
 
+MIXED_TEXT = mixed().iloc[:16].to_csv(index=False)
+CUTS = st.lists(
+    st.tuples(st.integers(0, 1200), st.integers(0, 9), st.text(',"\n\r y1.x\0é', max_size=4)), max_size=4
+)
+
+
+@hypothesis.given(CUTS, st.integers(1, 9), st.booleans())
+@hypothesis.settings(max_examples=80, deadline=None)
+def test_a_damaged_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list, rows: int, latin: bool
+):
+    """Nothing but a problem or a `StudyError`, whatever is cut out of the file or put into it."""
+    folder = tmp_path_factory.mktemp("damaged")
+    text = MIXED_TEXT
+    for at, length, more in cuts:
+        text = text[:at] + more + text[at + length :]
+    (folder / "t.csv").write_bytes(text.encode("latin-1" if latin else "utf-8"))
+    try:
+        problem = table.read_csv(folder / "t.csv", "kind", [], folder / "scratch", rows=rows, least_rows=1)
+    except StudyError as error:
+        assert "t.csv" in str(error)
+    else:
+        assert len(problem.labels) == len(problem.numbers) == len(problem.categories) > 0
+        assert all(np.diff(np.unique(problem.labels)) == 1)
+
+
 def test_bad_options_are_refused(tmp_path: Path):
     (tmp_path / "t.csv").write_text(GOOD)
     pd.read_csv(tmp_path / "t.csv").to_parquet(tmp_path / "t.parquet")
