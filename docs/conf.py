@@ -30,7 +30,6 @@ extensions = [
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # README's sections begin at level 2, wherever they are included
-exclude_patterns = []
 nitpicky = True
 default_role = "code"  # `logits` in a docstring is code
 
@@ -43,12 +42,13 @@ napoleon_custom_sections = [("Attributes", "params_style")]  # those of a datacl
 napoleon_use_rtype = False
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_title = f"focaljax {version}"
 html_show_sourcelink = False
 html_math_renderer = "mathml"
 add_module_names = False
 python_display_short_literal_types = True
-programoutput_prompt_template = "$ {command}\n{output}"
 
 
 def _inline(translator, node):
