@@ -51,7 +51,7 @@ def option(name: str, x: ArrayLike, logits: jax.ShapeDtypeStruct, classes: int) 
     """A scalar, [C], or [..., 1], in the rank of the logits; not one entry per logit."""
     like: Any = logits
     found = _checks.option(name, x, like, "inputs @ kernel", len(logits.shape) - 1, logits.dtype, classes)
-    if found.shape[-1] > 1 and any(n > 1 for n in found.shape[:-1]):
+    if found.shape[-1] != 1 and any(n != 1 for n in found.shape[:-1]):
         raise ValueError(
             f"`{name}` must be a scalar, [classes], or one per example, [..., 1]; got shape {np.shape(x)}."
         )
@@ -108,6 +108,14 @@ def choice(name: str, x: str | None, choices: tuple[str | None, ...]) -> None:
     """One of some words."""
     if not any(x is one or (isinstance(x, str) and x == one) for one in choices):
         raise ValueError(f"`{name}` must be one of {choices}, got {x!r}.")
+
+
+def size_of_chunks(strategy: str, size: Any) -> None:
+    """Classes in chunks need their number; in an exported program it may be a symbol."""
+    if strategy == "classes" and not isinstance(size, int):
+        raise ValueError(
+            f'`strategy` "classes" needs a known number of classes, got {size}; "rows" does not.'
+        )
 
 
 def precision(x: Any) -> Any:

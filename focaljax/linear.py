@@ -21,8 +21,14 @@ from focaljax import _checks, _checks_linear, _mesh
 from focaljax._ops import linear_classes, linear_rows
 from focaljax._ops.linear import Classes, Head, How, Rows
 
-LOGITS = {"rows": 2**29, "classes": 2**26}  # bytes of the float32 logits of a chunk
-SUMS = 2**32  # bytes of a float32 kernel gradient, beyond which the classes are chunked
+# What is chunked and how large a chunk is, where the caller does not say. Rows cost three matmuls, classes
+# four, but each chunk of rows also reads the kernel and reads and writes a float32 sum of its size, which
+# fewer rows than LEAST do not pay for; and the sum must have room. On a mesh it is always rows: a chunk of
+# sharded classes would lie on one device, as `bench` shows, a chunk of rows lies on all of them.
+LOGITS = {"rows": 2**29, "classes": 2**25}  # bytes of the float32 logits of a chunk on a device
+LEAST = 512  # rows or classes of a chunk
+SUMS = 2**32  # bytes of a float32 sum of the kernel's size
+TYPICAL = (8192, 1024, 32768)  # what a symbolic N, D or C of an exported program counts as
 FORMS = {  # of the sum, of each loss
     "rows": (linear_rows.total, linear_rows.each),
     "classes": (linear_classes.total, linear_classes.each),
@@ -69,13 +75,17 @@ def linear_softmax_focal_loss(
       ignore_index: A label whose examples have no loss and no gradient; it may lie outside [0, C).
       logit_soft_cap: A Python number c: the logits become ``c * tanh(z / c)``.
       z_loss: Scalar zeta, at least 0: a penalty of large logits, which alpha does not weigh.
-      strategy: "rows" or "classes", what is chunked; None chooses rows where that costs little memory.
+      strategy: "rows" or "classes", what is chunked. None chooses rows (it is the faster one, and right for
+        every sharding) unless on one device fewer than 512 rows have logits of 0.5 GiB, or the sum of the
+        kernel's gradient takes more than 4 GiB.
       chunk: How many rows or classes are taken at a time; None chooses from the bytes of their logits.
       precision: That of the matmuls, as `jax.numpy.matmul` has it.
       axis_name: Inside `jax.shard_map` the mesh axis, or a tuple of them, that shards the classes:
         `kernel` and `bias` are those of this device's shard, `labels` count from the first class of all,
         `alpha` and `gamma` per class may be of all classes or of the shard. Examples that are sharded too
-        are reduced on each device only.
+        are reduced on each device only: for their mean take "sum", and divide its sum over the devices
+        (`jax.lax.psum`) by that of the examples. Under plain `jit` sharded operands need no option; there
+        kernels sharded over classes want "rows", as a chunk of classes would lie on one device.
 
     Returns:
       A scalar, or without reduction the losses in the shape of `labels`; in at least float32.
@@ -118,8 +128,9 @@ def linear_softmax_focal_loss(
     )
     how = How(size, cap, precision, layer.name)
     loss: Any = partial(_loss, how=how, strategy=strategy, reduction=reduction, ignored=ignored)
+    mesh = _mesh_of(operands)
     explicit = tuple(
-        name for name, kind in zip(*_mesh_of(operands), strict=True) if kind == AxisType.Explicit
+        name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit
     )
     if explicit:  # chunks of sharded axes: where they lie is left to the compiler
         rows = jax.typeof(labels).sharding.spec if reduction is None else PartitionSpec()
@@ -148,31 +159,42 @@ def _unless_zero(x: ArrayLike, dtype: Any) -> jax.Array | None:
 
 
 def _plan(layer: _checks_linear.Layer, strategy: str | None, chunk: int | None) -> tuple[str, int]:
-    """What is chunked, and into how many rows or classes: as many as have logits of `LOGITS` bytes."""
-    width, classes = layer.kernel.shape
-    rows = math.prod(layer.logits.shape[:-1])
-    one = layer.logits.dtype.itemsize
-    chosen = strategy or ("classes" if one * width * classes > SUMS else "rows")
-    size, others = (rows, classes) if chosen == "rows" else (classes, rows)
-    if chunk is not None:
-        return chosen, max(1, min(chunk, size))
-    fits = max(128, LOGITS[chosen] // max(1, one * others))
-    if chosen == "rows":
-        fits = min(fits, max(512, width))  # logits of no more than the kernel's gradient takes
-    if fits >= size:
-        return chosen, max(1, size)
-    if chosen == "classes":
-        return chosen, fits // 128 * 128  # whole tiles
-    least = -(-size // fits)  # chunks; some more, if they are then of one size
+    """What is chunked, and into how many rows or classes."""
+    sizes = (math.prod(layer.logits.shape[:-1]), *layer.kernel.shape)
+    rows, width, classes = (n if isinstance(n, int) else m for n, m in zip(sizes, TYPICAL, strict=True))
+    devices, one = _devices(layer), layer.logits.dtype.itemsize
+    fit = {"rows": LOGITS["rows"] // (one * classes), "classes": LOGITS["classes"] // (one * max(1, rows))}
+    if strategy is None:
+        large = one * width * classes > SUMS or fit["rows"] < min(LEAST, rows)
+        strategy = "classes" if large and devices == 1 else "rows"
+    size = sizes[0 if strategy == "rows" else 2]
+    _checks_linear.size_of_chunks(strategy, size)
+    if chunk is None and strategy == "rows":  # logits of no more than the kernel's gradient takes
+        chunk = _even(size, devices * max(128, min(fit["rows"], max(1024, width))))
+    elif chunk is None:
+        chunk = devices * max(LEAST, fit["classes"] // 128 * 128)  # whole tiles
+    return strategy, max(1, min(chunk, size)) if isinstance(size, int) else chunk
+
+
+def _even(size: Any, chunk: int) -> int:
+    """About as many rows in each of some more chunks, if they are then of one size."""
+    if not isinstance(size, int) or chunk >= size:
+        return chunk
+    least = -(-size // chunk)
     even = [n for n in range(least, 2 * least) if size % n == 0]
-    return chosen, size // even[0] if even else -(-size // least)
+    return size // even[0] if even else -(-size // least)
 
 
-def _mesh_of(operands):
-    """Names and types of the axes of the mesh that holds the operands."""
+def _devices(layer: _checks_linear.Layer) -> int:
+    """How many share the work: those of the mesh, where it is not `shard_map` that shares it."""
+    mesh = _mesh_of(layer[:3])
+    return math.prod(mesh.shape[name] for name in mesh.axis_names if name not in mesh.manual_axes)
+
+
+def _mesh_of(operands: Any) -> Any:
+    """The mesh that holds the operands, or the one that is set."""
     meshes = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(operands))
-    mesh = next((mesh for mesh in meshes if not mesh.empty), jax.sharding.get_abstract_mesh())
-    return mesh.axis_names, mesh.axis_types
+    return next((mesh for mesh in meshes if not mesh.empty), jax.sharding.get_abstract_mesh())
 
 
 @partial(jax.jit, static_argnames=("how", "strategy", "reduction", "ignored"), inline=True)

@@ -129,13 +129,16 @@ def test_any_chunk_gives_the_same(strategy, chunk):
     assert_same(everything(ours, floats, labels), everything(plain, floats, labels))
 
 
-@pytest.mark.parametrize("reduction", ["mean", None])
-def test_bfloat16_is_as_accurate_as_its_matmuls(strategy, reduction):
+@pytest.mark.parametrize(
+    ("options", "reduction"), [(options, "mean") for options in OPTIONS] + [("plain", None), ("all", None)]
+)
+def test_bfloat16_is_as_accurate_as_its_matmuls(strategy, options, reduction):
     """Compared with the logits of the same numbers in float32; each matmul rounds its operands."""
     floats, labels = batch("bfloat16", rows=64, width=32)
-    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=16, reduction=reduction)
-    found = everything(ours, floats, labels)
-    wanted = everything(partial(plain, reduction=reduction), jax.tree.map(jnp.float32, floats), labels)
+    chosen = OPTIONS[options] | {"reduction": reduction}
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=16)
+    found = everything(ours, floats, labels, **chosen)
+    wanted = everything(plain, jax.tree.map(jnp.float32, floats), labels, **chosen)
     assert found["loss"].dtype == jnp.float32
     assert all(found[name].dtype == floats[name].dtype for name in floats)
     assert_same(jax.tree.map(jnp.float32, found), wanted, 2 * tolerances.eps("bfloat16"))
@@ -286,6 +289,63 @@ def test_the_value_alone_costs_one_matmul(strategy):
     floats, labels = batch()
     ours = partial(linear_softmax_focal_loss, labels=labels, strategy=strategy, chunk=1000)
     assert str(jax.make_jaxpr(ours)(floats["inputs"], floats["kernel"])).count("dot_general[") == 1
+
+
+# Which strategy and which chunk.
+
+
+@pytest.mark.parametrize(
+    ("shape", "chosen"),
+    {
+        (4096, 512, 131_072): "rows",
+        (65_536, 512, 1000): "rows",
+        (8192, 256, 1_048_576): "classes",  # a chunk of rows would pay for its pass over the kernel's sum
+        (100, 256, 1_048_576): "rows",  # but there is one pass only
+        (8192, 8192, 262_144): "classes",  # the sum takes 8 GiB
+    }.items(),
+    ids=str,
+)
+def test_what_is_chunked(shape, chosen):
+    def program(**options):
+        loss = partial(linear_softmax_focal_loss, **options)
+        return str(jax.make_jaxpr(jax.value_and_grad(loss, (0, 1)))(*operands(shape)))
+
+    other = {"rows": "classes", "classes": "rows"}[chosen]
+    assert program() == program(strategy=chosen) != program(strategy=other)
+
+
+def operands(shape):
+    n, d, c = shape
+    return [jax.ShapeDtypeStruct(*x) for x in (((n, d), "float32"), ((d, c), "float32"), ((n,), "int32"))]
+
+
+def test_a_million_classes_fit_in_4_gb():
+    """Kernel and gradient take 2.1 GB of it; `python -m bench linear` runs it and measures the process."""
+    loss = jax.value_and_grad(linear_softmax_focal_loss, (0, 1))
+    memory = jax.jit(loss).lower(*operands((8192, 256, 1_048_576))).compile().memory_analysis()
+    assert memory is not None
+    parts = (memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes)
+    assert sum(parts) <= 2.5e9  # Python and JAX themselves take 0.3 GB
+
+
+@pytest.mark.parametrize("symbols", ["n", "c", "n, c", "n, d, c"])
+@pytest.mark.parametrize("chunk", [4, None])
+def test_a_program_is_exported_for_shapes_to_come(symbols, chunk):
+    floats, labels = batch()
+    sizes = dict(zip(symbols.split(", "), jax.export.symbolic_shape(symbols), strict=True))
+    n, d, c = (sizes.get(name, size) for name, size in zip("ndc", (ROWS, WIDTH, CLASSES), strict=True))
+    shapes = {"inputs": (n, d), "kernel": (d, c), "bias": (c,), "weights": (n,), "alpha": (c,), "gamma": ()}
+    given = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    ours = partial(everything, partial(linear_softmax_focal_loss, chunk=chunk), **OPTIONS["all"])
+    program = jax.export.export(jax.jit(ours))(given, jax.ShapeDtypeStruct((n,), "int32"))
+    assert_same(program.call(floats, labels), everything(plain, floats, labels, **OPTIONS["all"]))
+
+
+def test_classes_in_chunks_need_their_number():
+    (c,) = jax.export.symbolic_shape("c")
+    x, kernel, labels = operands((ROWS, WIDTH, c))
+    with pytest.raises(ValueError, match='`strategy` "classes" needs a known number of classes, got c'):
+        jax.export.export(jax.jit(partial(linear_softmax_focal_loss, strategy="classes")))(x, kernel, labels)
 
 
 WRONG = {

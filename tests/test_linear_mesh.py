@@ -90,24 +90,59 @@ def test_classes_of_a_mesh_axis_in_shard_map(strategy, options, reduction, place
     assert_same(found | {"loss": loss}, wanted)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "sharded"), [("rows", "examples"), ("rows", "classes"), ("classes", "examples")]
-)
-def test_each_device_does_its_own_share(strategy, sharded):
-    """Under plain jit a chunk spans all devices; of sharded classes one would not: these in `shard_map`."""
-    shape = (1024, 64, 512)
-    specs = (P("data"), P(), P("data")) if sharded == "examples" else (P(), P(None, "data"), P())
-    where = mesh(shape=(8, 1))
+def test_the_mean_over_examples_of_all_devices():
+    """Those that count are not as many on each device."""
+    floats, labels = batch(rows=16, classes=64)
+    labels = labels.at[:7].set(3)
+    wanted = everything(plain, floats, labels, ignore_index=3)
+
+    def mean(floats, labels):
+        given = dict(floats)
+        layer = (given.pop("inputs"), given.pop("kernel"), labels)
+        options = {"axis_name": "model", "reduction": "sum", "ignore_index": 3}
+        loss = linear_softmax_focal_loss(*layer, **given, **options)
+        count = jnp.sum(labels != 3, dtype=jnp.float32)
+        return jax.lax.psum(loss, "data") / jax.lax.psum(count, "data")
+
+    sharded = jax.shard_map(mean, mesh=mesh(), in_specs=(SPECS, P("data")), out_specs=P())
+    loss, found = jax.jit(jax.value_and_grad(sharded))(floats, labels)
+    assert_same(found | {"loss": loss}, wanted)
+
+
+LAYOUTS = {  # where inputs and kernel lie
+    "examples": (P("data"), P()),
+    "classes": (P(), P(None, "data")),
+    "examples and the layer's width": (P("data"), P("data")),
+    "examples and classes, over the same devices": (P("data"), P(None, "data")),
+}
+# A chunk of sharded classes would lie on one device: these are for `axis_name` inside `shard_map`.
+SHARED = [("rows", layout) for layout in LAYOUTS] + [
+    ("classes", "examples"),
+    ("classes", "examples and the layer's width"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "layout"), SHARED)
+def test_each_device_does_its_own_share(strategy, layout):
+    """Under plain jit a chunk spans all devices, which do not exchange anything of the size of its logits.
+
+    What lies over the layer's width is gathered and its gradient summed once, not once per chunk.
+    """
+    shape, where = (4096, 64, 512), mesh(shape=(8, 1))
+    x, kernel = (NamedSharding(where, spec) for spec in LAYOUTS[layout])
+    places = (x, kernel, NamedSharding(where, P(*LAYOUTS[layout][0])))
     given = [
-        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(where, spec))
-        for x, spec in zip(bench.operands(shape, "float32"), specs, strict=True)
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+        for x, place in zip(bench.operands(shape, "float32"), places, strict=True)
     ]
-    loss = bench.both(partial(linear_softmax_focal_loss, strategy=strategy, chunk=256))
-    text = jax.jit(loss).lower(*given).compile().as_text()
+    chunk = {"rows": 1024, "classes": 128}[strategy]
+    loss = bench.both(partial(linear_softmax_focal_loss, strategy=strategy, chunk=chunk))
+    text = jax.jit(loss, out_shardings=(None, (x, kernel))).lower(*given).compile().as_text()
     assert text is not None
     np.testing.assert_allclose(8 * bench.matmuls(text, shape), FLOPS[strategy])
-    exchanged = max(bytes for _, bytes in hlo.collectives(hlo.parse(text)))
-    assert exchanged <= 4 * 64 * 512  # the kernel's gradient, never logits: a chunk's are four times as many
+    inputs, kernel = 4 * 4096 * 64, 4 * 64 * 512
+    exchanged = sum(bytes for _, bytes in hlo.collectives(hlo.parse(text)))
+    assert exchanged <= {"rows": 2, "classes": 3}[strategy] * kernel + 3 * inputs  # all logits: 8 times that
 
 
 # Compiled for a TPU v5p, without having one.

@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from focaljax import _mesh
 from focaljax._ops import linear
@@ -93,6 +94,7 @@ def gradient(how, x, head, labels, rows, classes, ct, kept=False):
     narrow = _cast(head, x)
     start = jax.tree.map(partial(zeros, dtype=linear.wide(x.dtype)), (head, classes))
     (d_head, d_classes), (losses, dx, d_rows) = _chunks(step, start, (x, labels, rows, ct), how.chunk)
+    d_head = d_head._replace(kernel=_gathered(d_head.kernel))  # or each chunk's would be summed over devices
     return losses, (dx, jax.tree.map(rounded, d_head, head), d_rows, d_classes)
 
 
@@ -102,8 +104,17 @@ def _kept(dtype):
 
 
 def _cast(head, x):
-    """The kernel in the dtype of the matmul, once for all chunks."""
-    return head._replace(kernel=head.kernel.astype(x.dtype))
+    """The kernel in the dtype of the matmul, and gathered over D, once for all chunks."""
+    return head._replace(kernel=_gathered(head.kernel.astype(x.dtype)))
+
+
+def _gathered(x):
+    """Not sharded over the first axis: by a mesh that is known, the last as the compiler likes."""
+    mesh = jax.typeof(x).sharding.mesh
+    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
+        return x
+    spec = PartitionSpec(None, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
+    return lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
 def zeros(x, dtype, like=None):
@@ -118,20 +129,39 @@ def _chunks(step, carry, arrays, chunk):
     What is left over is a smaller chunk.
     """
     size = jax.tree.leaves(arrays)[0].shape[0]
+    if not isinstance(size, int):
+        return _unknown_chunks(step, carry, arrays, chunk, size)
     count, left = divmod(size, chunk)
     if count == 0 or (count == 1 and not left):
         return step(carry, arrays)
+    carry, found = _whole_chunks(step, carry, arrays, chunk, count)
+    if left:
+        carry, last = step(carry, jax.tree.map(lambda x: x[count * chunk :], arrays))
+        found = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), found, last)
+    return carry, found
+
+
+def _unknown_chunks(step, carry, arrays, chunk, size):
+    """The same for a `size` that is a symbol of an exported program: silent rows fill up the last chunk."""
+    count = size // chunk + 1
+
+    def filled(x):
+        more = jnp.zeros((count * chunk - size, *x.shape[1:]), x.dtype)
+        return jnp.concatenate([x, _mesh.vary(more, _mesh.varying(x))])
+
+    carry, found = _whole_chunks(step, carry, jax.tree.map(filled, arrays), chunk, count)
+    return carry, jax.tree.map(lambda y: y[:size], found)
+
+
+def _whole_chunks(step, carry, arrays, chunk, count):
+    """The first `count` chunks of the arrays."""
     parts = jax.tree.map(lambda x: x[: count * chunk].reshape(chunk, count, *x.shape[1:]), arrays)
 
     def body(carry, k):
         return step(carry, jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, k, 1, False), parts))
 
     carry, found = lax.scan(body, carry, jnp.arange(count))
-    found = jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1).reshape(count * chunk, *y.shape[2:]), found)
-    if left:
-        carry, last = step(carry, jax.tree.map(lambda x: x[count * chunk :], arrays))
-        found = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), found, last)
-    return carry, found
+    return carry, jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1).reshape(count * chunk, *y.shape[2:]), found)
 
 
 total.defvjp(_total_fwd, _total_bwd)
