@@ -537,6 +537,11 @@ def test_bad_parquet_is_refused(tmp_path: Path):
     dates = good.append_column("when", pa.array([datetime.date(2020, 1, 1 + i % 2) for i in range(12)]))
     pq.write_table(dates, tmp_path / "d.parquet")
     refused("has dates; that is", tmp_path / "d.parquet", label="when")
+    latin = pa.array([b"\xff", b"x"] * 6).view(pa.string())
+    pq.write_table(good.append_column("text", latin), tmp_path / "l.parquet")
+    refused(
+        "l.parquet cannot be read as Parquet: 'utf-8' codec can't decode byte 0xff", tmp_path / "l.parquet"
+    )
     pq.write_table(good.slice(0, 0), tmp_path / "0.parquet")
     refused("has columns but no rows", tmp_path / "0.parquet")
 
@@ -642,13 +647,17 @@ def test_bad_archives_are_refused(tmp_path: Path):
         table.read_npz(tmp_path / "t.npz", None, None, tmp_path / "scratch")
 
 
-def test_a_cut_member_is_refused(tmp_path: Path):
+def test_a_damaged_archive_is_refused(tmp_path: Path):
     np.savez(tmp_path / "good.npz", x=np.ones((12, 2)), y=np.arange(12) % 2)
     with zipfile.ZipFile(tmp_path / "good.npz") as good, zipfile.ZipFile(tmp_path / "t.npz", "w") as cut:
         cut.writestr("x.npy", good.read("x.npy")[:-8])
         cut.writestr("y.npy", good.read("y.npy"))
-    with pytest.raises(StudyError, match="cannot be read as an .npz file"):
-        table.read_npz(tmp_path / "t.npz", None, None, tmp_path / "scratch")
+    content = bytearray((tmp_path / "good.npz").read_bytes())
+    content[content.index(b"PK\x01\x02") + 10] = 99  # how it is compressed
+    (tmp_path / "u.npz").write_bytes(content)
+    for name in ("t.npz", "u.npz"):
+        with pytest.raises(StudyError, match=f"{name} cannot be read as an .npz file"):
+            table.read_npz(tmp_path / name, None, None, tmp_path / "scratch")
 
 
 # What lies in the folder.

@@ -14,7 +14,8 @@ from focaljax.study.errors import StudyError
 from focaljax.study.tables.cells import TEXT, TRUTH, Cells, Chunk, Numbers, Words, rows_at_a_time
 
 PAIRS = (("x", "y"), ("X", "y"), ("features", "labels"), ("data", "target"))
-DAMAGED = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile)
+# RuntimeError: encrypted, or a compression that Python does not know
+DAMAGED = (OSError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Parquet: one file, or a folder of part files with the same columns, read by pyarrow in batches."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from focaljax.study.tables.cells import (
 )
 
 BUFFER = 2**20  # bytes of a column to read at a time, instead of a whole row group
+DAMAGED = (pa.ArrowException, OSError, ValueError)  # ValueError: text that is not UTF-8
 PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 EMPTY, DURATION = "nothing", "durations"  # beside the kinds of cells
 
@@ -62,8 +64,8 @@ class Columnar:
             try:
                 for batch in _open(part).iter_batches(self._rows, columns=list(columns)):
                     if batch.num_rows:
-                        yield Unread(columns, lambda name, batch=batch: _cells(batch.column(name)))
-            except (pa.ArrowException, OSError) as error:
+                        yield Unread(columns, partial(_column, part, batch))
+            except DAMAGED as error:
                 raise _unreadable(part, error) from None
 
     def _agree(self, part: Path, schema: pa.Schema) -> None:
@@ -100,7 +102,7 @@ def _parts(path: Path) -> list[Path]:
 def _open(part: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(part, buffer_size=BUFFER, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGED as error:
         raise _unreadable(part, error) from None
 
 
@@ -116,9 +118,13 @@ def _kind(kind: pa.DataType) -> str:
     return str(kind)
 
 
-def _cells(column: pa.Array) -> Cells:
+def _column(part: Path, batch: pa.RecordBatch, name: str) -> Cells:
+    column = batch.column(name)
     kind = _kind(column.type)
-    return READERS[kind](column, kind)
+    try:
+        return READERS[kind](column, kind)
+    except DAMAGED as error:
+        raise _unreadable(part, error) from None
 
 
 def _words(column: pa.Array, kind: str) -> Cells:
