@@ -39,7 +39,7 @@ def show_lines(console: Console, lines: Iterable[str]) -> None:
 
 def show_problem(console: Console, problem: Problem, notes: Iterable[str]) -> None:
     """Say which data is studied and what was done to it."""
-    show_lines(console, (f"{line}." for line in (problem.description, *problem.notes, *notes)))
+    show_lines(console, [f"{problem.description}.", *map(words.sentence, (*problem.notes, *notes))])
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:

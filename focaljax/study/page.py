@@ -43,7 +43,7 @@ def write(path: Path, outcome: Outcome, content: dict[str, Any]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["zip"] = zip
+    environment.filters |= {"zip": zip, "sentence": words.sentence}
     page = environment.get_template("page.html.j2").render(
         content=content,
         metric=outcome.metric,

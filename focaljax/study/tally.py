@@ -39,6 +39,7 @@ def of_rows(logits: jax.Array, labels: jax.Array, counts: jax.Array) -> Tally:
 
     They are float32: exact where they count, since a block has fewer than 2^24 rows.
     """
+    logits = jnp.where(counts[:, None] > 0, logits, 0.0)  # what only fills is silent
     with jax.numpy_rank_promotion("allow"):
         nll = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
     classes, top = logits.shape[1], jnp.max(jax.nn.softmax(logits), axis=1)
@@ -47,7 +48,7 @@ def of_rows(logits: jax.Array, labels: jax.Array, counts: jax.Array) -> Tally:
     member = jax.nn.one_hot(place, BINS) * counts[:, None]
     right = (predicted == labels).astype(jnp.float32)
     return Tally(
-        jnp.sum(jnp.where(counts > 0, nll, 0.0)),
+        jnp.sum(nll * counts),
         (jax.nn.one_hot(labels, classes) * counts[:, None]).T @ jax.nn.one_hot(predicted, classes),
         member.T @ jnp.stack([jnp.ones_like(top), top, right], axis=1),
     )

@@ -84,6 +84,11 @@ def caveats(outcome: Outcome) -> list[str]:
     return said
 
 
+def sentence(note: str) -> str:
+    """Return a note with a capital and a full stop."""
+    return f"{note[:1].upper()}{note[1:]}."
+
+
 def runs(outcome: Outcome) -> str:
     """Say how many runs a mean is over."""
     seeds, folds, _ = outcome.study.shape
