@@ -126,8 +126,8 @@ def test_the_numbers_are_complete_and_agree_with_each_other(helped: Path, conten
 def test_where_class_weights_help_they_are_recommended(content: dict):
     advice = content["recommendation"]
     assert advice["found"] and advice["for"] == "balanced accuracy" and advice["when"] == STOPPED
-    assert advice["setting"] in ("cross-entropy, balanced alpha", settings.ADJUSTED)
-    assert "cross-entropy, balanced alpha" in advice["better_than_cross_entropy"]
+    assert advice["setting"] in ("cross-entropy with balanced alpha", settings.ADJUSTED)
+    assert "cross-entropy with balanced alpha" in advice["better_than_cross_entropy"]
     assert "focal gamma=2" not in advice["better_than_cross_entropy"]
     assert advice["setting"] in advice["headline"]
     assert "NLL is worse" in " ".join(advice["reasons"])  # what it costs is said

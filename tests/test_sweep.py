@@ -280,7 +280,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path):
 def test_diverged_training_is_an_error():
     nll = np.zeros((2, 2, 4, len(SETTINGS)))
     nll[1, 1, 2, 3] = np.nan
-    with pytest.raises(DivergedError, match="diverged with cross-entropy, effective alpha, seed 8, fold 3"):
+    with pytest.raises(
+        DivergedError, match="diverged with cross-entropy with effective alpha, seed 8, fold 3"
+    ):
         train._check_finite(study(problem()), nll)
 
 
@@ -328,8 +330,8 @@ def test_cross_entropy_is_first_and_nothing_runs_twice():
     assert names == [
         "cross-entropy",
         "focal gamma=2",
-        "cross-entropy, balanced alpha",
-        "focal gamma=2, balanced alpha",
+        "cross-entropy with balanced alpha",
+        "focal gamma=2 with balanced alpha",
     ]
 
 

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from focaljax.study import tally
 from focaljax.study.compare import ECE, LEVEL, NLL, NOTHING, RARE, Metric, cell, corrected_t
@@ -22,6 +22,7 @@ RAMP = LinearSegmentedColormap.from_list("gamma", ["#2f9e8f", "#3f7fd0", "#9464c
 OF_ADJUSTED = "#d1822b"
 LOOKS = {"none": ("-", "o"), "balanced": ("--", "s"), "effective": (":", "^"), ADJUSTED: ("-.", "D")}
 LEAST_IN_BIN = 10
+MANY_EPOCHS = 30
 MOST_TICKS = 24
 MOST_LETTERS = 40
 LONGEST_NAME = 14
@@ -79,9 +80,12 @@ def curves(axes: Axes, outcome: Outcome) -> None:
         marker = {"marker": style.pop("marker"), "color": style["color"], "linestyle": "", "markersize": 6}
         axes.plot(epochs, nll[:, index], linewidth=1.7, **style)
         axes.plot(stop[index], np.interp(stop[index], epochs, nll[:, index]), **marker)
-    axes.set(xscale="log", yscale="log", xlabel="epoch", ylabel="NLL of the test folds")
+    scale = "log" if len(epochs) >= MANY_EPOCHS else "linear"
+    axes.set(xscale=scale, yscale="log", xlabel="epoch", ylabel="NLL of the test folds")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    if scale == "linear":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:.2g}"))
     axes.tick_params(axis="y", which="minor", labelsize=8)
@@ -139,8 +143,9 @@ def title(outcome: Outcome, metric: Metric) -> str:
     other = shown(outcome)[1:2] or [len(outcome.study.settings) - 1]
     ours, base = (cell(outcome.stopped.table[i], metric) for i in (*other, 0))
     numbers = f"{ours.mean.mean:.3f} with {ours.setting.short}, {base.mean.mean:.3f} with cross-entropy"
-    seen = NOTHING if ours.verdict == NOTHING else "higher" if ours.difference.mean > 0 else "lower"
-    return f"{metric.title}: {seen},\n{numbers}"
+    if ours.verdict == NOTHING:
+        return f"{metric.title}: {NOTHING},\n{numbers}"
+    return f"{metric.title} is {'higher' if ours.difference.mean > 0 else 'lower'}:\n{numbers}"
 
 
 def class_name(outcome: Outcome, index: int) -> str:

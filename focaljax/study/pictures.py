@@ -76,7 +76,7 @@ def _sheet(outcome: Outcome) -> Figure:
     names = list(PANELS)
     for axes, name in zip(halves[0].subplots(1, 3, sharey=True), names[:3], strict=True):
         PANELS[name](axes, outcome)
-    halves[0].suptitle("\n".join(textwrap.wrap(panels.explanation(outcome), 170)), fontsize=10)
+    halves[0].suptitle("\n".join(textwrap.wrap(panels.explanation(outcome), 190)), fontsize=10)
     below = halves[1].subplots(1, 3)
     for axes, name in zip(below, names[3:], strict=True):
         PANELS[name](axes, outcome)

@@ -28,7 +28,7 @@ class Setting:
         if self.alpha == ADJUSTED:
             return ADJUSTED
         loss = f"focal gamma={self.gamma:g}" if self.gamma else "cross-entropy"
-        return loss if self.alpha == "none" else f"{loss}, {self.alpha} alpha"
+        return loss if self.alpha == "none" else f"{loss} with {self.alpha} alpha"
 
     @property
     def short(self) -> str:

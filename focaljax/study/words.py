@@ -41,7 +41,7 @@ def reasons(outcome: Outcome) -> list[str]:
         said = [
             f"{len(settings) - 1} settings were compared with cross-entropy over {runs(outcome)}, {STOPPED}; "
             "after Holm's correction for their number none of them is better. That is no proof of equality: "
-            "more rows could show what these cannot."
+            "more rows, --folds or --seeds may show what these cannot."
         ]
         if worse:
             said.append(f"Worse: {_names(worse)}.")
@@ -69,8 +69,10 @@ def caveats(outcome: Outcome) -> list[str]:
         "(Holm), in each metric and at each time by itself. They speak of this data and this network only.",
         f"{STOPPED.capitalize()}: after the epoch of lowest plain NLL on the validation fold. "
         f"{END.capitalize()}: after the last epoch, when the learning rate is 0.",
-        f"ECE takes {BINS} equal bins of the predicted class's probability, without temperature scaling; "
-        "with it, differences in ECE and NLL usually shrink, and accuracies stay.",
+        f"NLL and ECE ({BINS} equal bins of the predicted class's probability) are those of the network's "
+        "softmax as it is. At its minimum a focal loss does not give the class probabilities, but "
+        "focaljax.calibration.log_posterior recovers them from it; with that, or with a temperature, NLL and "
+        "ECE usually differ less.",
         "Weights and logit adjustment make a network say what the classes would be if all were as frequent; "
         "NLL, ECE and accuracy are measured as frequent as they are. Logit adjustment (Menon et al. 2021) is "
         "no focal loss but a baseline.",
@@ -104,9 +106,7 @@ def _choosing(outcome: Outcome) -> str:
     surely = not gain.low <= 0.0 <= gain.high and (gain.mean > 0) == metric.higher_is_better
     if not surely or outcome.recommendation.found:
         return said
-    return (
-        f"{said} So choosing pays, but no single setting stands out: more --seeds or --folds may tell which."
-    )
+    return f"{said} So choosing pays, though no single setting stands out."
 
 
 def _without_stopping(outcome: Outcome) -> str:
