@@ -15,6 +15,7 @@ BENCHES = {
     "accuracy": "every contender against the 60-digit oracle on hard rows",
     "growth": "time and memory against the numbers of rows and of classes",
     "compiled": "bytes, memory and kernels of programs compiled for TPUs and an H200; needs none of them",
+    "linear": "the last layer and its loss without logits, beside matmul and loss; measured and compiled",
     "sharded": "the same for the loss and a training step on TPU pods, with what devices exchange",
     "report": "plots and the tables of bench/README.md, from the results",
 }
@@ -36,12 +37,13 @@ def parser() -> argparse.ArgumentParser:
             metavar="FOLDER",
             help="default: bench/results, with --quick bench/results/quick",
         )
-        if name in ("speed", "growth"):
+        if name in ("speed", "growth", "linear"):
             one.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
-        if name == "speed":
+        if name in ("speed", "linear"):
             one.add_argument(
                 "--case", nargs="+", metavar="NAME", help="one or more of the cases; default: all"
             )
+        if name == "speed":
             one.add_argument(
                 "--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: float32; on a GPU both"
             )
@@ -94,7 +96,8 @@ def _no_gpu(args: argparse.Namespace) -> str | None:
 
 
 def _unknown_cases(args: argparse.Namespace) -> list[str]:
-    names = importlib.import_module("bench.cases").NAMES if getattr(args, "case", None) else []
+    module = "bench.linear" if args.bench == "linear" else "bench.cases"
+    names = importlib.import_module(module).NAMES if getattr(args, "case", None) else []
     return [name for name in getattr(args, "case", None) or [] if name not in names]
 
 

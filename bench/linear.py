@@ -1,33 +1,57 @@
-"""The last layer and its loss, with and without logits: what `tests/test_linear_mesh.py` holds bounds of.
+"""`python -m bench linear`: the last layer and its loss, with and without logits.
 
-Time and temporary memory of value and gradient (by inputs and kernel) on this machine, and of programs
-compiled for a TPU v5p: memory, and how often the flops of one matmul of all logits, 2 N D C.
+Value and gradient by inputs and kernel. Measured on this machine: time, and the memory beside operands and
+results; with a million classes, in a process of its own, all memory of the process. Compiled for TPUs and an
+H200, which need not be there: that memory, the flops of all matmuls, and the bytes that kernels move.
 """
 
+import importlib
+import json
 import math
+import os
 import re
-from collections.abc import Callable
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from bench import compiled, hlo
-from bench.contenders import BASELINE, OURS, textbook
-from bench.timing import Effort, interleaved
+from bench import compiled, hlo, tables
+from bench.agreement import Disagreement
+from bench.console import progress, say, show
+from bench.contenders import BASELINE, OURS, Absent, textbook
+from bench.results import Writer, header, previous
+from bench.timing import EFFORT, Effort, interleaved
 from focaljax import linear_softmax_focal_loss, softmax_focal_loss_with_integer_labels
 
 Shape = tuple[int, int, int]  # N, D, C
+Loss = Callable[..., jax.Array]  # of inputs, kernel and labels: their mean
 LARGE: Shape = (8192, 4096, 131_072)
-FORMS = {
+MILLION: Shape = (8192, 256, 1_048_576)
+SHAPES: dict[str, dict[str, Shape]] = {  # what is measured
+    "cpu": {"vocab-32k": (4096, 512, 32_768), "vocab-128k": (4096, 512, 131_072)},
+    "gpu": {"vocab-32k": (8192, 4096, 32_768), "vocab-128k": LARGE},
+}
+SMALL: Shape = (64, 16, 512)
+NAMES = [*SHAPES["cpu"], "million", "compiled"]
+PACKAGES = ("focaljax", "jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "optax", "tokamax", "torch")
+PACKAGES += ("liger-kernel", "cut-cross-entropy")
+FORMS: dict[str, Loss] = {
     "in chunks of rows": partial(linear_softmax_focal_loss, strategy="rows"),
     "in chunks of classes": partial(linear_softmax_focal_loss, strategy="classes"),
 }
+PLAIN = f"matmul and {BASELINE}"
+MOSAIC = "tokamax cross-entropy, Pallas"
 
 
-def contenders() -> dict[str, Callable]:
-    """Mean losses of ``(inputs, kernel, labels)`` at gamma 2; Optax has the cross-entropy only."""
+def contenders() -> tuple[dict[str, Loss], list[Absent]]:
+    """Mean losses at gamma 2, and who cannot be had; Optax and tokamax have the cross-entropy only."""
     import optax
 
     def of_logits(loss):
@@ -40,11 +64,24 @@ def contenders() -> dict[str, Callable]:
     def cross_entropy(z, y):
         return optax.softmax_cross_entropy_with_integer_labels(z, y)
 
-    return FORMS | {
+    found = FORMS | {
         f"matmul and {OURS}": of_logits(softmax_focal_loss_with_integer_labels),
         "matmul and textbook focal": of_logits(lambda z, y: textbook(z, y, 2.0, -1)),
-        f"matmul and {BASELINE}": of_logits(cross_entropy),
+        PLAIN: of_logits(cross_entropy),
     }
+    try:
+        tokamax: Any = importlib.import_module("tokamax")
+        importlib.import_module("absl.flags").FLAGS.mark_as_parsed()  # it would read our command line
+    except Exception as error:  # not installed, or not for this JAX
+        return found, [Absent("tokamax", f"{type(error).__name__}: {error}")]
+
+    def of_tokamax(inputs, kernel, labels, implementation):
+        return tokamax.linear_softmax_cross_entropy_loss(
+            inputs, labels, kernel, reduction="mean", implementation=implementation
+        )
+
+    kinds = {"tokamax cross-entropy, XLA": "xla", MOSAIC: "mosaic_tpu"}
+    return found | {name: partial(of_tokamax, implementation=kind) for name, kind in kinds.items()}, []
 
 
 def both(loss: Callable) -> Callable:
@@ -64,21 +101,42 @@ def matmuls(text: str, shape: Shape) -> float:
 
 
 def flops(text: str) -> float:
-    """Of all dots and of the convolutions that TPUs make of them."""
+    """Of all dots, of the convolutions that TPUs make of them, and of the calls of cuBLAS."""
+    found = 0.0
+    for op, ops, times in _run(text):
+        if op.code in ("dot", "convolution") or "__cublas" in op.attributes:
+            left, right = (ops[name].result[0].size for name in op.operands[:2])
+            found += times * 2 * math.sqrt(left * right * op.result[0].size)  # MK, KN, MN: of matrices
+    return found
+
+
+def traffic(text: str) -> float:
+    """Bytes that kernels read and write; what lies in a TPU's VMEM, `S(1)`, is not counted."""
+    outside = re.sub(r"\b[a-z]+\d*[a-z0-9]*\[[\d,]*\]\{[^{}]*S\(1\)[^{}]*\}", "pred[0]{}", text)
+    module, found = hlo.parse(outside), 0.0
+    for op, ops, times in _run(outside, into_fusions=False):
+        if op.code.endswith("-start"):  # the result names both sides
+            found += times * hlo._bytes(op)
+        elif op.code not in hlo._FREE and not op.code.endswith("-done"):
+            found += times * hlo._moved(module, ops, op)
+    return found
+
+
+def _run(text: str, into_fusions: bool = True) -> Iterator[tuple[hlo.Op, dict[str, hlo.Op], int]]:
+    """Every instruction with its computation, and how often it runs."""
     module, turns = hlo.parse(text), trips(text)
+    inner = ("call", "while", "conditional", "async-start", *(["fusion"] if into_fusions else []))
 
-    def of(computation: str) -> float:
+    def of(computation: str, times: int) -> Iterator[tuple[hlo.Op, dict[str, hlo.Op], int]]:
         ops = module[computation]
-        found = 0.0
         for op in ops.values():
-            if op.code in ("dot", "convolution"):
-                left, right = (ops[name].result[0].size for name in op.operands[:2])
-                found += 2 * math.sqrt(left * right * op.result[0].size)  # MK, KN, MN: of matrices
-            elif op.code in ("fusion", "call", "while", "conditional"):
-                found += sum(turns.get(name, 1) * of(name) for name in hlo._called(op))
-        return found
+            if op.code in inner:
+                for name in hlo._called(op):
+                    yield from of(name, times * turns.get(name, 1))
+            else:
+                yield op, ops, times
 
-    return of("")
+    return of("", 1)
 
 
 def trips(text: str) -> dict[str, int]:
@@ -97,34 +155,194 @@ def trips(text: str) -> dict[str, int]:
     return found
 
 
-def program(loss: Callable, shape: Shape, dtype: str, target: str) -> dict[str, Any]:
-    """Temporary bytes and matmuls of value and gradient, compiled for one device of `target`."""
+def program(loss: Loss, shape: Shape, dtype: str, target: str) -> dict[str, Any]:
+    """Temporary bytes, matmuls and moved bytes of value and gradient, compiled for one device of `target`.
+
+    What happens inside a kernel of Pallas the compiler does not know.
+    """
     sharding = compiled.place(target)
     given = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in operands(shape, dtype)]
-    done = jax.jit(both(loss)).lower(*given).compile()
+    here = None if target == "h200" else next(iter(sharding.device_set))
+    with jax.default_device(here):  # a kernel of Pallas asks which TPU it is for
+        done = jax.jit(both(loss)).lower(*given).compile()
     text, memory = done.as_text(), done.memory_analysis()
     assert text is not None and memory is not None
-    return {"temp": memory.temp_size_in_bytes, "matmuls": matmuls(text, shape)}
+    opaque = 'custom_call_target="tpu_custom_call"' in text
+    return {
+        "temp": memory.temp_size_in_bytes,
+        "matmuls": None if opaque else matmuls(text, shape),
+        "moved": None if opaque else traffic(text),
+    }
 
 
-def timed(shape: Shape, effort: Effort) -> list[dict[str, Any]]:
-    """The rows of one shape on this machine, in float32."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    n, d, c = shape
+class Ready(NamedTuple):
+    """A compiled contender with its operands."""
+
+    call: Callable[[int], None]
+    temp: int | None
+    value: float
+
+
+def ready(loss: Loss, arrays: tuple[jax.Array, ...]) -> Ready:
+    """Compiled, and called once."""
+    done = jax.jit(both(loss)).lower(*arrays).compile()
+    memory = done.memory_analysis()
+
+    def call(times: int) -> None:
+        for _ in range(times):
+            jax.block_until_ready(done(*arrays))
+
+    return Ready(call, memory and memory.temp_size_in_bytes, float(done(*arrays)[0]))
+
+
+def drawn(shape: Shape, dtype: str) -> tuple[jax.Array, ...]:
+    """Inputs, kernel and labels of an untrained layer."""
+    keys, (n, d, c) = jax.random.split(jax.random.key(0), 3), shape
     inputs, kernel = jax.random.normal(keys[0], (n, d)), jax.random.normal(keys[1], (d, c)) / math.sqrt(d)
-    labels = jax.random.randint(keys[2], (n,), 0, c)
-    calls, temp = {}, {}
-    for name, loss in contenders().items():
-        done = jax.jit(both(loss)).lower(inputs, kernel, labels).compile()
-        memory = done.memory_analysis()
-        assert memory is not None
-        temp[name] = memory.temp_size_in_bytes
+    return inputs.astype(dtype), kernel.astype(dtype), jax.random.randint(keys[2], (n,), 0, c)
 
-        def call(times, done=done):
-            for _ in range(times):
-                jax.block_until_ready(done(inputs, kernel, labels))
 
-        calls[name] = call
-        call(1)
-    found = interleaved(calls, effort, f"matmul and {BASELINE}")
-    return [{"contender": name, "temp": temp[name], **timing._asdict()} for name, timing in found.items()]
+def agree(found: dict[str, Loss]) -> None:
+    """All that is focal computes one loss and its gradients, all that is not another.
+
+    Raises:
+      Disagreement: A contender computes something else.
+    """
+    arrays = drawn(SMALL, "float32")
+    for name, loss in found.items():
+        wanted = both(found[_standard(name)])(*arrays)
+        for got, want in zip(*map(jax.tree.leaves, (both(loss)(*arrays), wanted)), strict=True):
+            if not np.allclose(got, want, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(want)))):
+                raise Disagreement(f"{name} is not {_standard(name)}")
+
+
+def _standard(name: str) -> str:
+    return PLAIN if "cross-entropy" in name else f"matmul and {OURS}"
+
+
+def measured(case: str, shape: Shape, dtype: str, device: str, effort: Effort) -> list[dict[str, Any]]:
+    """The rows of one shape on this machine; who fails has the reason."""
+    found, _ = contenders()
+    found.pop(MOSAIC, None)  # for TPUs only
+    arrays, able, failed = drawn(shape, dtype), {}, {}
+    for name, loss in found.items():
+        try:
+            able[name] = ready(loss, arrays)
+        except jax.errors.JaxRuntimeError as error:  # out of memory
+            failed[name] = str(error).splitlines()[0]
+    if device == "gpu":
+        from bench import linear_on_torch
+
+        for name, loss in linear_on_torch.contenders()[0].items():
+            try:
+                able[name] = linear_on_torch.ready(loss, arrays, dtype)
+            except Exception as error:  # out of memory, or not for this GPU
+                failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    where = {"case": case, "shape": list(shape), "dtype": dtype}
+    timings = interleaved({name: one.call for name, one in able.items()}, effort, PLAIN)
+    rows = [{"contender": name, "failed": reason} for name, reason in failed.items()]
+    for name, timing in timings.items():
+        apart = abs(able[name].value / able[_standard(name)].value - 1)
+        row = {"contender": name, "temp": able[name].temp, "apart": apart}
+        rows.append(row | timing._asdict())
+    return [where | row for row in rows]
+
+
+# A million classes in a process of its own.
+
+
+def alone(shape: Shape) -> dict[str, Any]:
+    """Time and the largest memory of a fresh process that makes operands, value and gradient."""
+    code = f"from bench import linear; linear.process({shape})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {"shape": list(shape), **json.loads(done.stdout.splitlines()[-1])}
+
+
+def process(shape: Shape) -> None:
+    """What that process does; prints a line of JSON."""
+    import resource
+    import time
+
+    (n, d, c), loss = shape, jax.jit(both(linear_softmax_focal_loss))
+
+    @partial(jax.jit, static_argnums=0)
+    def waves(shape):  # no random numbers: making them would take more memory than they do
+        return jnp.sin(sum(jax.lax.broadcasted_iota("float32", shape, i) for i in (0, 1))) / math.sqrt(d)
+
+    arrays = jax.block_until_ready((waves((n, d)), waves((d, c)), jnp.arange(n) % c))
+    done = loss.lower(*arrays).compile()
+    start = time.perf_counter()
+    value, _ = jax.block_until_ready(done(*arrays))
+    seconds = time.perf_counter() - start
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+    print(json.dumps({"seconds": seconds, "peak": peak, "value": float(value)}))
+
+
+# The command.
+
+
+def compiling(quick: bool) -> Iterator[dict[str, Any]]:
+    """Every compiled program of the table, one after the other."""
+    found, _ = contenders()
+    for target in ["v5e"] if quick else compiled.TARGETS:
+        for name, loss in found.items():
+            if name == MOSAIC and target == "h200":
+                continue
+            row = {"target": target, "contender": name, "shape": list(LARGE), "dtype": "bfloat16"}
+            try:
+                yield row | program(loss, LARGE, "bfloat16", target)
+            except compiled.Unavailable as error:
+                yield row | {"failed": str(error)}
+            except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
+                yield row | {"failed": f"{target}: {str(error).splitlines()[0]}"}
+
+
+def main(args: Namespace) -> int:
+    """Measures what is asked for and writes the results; 1 if some contender computes something else."""
+    chosen = args.case or NAMES
+    shapes = {name: SMALL if args.quick else shape for name, shape in SHAPES[args.device].items()}
+    effort = EFFORT["quick" if args.quick else args.device]._replace(least=3, aim=0.0)
+    result = header("linear", args.device, PACKAGES) | {
+        "absent": [],
+        "rows": [],
+        "million": [],
+        "compiled": [],
+    }
+    old = previous(args.out, result) or {}
+    result["rows"] = [row for row in old.get("rows", []) if row["case"] not in chosen]
+    result |= {key: old.get(key, []) for key in ("million", "compiled") if key not in chosen}
+    found, absent = contenders()
+    if args.device == "gpu":
+        from bench import linear_on_torch
+
+        absent += linear_on_torch.contenders()[1]
+    result["absent"] = [a._asdict() for a in absent]
+    agree({name: loss for name, loss in found.items() if name != MOSAIC})
+    with Writer(args.out, result, say) as writer, progress() as bar:
+        task = bar.add_task("", total=len(chosen))
+        for name in chosen:
+            bar.update(task, description=name)
+            if name in shapes:
+                for dtype in ("float32",) if args.device == "cpu" else ("float32", "bfloat16"):
+                    result["rows"] += measured(name, shapes[name], dtype, args.device, effort)
+                result["rows"].sort(key=lambda row: NAMES.index(row["case"]))
+            elif args.device == "cpu" and name == "million":
+                result["million"] = [alone(SMALL if args.quick else MILLION)]
+            elif args.device == "cpu":
+                for row in compiling(args.quick):
+                    result["compiled"].append(row)
+                    writer.write()
+            bar.advance(task)
+            writer.write()
+    show(tables.linear(result))
+    far = [row for row in result["rows"] if row.get("apart", 0) > 1e-2]
+    for row in far:
+        say(f"DISAGREES: {row['contender']} in {row['case']} {row['dtype']} by {row['apart']:.1e}")
+    return int(bool(far))

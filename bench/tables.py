@@ -7,6 +7,7 @@ from bench.contenders import BASELINE
 
 Result = dict[str, Any]
 COPY = "copy of the logits"
+LINEAR = f"matmul and {BASELINE}"
 PASSES = {"value": 1, "value and gradient": 3}  # the fewest as separate programs: read; read, read, write
 
 
@@ -236,10 +237,54 @@ def _bytes(x: float) -> str:
     return f"{x:.0f} B"
 
 
+def linear(result: Result) -> list[Table]:
+    """Measured times and memory per shape, the process with a million classes, and the compiled programs."""
+    found = []
+    for dtype in _distinct(result["rows"], "dtype"):
+        rows = [row for row in result["rows"] if row["dtype"] == dtype and "failed" not in row]
+        base = [f"{row['seconds']:.3g}" for row in rows if row["contender"] == LINEAR]
+        title = f"Value and gradient: time as a ratio to {LINEAR}, {dtype}"
+        rows = [row | {"words": _shape(row)} for row in rows]
+        times = _pivot(title, rows, "words", lambda row: _number(row["ratio"]))
+        found.append(times._replace(rows=[*times.rows, [f"{LINEAR}, s", *base]]))
+        title = f"Memory of value and gradient beside operands and results, GB, {dtype}"
+        found.append(_pivot(title, rows, "words", lambda row: _gigabytes(row["temp"])))
+    for row in result["million"]:
+        cells = [_shape(row), f"{row['seconds']:.1f}", _gigabytes(row["peak"])]
+        header = ["", "s", "all memory of the process, GB"]
+        found.append(
+            Table("A million classes: one value and gradient in a process of its own", header, [cells])
+        )
+    return found + ([_linear_compiled(result["compiled"])] if result["compiled"] else [])
+
+
+def _linear_compiled(rows: list[Result]) -> Table:
+    def cell(row: Result) -> str:
+        if "failed" in row:
+            return "-"
+        matmuls = "?" if row["matmuls"] is None else f"{2 * row['matmuls']:.2f}".rstrip("0").rstrip(".")
+        moved = "?" if row["moved"] is None else f"{row['moved'] / 1e9:.0f}"
+        return f"{matmuls} NDC, {_gigabytes(row['temp'])} + {moved}"
+
+    failed = sorted({row["failed"] for row in rows if "failed" in row})
+    words = f"{_shape(rows[0])}, {rows[0]['dtype']}"
+    title = f"Value and gradient, compiled, {words}: flops of matmuls, GB of temporary memory + GB moved"
+    return _pivot(title, rows, "target", cell, " ".join(f"-: {reason}" for reason in failed))
+
+
+def _shape(row: Result) -> str:
+    return "N {}, D {}, C {}".format(*row["shape"])
+
+
+def _gigabytes(x: float | None) -> str:
+    return "n/a" if x is None else f"{x / 1e9:.2f}"
+
+
 TABLES: dict[str, Callable[[Result], list[Table]]] = {
     "speed": speed,
     "accuracy": accuracy,
     "growth": growth,
     "compiled": compiled,
     "sharded": sharded,
+    "linear": linear,
 }
