@@ -71,8 +71,8 @@ def caveats(outcome: Outcome) -> list[str]:
         f"{END.capitalize()}: after the last epoch, when the learning rate is 0.",
         f"NLL and ECE ({BINS} equal bins of the predicted class's probability) are those of the network's "
         "softmax as it is. At its minimum a focal loss does not give the class probabilities, but "
-        "focaljax.calibration.log_posterior recovers them from it; with that, or with a temperature, NLL and "
-        "ECE usually differ less.",
+        "focaljax.calibration.log_posterior recovers them from it; with that, or with a temperature, ECE "
+        "usually differs less.",
         "Weights and logit adjustment make a network say what the classes would be if all were as frequent; "
         "NLL, ECE and accuracy are measured as frequent as they are. Logit adjustment (Menon et al. 2021) is "
         "no focal loss but a baseline.",
