@@ -17,8 +17,9 @@ from typing import Any, Protocol, Self
 
 import clu.metrics
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+from focaljax import reductions
 
 __all__ = ["metric_class"]
 
@@ -90,7 +91,7 @@ def metric_class(
             for name in (y_pred, y_true):
                 if name not in output:
                     raise TypeError(f"`{name}` must be a keyword of the outputs, got {sorted(output)}.")
-            weights = _masked(output.get(sample_weight), mask)
+            weights = reductions.masked(output.get(sample_weight), mask)
             return cls(metric.update(metric.init(), output[y_true], output[y_pred], weights))
 
         def merge(self, other: Any) -> Self:
@@ -102,12 +103,3 @@ def metric_class(
             return metric.result(self.state)
 
     return State
-
-
-def _masked(weights: ArrayLike | None, mask: ArrayLike | None) -> ArrayLike | None:
-    """The weights, 0 where the mask is; a mask of whole examples may have fewer axes."""
-    if weights is None or mask is None:
-        return mask if weights is None else weights
-    weights, mask = jnp.asarray(weights), jnp.asarray(mask).astype(bool)
-    mask = mask.reshape(mask.shape + (1,) * (weights.ndim - mask.ndim))
-    return jnp.where(mask, weights, jnp.zeros((), weights.dtype))

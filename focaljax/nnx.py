@@ -19,6 +19,8 @@ import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
+from focaljax import reductions
+
 __all__ = ["Metric"]
 
 
@@ -78,14 +80,19 @@ class Metric(nnx.Metric):
         """Forgets what was seen."""
         self._hold(self.metric.init())
 
-    def update(self, **batch: ArrayLike) -> None:
-        """Adds a batch, by the keywords given at the start; what other metrics need is left alone."""
+    def update(self, *, mask: ArrayLike | None = None, **batch: ArrayLike) -> None:
+        """Adds a batch, by the keywords given at the start; what other metrics need is left alone.
+
+        Args:
+          mask: True, or 1, where an example counts, as `nnx.MultiMetric` hands it to all its metrics.
+          **batch: The labels, the predictions, and perhaps weights.
+        """
         y_true, y_pred, sample_weight = self.names
         for name in (y_true, y_pred):
             if name not in batch:
                 raise TypeError(f"`{name}` must be a keyword of `update`, got {sorted(batch)}.")
-        seen = self.metric.update(self.state(), batch[y_true], batch[y_pred], batch.get(sample_weight))
-        self._hold(seen)
+        weights = reductions.masked(batch.get(sample_weight), mask)
+        self._hold(self.metric.update(self.state(), batch[y_true], batch[y_pred], weights))
 
     def compute(self) -> jax.Array:
         """The result for what was seen."""

@@ -136,6 +136,34 @@ def weigh(
     return weights * jnp.where(silent, 0, losses), weights
 
 
+def masked(sample_weight: ArrayLike | None, mask: ArrayLike | None) -> jax.Array | None:
+    """The weights of what a mask leaves, as frameworks hand over the two apart.
+
+    Args:
+      sample_weight: Real or boolean weights, or None for 1.
+      mask: True, or 1, where an entry counts; None is everywhere. Of the two the one with fewer axes is
+        that of whole examples: it is given trailing axes.
+
+    Returns:
+      The weights times the mask, exactly 0 where that is 0; None if both are None.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(masked(jnp.array([[1.0, 2.0], [jnp.nan, 3.0]]), jnp.array([True, False])))
+      [[1. 2.]
+       [0. 0.]]
+    """
+    if mask is None:
+        return None if sample_weight is None else jnp.asarray(sample_weight)
+    weights = jnp.ones((), float) if sample_weight is None else jnp.asarray(sample_weight)
+    if not jnp.issubdtype(weights.dtype, jnp.floating):
+        weights = weights.astype(float)
+    mask = jnp.asarray(mask).astype(weights.dtype)
+    ndim = max(weights.ndim, mask.ndim)
+    weights, mask = (x.reshape(x.shape + (1,) * (ndim - x.ndim)) for x in (weights, mask))
+    return jnp.where(mask == 0, 0, weights * mask)
+
+
 def not_ignored(labels: ArrayLike, ignore_class: int | None, losses: jax.Array) -> jax.Array | None:
     """Where a class index is not the ignored one: the `where` of losses with an `ignore_class`.
 

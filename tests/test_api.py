@@ -112,7 +112,7 @@ ADAPTED = {
         "Metric.compute": "(self)",
         "Metric.reset": "(self)",
         "Metric.state": "(self)",
-        "Metric.update": "(self, **batch)",
+        "Metric.update": "(self, *, mask=None, **batch)",
     },
 }
 MODULES = [focaljax, calibration, class_weights, metrics]

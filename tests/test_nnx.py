@@ -53,6 +53,20 @@ def test_in_a_multi_metric_the_mean_is_over_examples():
     assert several.compute()["focal"] == 0
 
 
+def test_a_mask_of_a_multi_metric_is_everyones():
+    logits, labels, _ = batches()
+    several = nnx.MultiMetric(accuracy=nnx.metrics.Accuracy(), focal=Metric(FOCAL))
+    first = jnp.arange(50) < 7
+    several.update(logits=logits.at[7:].set(jnp.nan), labels=labels, mask=first)
+    got = several.compute()
+    want = FOCAL.result(FOCAL.update(FOCAL.init(), labels[:7], logits[:7]))
+    np.testing.assert_allclose(got["focal"], want, rtol=1e-6)
+    np.testing.assert_allclose(got["accuracy"], (logits[:7].argmax(1) == labels[:7]).mean(), rtol=1e-6)
+    several.reset()
+    several.update(logits=logits, labels=labels, mask={"focal": first})
+    np.testing.assert_allclose(several.compute()["focal"], want, rtol=1e-6)
+
+
 def test_a_training_loop():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(64, 4)).astype(np.float32))

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from keras.src.losses.loss import reduce_weighted_values
 
 import focaljax
-from focaljax.reductions import not_ignored, reduce_loss, weigh
+from focaljax.reductions import masked, not_ignored, reduce_loss, weigh
 
 U = 2.0**-24  # unit roundoff of float32
 MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
@@ -375,3 +375,28 @@ def test_an_ignored_class_is_a_number_of_the_labels_dtype(dtype, ignored, kept):
     )
     first = 0 if not kept[0] else np.nan  # neither ignored nor a class
     np.testing.assert_allclose(losses, [first, np.log(3)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "mask", "want"),
+    [
+        (None, None, None),
+        ([1, 2], None, [1, 2]),
+        (None, [True, False], [1.0, 0.0]),
+        (None, [1.0, 0.25], [1.0, 0.25]),
+        (3.0, [1, 0], [3.0, 0.0]),
+        ([2, 3], [1, 0], [2.0, 0.0]),
+        ([2.0, np.nan], [True, False], [2.0, 0.0]),
+        ([[1.0, 2.0], [3.0, 4.0]], [True, False], [[1.0, 2.0], [0.0, 0.0]]),
+        ([2.0, 3.0], [[1, 0], [1, 1]], [[2.0, 0.0], [3.0, 3.0]]),
+    ],
+)
+def test_a_mask_takes_weights_away(weights, mask, want):
+    weights, mask = (x if x is None else np.asarray(x) for x in (weights, mask))
+    got = masked(weights, mask)
+    if want is None:
+        assert got is None
+        return
+    assert got is not None
+    np.testing.assert_array_equal(got, want)
+    assert got.shape == np.shape(want)

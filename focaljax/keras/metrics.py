@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import keras
 
-from focaljax import metrics
+from focaljax import metrics, reductions
 from focaljax.keras import _batches
 
 __all__ = [
@@ -40,11 +40,8 @@ class _Metric(keras.metrics.Metric):
         mask, y_pred = _batches.mask(y_pred), jnp.asarray(y_pred)
         indices = isinstance(self, SparseCategoricalFocalCrossentropy)
         y_true = _batches.labels(y_true, y_pred, indices)
-        if mask is not None:
-            weights = jnp.ones((), self.dtype) if sample_weight is None else jnp.asarray(sample_weight)
-            weights = weights.reshape(weights.shape + (1,) * (mask.ndim - weights.ndim))
-            sample_weight = jnp.where(mask, weights, 0)
-        state = self._metric.update(self._seen(), y_true, y_pred, sample_weight)
+        weights = reductions.masked(sample_weight, mask)
+        state = self._metric.update(self._seen(), y_true, y_pred, weights)
         for variable, value in zip(self._state, vars(state).values(), strict=True):
             variable.assign(value)
 
