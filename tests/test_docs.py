@@ -85,6 +85,23 @@ def test_a_program_runs_and_prints_what_it_says(code: str, capsys: pytest.Captur
     assert capsys.readouterr().out.splitlines() == said
 
 
+def test_every_library_is_converted_by_a_program():
+    """Only those on PyTorch may stay away from CI, and the environment of the benchmarks has them all."""
+    page = DOCS["docs/conventions.md"]
+    programs = dict(re.findall(r"^## (.*)\n\n```python\n(.*?)^```$", page, re.M | re.S))
+    on_torch = {name for name, code in programs.items() if "import torch\n" in code}
+    assert on_torch == {"torchvision", "kornia", "MONAI"}
+    assert set(programs) - on_torch == {"Keras", "Optax", "scikit-learn"}
+    for name, code in programs.items():
+        module = {"scikit-learn": "sklearn"}.get(name, name.lower())
+        assert re.search(rf"^(import|from) {module}\b", code, re.M) and "assert_allclose" in code, name
+    assert {"torch", *(name.lower() for name in on_torch)} <= set(PROJECT["optional-dependencies"]["bench"])
+
+
+def test_ci_builds_the_documentation_strictly():
+    assert re.search(r"python -m sphinx -W .* docs .* && cffconvert --validate", CI)
+
+
 def test_there_are_two_commands_and_ci_runs_them_as_they_are():
     main_job, tests = COMMANDS
     patterns = re.findall(r"^\w+=\$\(readme_line '(.*)'\)$", CI, re.M)
@@ -140,6 +157,7 @@ def test_pictures_and_links_lead_somewhere():
 def test_every_public_name_is_in_the_reference(module: str):
     """Where it is defined; the door's functions need no second entry where another module offers them too."""
     text = FILES[module].read_text(encoding="utf-8")
+    assert OFFERED[module]
     for name in OFFERED[module]:
         defined_here = module == "focaljax" or re.search(rf"^(def|class) {name}\b", text, re.M)
         places = {f"{module}.{name}"} if defined_here else {f"{module}.{name}", f"focaljax.{name}"}
