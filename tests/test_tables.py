@@ -322,14 +322,33 @@ def test_a_column_has_one_kind_over_all_chunks(name: str, tmp_path: Path):
     if is_category:
         assert words(whole, "b") == [cell or None for cell in cells]
     for rows in (1, 2, 3, 5, 9):
-        again = read(tmp_path, text, rows=rows)
-        assert [note for note in again.notes if "text in others" not in note] == list(whole.notes)
-        same(whole, Problem(**(vars(again) | {"notes": whole.notes})), CLOSE)
+        same(whole, read(tmp_path, text, rows=rows), CLOSE)
 
 
-def test_a_column_with_text_in_late_rows_says_so(tmp_path: Path):
-    text = "a,b,y\n" + "".join(f"{i},{i if i < 8 else 'x'},{'uv'[i % 2]}\n" for i in range(12))
-    assert read(tmp_path, text, rows=4).notes == ("categories, numbers in some rows but text in others: b",)
+def test_a_category_that_has_numbers_says_so(tmp_path: Path):
+    text = "a,b,y\n" + "".join(f"{i * i},{i if i < 8 else 'x'},{'uv'[i % 2]}\n" for i in range(12))
+    for rows in (None, 4):
+        assert read(tmp_path, text, rows=rows).notes == ("not read as numbers, text among them: b ('x')",)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_marks_among_numbers_are_missing(late: bool, tmp_path: Path):
+    cells = [None, 3, 1, None, 4, 1, 5, None, 9, 2]
+    written = [
+        "?" if cell is None and i < 5 else "--" if cell is None else cell for i, cell in enumerate(cells)
+    ]
+    if late:
+        cells, written = [*range(1, 31), *cells], [*range(1, 31), *written]
+    text = "a,b,y\n" + "".join(f"{'+-'[i % 2]},{cell},{'uv'[i // 2 % 2]}\n" for i, cell in enumerate(written))
+    whole = read(tmp_path, text, least_rows=4)
+    np.testing.assert_allclose(numbers(whole, "b"), standardised(cells), atol=CLOSE, rtol=0)
+    assert words(whole, "a") == ["+", "-"] * (len(cells) // 2)  # no number among them
+    assert whole.notes == (
+        "missing, marks among numbers: b ('--', '?')",
+        f"missing cells, of {len(cells)}: b 3",
+    )
+    for rows in (1, 3, 7, 30):
+        same(whole, read(tmp_path, text, rows=rows, least_rows=4), CLOSE)
 
 
 def test_labels_of_every_kind(tmp_path: Path):

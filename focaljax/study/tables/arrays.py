@@ -3,7 +3,7 @@
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from focaljax.study.errors import StudyError
-from focaljax.study.tables.cells import TEXT, TRUTH, Cells, Chunk, Numbers, Words, rows_at_a_time
+from focaljax.study.tables.cells import TEXT, TRUTH, Cells, Chunk, Known, Numbers, Words, rows_at_a_time
 
 PAIRS = (("x", "y"), ("X", "y"), ("features", "labels"), ("data", "target"))
 # RuntimeError: encrypted, or a compression that Python does not know
@@ -43,6 +43,7 @@ class Arrays:
         self.label = y
         self._check()
         self.columns = (*(f"{x}[{j}]" for j in range(self._features.shape[1])), y)
+        self.typed = True
         self.row_index: tuple[str, ...] = ()
         others = [name for name in names if name not in (x, y)]
         said = f"the features are the array {x!r}, the labels {y!r}" if None in (features, labels) else ""
@@ -55,7 +56,7 @@ class Arrays:
         known = self.path.stat()
         return [known.st_size, known.st_mtime_ns, self._features.name, self._labels.name]
 
-    def chunks(self, columns: Sequence[str], kinds: Mapping[str, str]) -> Iterator[Chunk]:
+    def chunks(self, columns: Sequence[str], known: Known) -> Iterator[Chunk]:
         """Give the rows; the arrays themselves say the kinds."""
         position = {name: j for j, name in enumerate(self.columns)}
         wanted = [(name, position[name]) for name in columns if name != self.label]

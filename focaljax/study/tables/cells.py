@@ -1,7 +1,7 @@
 """Cells of one column in one chunk of rows: numbers or words, whatever file they come from."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -88,6 +88,14 @@ class Unread(Mapping[str, Cells]):
         return len(self._names)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of columns before they are read: their kinds, and texts that are missing numbers."""
+
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
 class Source(Protocol):
     """A file that can be read as often as one likes, a chunk of rows at a time.
 
@@ -95,20 +103,22 @@ class Source(Protocol):
       path: where it is.
       columns: the names of all its columns, in order, each once.
       row_index: those that a library wrote beside the data to name its rows.
+      typed: whether it says itself what each column holds; if not, that is found out from its text.
       notes: sentences about how it was read.
     """
 
     path: Path
     columns: tuple[str, ...]
     row_index: tuple[str, ...]
+    typed: bool
     notes: tuple[str, ...]
 
     def state(self) -> object:
         """What changes when the file does, as JSON can hold it: sizes and times."""
         ...
 
-    def chunks(self, columns: Sequence[str], kinds: Mapping[str, str]) -> Iterator[Chunk]:
-        """Give the rows in their order; a column of `kinds` as that kind, if text is what the file holds."""
+    def chunks(self, columns: Sequence[str], known: Known) -> Iterator[Chunk]:
+        """Give the rows in their order; if the file has text, what is known decides how to read it."""
         ...
 
 
@@ -131,16 +141,16 @@ def of_series(column: pd.Series, kind: str | None) -> Cells:
     levels = pd.Index(found)
     if len(levels) and isinstance(levels[0], bool):
         return Words(codes, [str(level) for level in levels], TRUTH)
-    if len(levels) and kind is None and not np.isnan(_numeric(levels[:1])[0]):
-        values = _numeric(levels)
+    if len(levels) and kind is None and not np.isnan(numeric(levels[:1])[0]):
+        values = numeric(levels)
         if not np.isnan(values).any():
             return Numbers(np.append(values, np.nan)[codes])
     return Words(codes, levels)
 
 
-def _numeric(levels: pd.Index) -> np.ndarray:
-    """The numbers that these are, NaN for each that is none."""
-    return np.asarray(pd.to_numeric(levels.to_numpy(object), errors="coerce"), np.float64)
+def numeric(levels: Sequence[str] | pd.Index) -> np.ndarray:
+    """The numbers that these texts are, NaN for each that is none."""
+    return np.asarray(pd.to_numeric(np.asarray(levels, object), errors="coerce"), np.float64)
 
 
 def seconds(levels: Sequence[str] | pd.Index) -> np.ndarray | None:

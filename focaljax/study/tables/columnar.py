@@ -1,6 +1,6 @@
 """Parquet: one file, or a folder of part files with the same columns, read by pyarrow in batches."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from focaljax.study.tables.cells import (
     TRUTH,
     Cells,
     Chunk,
+    Known,
     Numbers,
     Unread,
     Words,
@@ -40,6 +41,7 @@ class Columnar:
         self.columns: tuple[str, ...] = ()
         for part in self._parts:
             self._agree(part, _open(part).schema_arrow)
+        self.typed = True
         self.row_index = tuple(name for name in self.columns if name.startswith("__index_level_"))
         lasting = [name for name in self.columns if self._kinds[name] == DURATION]
         self.notes: tuple[str, ...] = (
@@ -52,7 +54,7 @@ class Columnar:
         known = [(part.name, part.stat()) for part in _parts(self.path)]
         return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in known]
 
-    def chunks(self, columns: Sequence[str], kinds: Mapping[str, str]) -> Iterator[Chunk]:
+    def chunks(self, columns: Sequence[str], known: Known) -> Iterator[Chunk]:
         """Give the rows of all parts, in the order of their names; the file itself says the kinds."""
         unreadable = [f"{name} ({self._kinds[name]})" for name in columns if self._kinds[name] not in READERS]
         if unreadable:

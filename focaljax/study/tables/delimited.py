@@ -7,7 +7,7 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ import pandas as pd
 from pandas.io.common import get_handle
 
 from focaljax.study.errors import StudyError
-from focaljax.study.tables.cells import DATE, NUMBER, TEXT, Chunk, Unread, of_series, rows_at_a_time
+from focaljax.study.tables.cells import DATE, NUMBER, TEXT, Chunk, Known, Unread, of_series, rows_at_a_time
 
 ENCODING = "utf-8-sig"  # UTF-8, with Excel's mark at the start or without
 TYPES = {NUMBER: "float64", TEXT: "str", DATE: "str"}  # truth values are found as such in any chunk
@@ -31,6 +31,7 @@ class Delimited:
     def __init__(self, path: Path, rows: int | None = None) -> None:
         """Read the header and check it; `rows` is how many a chunk has."""
         self.path = path
+        self.typed = False
         self.notes: tuple[str, ...] = ()
         with self._errors(), self._text() as file:
             header = next((cells for cells in csv.reader(file) if cells), None)
@@ -50,24 +51,27 @@ class Delimited:
         known = self.path.stat()
         return [known.st_size, known.st_mtime_ns]
 
-    def chunks(self, columns: Sequence[str], kinds: Mapping[str, str]) -> Iterator[Chunk]:
+    def chunks(self, columns: Sequence[str], known: Known) -> Iterator[Chunk]:
         """Give the rows; the first time, while no kinds are known, look for rows that are too short too."""
-        checked = bool(kinds)
-        for frame in self._frames(list(columns) if kinds else None, kinds):
+        checked = bool(known.kinds)
+        for frame in self._frames(list(columns) if checked else None, known):
             read = {str(name): column for name, column in frame.items()}
             if not checked and read[self.columns[-1]].hasnans:
                 self._check_lengths()
                 checked = True
-            yield Unread(columns, lambda name, read=read: of_series(read[name], kinds.get(name)))
+            yield Unread(columns, lambda name, read=read: of_series(read[name], known.kinds.get(name)))
 
-    def _frames(self, columns: list[str] | None, kinds: Mapping[str, str]) -> Iterator[pd.DataFrame]:
+    def _frames(self, columns: list[str] | None, known: Known) -> Iterator[pd.DataFrame]:
+        read = self.columns if columns is None else columns
+        kinds = {name: known.kinds[name] for name in read if known.kinds.get(name) in TYPES}
         with self._errors():
             reader = pd.read_csv(
                 self.path,
                 header=0,
                 names=list(self.columns),
                 usecols=columns,
-                dtype={name: TYPES[kind] for name, kind in kinds.items() if kind in TYPES},
+                dtype={name: TYPES[kind] for name, kind in kinds.items()},
+                na_values={name: list(marks) for name, marks in known.missing.items() if name in read},
                 index_col=False,
                 encoding=ENCODING,
                 low_memory=False,

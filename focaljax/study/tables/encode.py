@@ -96,7 +96,6 @@ def _names(source: Source, label: str, made: plan.Plan, key: str) -> str:
 def _write(source: Source, label: str, made: plan.Plan, folder: Path) -> None:
     """Write the three arrays, row by row in the order of the file."""
     columns = [name for name in source.columns if name in {label, *made.numbers, *made.categories}]
-    kinds = {name: made.kinds[name] for name in columns}
     classes = {value: code for code, value in enumerate(made.classes)}
     tables = {
         name: {level: code for code, level in enumerate(levels[1:], start=1)}
@@ -107,7 +106,7 @@ def _write(source: Source, label: str, made: plan.Plan, folder: Path) -> None:
         _Rows(folder / "categories.npy", np.int32, (made.rows, len(made.categories))) as categories,
         _Rows(folder / "labels.npy", np.int32, (made.rows,)) as labels,
     ):
-        for _, chunk in numbered(source, columns, kinds):
+        for _, chunk in numbered(source, columns, made.known):
             chunk = _labelled(chunk, label)
             labels.add(_codes(chunk[label], classes))
             rows = len(chunk[label].present)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from focaljax.study.errors import StudyError
-from focaljax.study.tables.cells import DATE, NUMBER, TEXT, Source
+from focaljax.study.tables.cells import DATE, NUMBER, TEXT, Known, Source
 from focaljax.study.tables.moments import Moments
 from focaljax.study.tables.survey import MOST_COUNTED, Column, Levels, Survey, survey
 
@@ -29,7 +29,8 @@ class Plan:
       moments: of all columns.
       levels: for each category its levels, the first of them NO_LEVEL.
       classes: the values of the label, in the order of their codes.
-      kinds: of each column that is read, the label too.
+      class_names, class_counts: of the classes.
+      known: how to read the text of each column, the label's too.
       notes: what is left out, what is missing, what was decided.
     """
 
@@ -42,12 +43,12 @@ class Plan:
     classes: tuple
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
-    kinds: dict[str, str]
+    known: Known
     notes: tuple[str, ...]
 
 
 def make(source: Source, label: str, drop: Sequence[str], least_rows: int) -> Plan:
-    """Read the source once, twice if text follows numbers in a column, and decide."""
+    """Read the source once, twice if a column has numbers and text, and decide."""
     index = [name for name in source.row_index if name != label and name not in drop]
     columns = [name for name in source.columns if name not in drop and name not in index]
     notes = [*source.notes]
@@ -55,7 +56,7 @@ def make(source: Source, label: str, drop: Sequence[str], least_rows: int) -> Pl
         notes.append(f"left out as asked: {', '.join(drop)}")
     if index:
         notes.append(f"left out, a saved row index: {', '.join(index)}")
-    found, mixed = survey(source, columns, label)
+    found = survey(source, columns, label)
     if found.rows + found.unlabelled[0] == 0:
         raise StudyError(f"{source.path} has columns but no rows")
     if found.unlabelled[0]:
@@ -64,8 +65,14 @@ def make(source: Source, label: str, drop: Sequence[str], least_rows: int) -> Pl
     classes, counts = _classes(source, found, label, least_rows)
     features = _Features(source, found)
     notes += features.notes
-    if mixed:
-        notes.append(f"categories, numbers in some rows but text in others: {', '.join(mixed)}")
+    words = [
+        f"{name} ({c.word!r})" for name, c in found.columns.items() if name != label and c.number and c.word
+    ]
+    if words:
+        notes.append(f"not read as numbers, text among them: {', '.join(words)}")
+    marks = [f"{name} ({', '.join(map(repr, marks))})" for name, marks in found.known.missing.items()]
+    if marks:
+        notes.append(f"missing, marks among numbers: {', '.join(marks)}")
     notes += _missing(found, {*features.numbers, *features.categories})
     return Plan(
         rows=found.rows,
@@ -77,7 +84,9 @@ def make(source: Source, label: str, drop: Sequence[str], least_rows: int) -> Pl
         classes=classes,
         class_names=tuple(map(_class_name, classes)),
         class_counts=counts,
-        kinds={name: column.kind or TEXT for name, column in found.columns.items()},
+        known=Known(
+            {name: column.kind or TEXT for name, column in found.columns.items()}, found.known.missing
+        ),
         notes=tuple(notes),
     )
 

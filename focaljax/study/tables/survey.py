@@ -1,21 +1,26 @@
 """The first pass over a table: what its columns hold, and which rows have a label."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 
 from focaljax.study.tables.cells import (
     DATE,
+    NUMBER,
     TEXT,
     Cells,
     Chunk,
+    Known,
     Numbers,
     Source,
     Words,
+    numeric,
     seconds,
 )
 from focaljax.study.tables.moments import Moments
 
+MOST_MARKS = 10
 MOST_COUNTED = 2**16  # different values of one column; with more it is an identifier or a quantity
 
 
@@ -39,13 +44,26 @@ class Levels:
 
 
 class Column:
-    """One column so far: which kinds its chunks were, whether all its text is dates, and its levels."""
+    """One column so far.
 
-    def __init__(self) -> None:
-        """Start with no chunk."""
+    Attributes:
+      kinds: of its chunks.
+      levels: how often each is there, if it is no number.
+      dates: whether all its text is dates.
+      number: whether any cell is a number, as text too.
+      marks: texts without a letter or digit, like "?"; among numbers alone they are missing numbers.
+      word: the first text that is neither number nor mark.
+    """
+
+    def __init__(self, typed: bool) -> None:
+        """Start with no chunk; a typed column's text is no number, whatever it looks like."""
         self.kinds: set[str] = set()
-        self.dates = True
         self.levels = Levels()
+        self.dates = True
+        self.number = False
+        self.marks: set[str] = set()
+        self.word: str | None = None
+        self._typed = typed
 
     @property
     def mixed(self) -> bool:
@@ -69,39 +87,61 @@ class Column:
         if cells.present.any():
             self.kinds.add(cells.kind)
         if isinstance(cells, Numbers):
+            self.number = self.number or bool(cells.present.any())
             return cells.values
         of_levels = seconds(cells.levels) if self.dates and cells.kind == TEXT else None
         self.dates = of_levels is not None
-        return None if of_levels is None else cells.numbers(of_levels)
+        if of_levels is not None:
+            self.word = self.word or next(iter(cells.levels), None)
+            return cells.numbers(of_levels)
+        if cells.kind == TEXT and not self._typed and not (self.number and self.word):
+            self._look_for_numbers(cells.levels)
+        return None
+
+    def _look_for_numbers(self, levels: Sequence[str] | pd.Index) -> None:
+        none = np.isnan(numeric(levels))
+        self.number = self.number or not none.all()
+        for level in np.asarray(levels, object)[none]:
+            if any(map(str.isalnum, level)) or len(self.marks) == MOST_MARKS:
+                self.word = self.word or level
+                return
+            self.marks.add(level)
 
 
 class Survey:
     """What one pass over the columns finds.
 
     Attributes:
+      known: what was known of them before.
       rows: how many rows have a label.
       unlabelled: how many have none, and the first of them, counted from 1.
       columns: a `Column` for each name, the label's too.
       features: the names without the label's, in the order of `moments`.
       moments: of the numbers in each feature.
+      label_infinite: the first row whose label is an infinity, 0 if there is none.
     """
 
-    def __init__(
-        self, source: Source, columns: Sequence[str], label: str, kinds: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, source: Source, columns: Sequence[str], label: str, known: Known) -> None:
         """Read `columns` of the source once, the label's among them."""
+        self.known = known
         self.rows = 0
         self.unlabelled = (0, 0)
-        self.columns = {name: Column() for name in columns}
+        self.columns = {name: Column(source.typed) for name in columns}
         self.features = tuple(name for name in columns if name != label)
         self.moments = Moments(len(self.features))
         self.label_infinite = 0
-        for first, chunk in numbered(source, columns, kinds or {}):
+        for first, chunk in numbered(source, columns, known):
             self._add(first, chunk, label)
 
-    def mixed(self) -> list[str]:
-        """The columns that must be read again as text."""
-        return [name for name, column in self.columns.items() if column.mixed]
+    def settled(self) -> Known:
+        """What must be known to read all chunks of a column as the same kind."""
+        kinds, missing = {}, {}
+        for name, column in self.columns.items():
+            if name in self.features and column.number and column.marks and not column.word:
+                kinds[name], missing[name] = NUMBER, sorted(column.marks)
+            elif column.mixed:
+                kinds[name] = TEXT
+        return Known(kinds, missing)
 
     def _add(self, first: int, chunk: Chunk, label: str) -> None:
         labels = chunk[label]
@@ -133,23 +173,16 @@ class Survey:
             self.moments.add(np.array(which), np.stack(values), first + kept)
 
 
-def numbered(source: Source, columns: Sequence[str], kinds: Mapping[str, str]) -> Iterator[tuple[int, Chunk]]:
+def numbered(source: Source, columns: Sequence[str], known: Known) -> Iterator[tuple[int, Chunk]]:
     """The chunks of a source, each with the number of its first row, counted from 1."""
     first = 1
-    for chunk in source.chunks(columns, kinds):
+    for chunk in source.chunks(columns, known):
         yield first, chunk
         first += len(chunk[columns[0]].present)
 
 
-def survey(source: Source, columns: Sequence[str], label: str) -> tuple[Survey, Collection[str]]:
-    """Return the survey of these columns, and which have text in some chunks only.
-
-    What such a column holds is counted in a second reading, as text in all chunks.
-    """
-    found = Survey(source, columns, label)
-    mixed = found.mixed()
-    if mixed:
-        again = Survey(source, [*{label: 0, **dict.fromkeys(mixed)}], label, dict.fromkeys(mixed, TEXT))
-        for name in mixed:
-            found.columns[name].levels = again.columns[name].levels
-    return found, mixed
+def survey(source: Source, columns: Sequence[str], label: str) -> Survey:
+    """Return the survey of these columns: the second, if text in some rows says how to read others."""
+    found = Survey(source, columns, label, Known())
+    settled = found.settled()
+    return Survey(source, columns, label, settled) if settled.kinds else found
