@@ -165,6 +165,17 @@ def test_every_public_name_is_in_the_reference(module: str):
         assert places & DOCUMENTED, name
 
 
+def test_no_colon_in_what_is_returned():
+    """What stands before one would be shown as a type."""
+    lines = [
+        line
+        for module, file in FILES.items()
+        if "study" not in module
+        for line in re.findall(r"^ +Returns:\n +(.*)$", file.read_text(encoding="utf-8"), re.M)
+    ]
+    assert len(lines) > 30 and not [line for line in lines if ": " in line]
+
+
 def test_the_citation_is_of_this_version():
     citation = ROOT.joinpath("CITATION.cff").read_text(encoding="utf-8")
     changelog = ROOT.joinpath("CHANGELOG.md").read_text(encoding="utf-8")

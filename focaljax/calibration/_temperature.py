@@ -40,7 +40,7 @@ def fit_temperature(
       axis_name: Mesh axis or axes that shard the examples, inside `jax.shard_map`.
 
     Returns:
-      A scalar in at least float32; 1 if nothing counts. Its derivative is 0: a fit is data, not a layer.
+      A scalar in at least float32; 1 if nothing counts. Its derivative is 0, as a fit is data, not a layer.
 
     Raises:
       TypeError: An argument has the wrong dtype.
