@@ -1,14 +1,17 @@
 """The user's own data: a CSV or Parquet file, or NumPy's .npz, becomes a problem, or an error.
 
 Rows stream: memory does not grow with their number. What is read lies, encoded, in a folder `scratch` that
-may be deleted at any time, and is found there again while the file and the options stay the same.
+may be deleted between runs, and is found there again while the file and the options stay the same.
 
-Every column but the label's and those in `drop` is a feature: numbers (and dates, as seconds) are centred
-and scaled in float64 before they become float32, truth values and text are categories; text in any row makes
-a column a category. Nothing is left out in silence: `notes` names every column, level and row that is (a
-saved row index, numbers that count the rows, constant and empty columns, identifiers and free text, levels
-beyond the most frequent, rows without a label) and counts the missing cells. What cannot be used is a
-`StudyError` that names the file, the column and the row, counted from 1 after the header.
+Every column but the label's and those in `drop` is a feature. Numbers, and dates as seconds, are centred and
+scaled in float64 before they become float32; truth values and text are categories. Text in any row of a CSV
+file makes its column a category, except marks like "?" or "-", without a letter or digit: among numbers they
+are missing cells. Rows without a label are left out.
+
+Nothing is left out in silence: the problem's `notes` name every column and row that is (a saved row index,
+numbers that count the rows, constant and empty columns, identifiers and free text, levels beyond the most
+frequent 100, rows without a label) and count the missing cells. What cannot be used is a `StudyError` that
+names the file, the column and the row, counted from 1 after the header.
 """
 
 import difflib
