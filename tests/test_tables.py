@@ -375,14 +375,24 @@ def test_excel_and_saved_indices(tmp_path: Path):
     rows = "".join(f"{i},{i},{i % 3},{'uv'[i % 2]}\r\n" for i in range(12))
     problem = read(tmp_path, "\ufeff,Unnamed: 0,a,y\r\n" + rows)
     assert problem.number_names == ("a",)
-    assert problem.notes == ("left out, a saved row index: Unnamed: 0.1, Unnamed: 0",)
+    assert problem.notes == ("left out, a saved row index or without a name: Unnamed: 0.1, Unnamed: 0",)
     frame = pd.DataFrame({"a": np.arange(12) % 3, "y": ["u", "v"] * 6}, index=np.arange(12)[::-1])
     frame.to_parquet(tmp_path / "t.parquet")
     problem = table.read_parquet(tmp_path / "t.parquet", "y", [], tmp_path)
     assert (problem.number_names, problem.notes) == (
         ("a",),
-        ("left out, a saved row index: __index_level_0__",),
+        ("left out, a saved row index or without a name: __index_level_0__",),
     )
+
+
+def test_long_cells(tmp_path: Path):
+    rows = "".join(
+        f"{i * i},{'t' * 200_000 if i % 2 else ''},{'uv'[i % 2]},{i % 3 or ''}\n" for i in range(12)
+    )
+    problem = read(
+        tmp_path, "a,text,y,b\n" + rows
+    )  # the last column has missing cells, so lengths are checked
+    assert words(problem, "text") == [None, "t" * 200_000] * 6
 
 
 def test_many_levels_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -21,6 +21,7 @@ from focaljax.study.tables.cells import DATE, NUMBER, TEXT, Chunk, Known, Unread
 ENCODING = "utf-8-sig"  # UTF-8, with Excel's mark at the start or without
 TYPES = {NUMBER: "float64", TEXT: "str", DATE: "str"}  # truth values are found as such in any chunk
 PROBE = 2**16  # characters that tell how long a row is
+LONGEST_CELL = 2**31 - 1
 CHARACTERS_AT_A_TIME = 2**24
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, ImportError)
 
@@ -100,8 +101,13 @@ class Delimited:
 
     @contextmanager
     def _text(self) -> Iterator:
-        with get_handle(self.path, "r", encoding=ENCODING, compression="infer") as handles:
-            yield handles.handle
+        """The text, for Python's csv: without its limit on the length of a cell, which pandas has not."""
+        limit = csv.field_size_limit(LONGEST_CELL)
+        try:
+            with get_handle(self.path, "r", encoding=ENCODING, compression="infer") as handles:
+                yield handles.handle
+        finally:
+            csv.field_size_limit(limit)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -55,7 +55,7 @@ def make(source: Source, label: str, drop: Sequence[str], least_rows: int) -> Pl
     if drop:
         notes.append(f"left out as asked: {', '.join(drop)}")
     if index:
-        notes.append(f"left out, a saved row index: {', '.join(index)}")
+        notes.append(f"left out, a saved row index or without a name: {', '.join(index)}")
     found = survey(source, columns, label)
     if found.rows + found.unlabelled[0] == 0:
         raise StudyError(f"{source.path} has columns but no rows")
