@@ -385,6 +385,13 @@ def test_excel_and_saved_indices(tmp_path: Path):
     )
 
 
+def test_blank_lines_are_no_rows(tmp_path: Path):
+    rows = "".join(f"{i % 5},{'uv'[i % 2]},{i % 3 or ''}\n\n  \n" for i in range(12))
+    problem = read(tmp_path, "\n \na,y,b\n" + rows)
+    assert classes(problem) == ["u", "v"] * 6
+    assert problem.notes == ("missing cells, of 12: b 4",)
+
+
 def test_long_cells(tmp_path: Path):
     rows = "".join(
         f"{i * i},{'t' * 200_000 if i % 2 else ''},{'uv'[i % 2]},{i % 3 or ''}\n" for i in range(12)

@@ -52,9 +52,9 @@ class Arrays:
         self._rows = rows or rows_at_a_time(len(self.columns))
 
     def state(self) -> object:
-        """The size and the time of the file, and which arrays of it are read."""
+        """The size and the time of the file, which arrays of it are read, and who named them."""
         known = self.path.stat()
-        return [known.st_size, known.st_mtime_ns, self._features.name, self._labels.name]
+        return [known.st_size, known.st_mtime_ns, self._features.name, self._labels.name, self.notes]
 
     def chunks(self, columns: Sequence[str], known: Known) -> Iterator[Chunk]:
         """Give the rows; the arrays themselves say the kinds."""

@@ -74,10 +74,13 @@ class Unread(Mapping[str, Cells]):
     def __init__(self, names: Sequence[str], read: Callable[[str], Cells]) -> None:
         """Let `read` make the cells of a column."""
         self._names, self._read = names, read
+        self._cells: dict[str, Cells] = {}
 
     def __getitem__(self, name: str) -> Cells:
-        """Make the cells."""
-        return self._read(name)
+        """Make the cells, once."""
+        if name not in self._cells:
+            self._cells[name] = self._read(name)
+        return self._cells[name]
 
     def __iter__(self) -> Iterator[str]:
         """Give the names."""

@@ -7,7 +7,7 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +35,7 @@ class Delimited:
         self.typed = False
         self.notes: tuple[str, ...] = ()
         with self._errors(), self._text() as file:
-            header = next((cells for cells in csv.reader(file) if cells), None)
+            header = next(_lines(file), None)
             probe = file.read(PROBE)
         if header is None:
             raise StudyError(f"{path} is empty; expected a header and rows")
@@ -91,8 +91,7 @@ class Delimited:
     def _check_lengths(self) -> None:
         """Refuse a row with fewer cells than the header: pandas would call the cells at its end missing."""
         with self._errors(), self._text() as file:
-            rows = (cells for cells in csv.reader(file) if cells)
-            for row, cells in enumerate(itertools.islice(rows, 1, None), 1):
+            for row, cells in enumerate(itertools.islice(_lines(file), 1, None), 1):
                 if len(cells) < len(self.columns):
                     raise StudyError(
                         f"{self.path}: data row {row} has {len(cells)} cells; expected {len(self.columns)}, "
@@ -128,6 +127,11 @@ class Delimited:
         except (*DAMAGED, ValueError, csv.Error) as error:
             reason = " ".join(str(error).split())
             raise StudyError(f"{self.path} cannot be read as comma-separated values: {reason}") from None
+
+
+def _lines(file: Iterable[str]) -> Iterator[list[str]]:
+    """The header and the rows, without the blank lines that pandas skips."""
+    return (cells for cells in csv.reader(file) if len(cells) > 1 or "".join(cells).strip())
 
 
 def _unnamed(position: int, header: Sequence[str]) -> str:
