@@ -34,9 +34,7 @@ nitpicky = True
 default_role = "code"  # `logits` in a docstring is code
 
 autodoc_typehints = "none"  # shapes and dtypes are in the text; ArrayLike says neither
-autodoc_class_signature = "mixed"
 autodoc_member_order = "bysource"
-napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Attributes", "params_style")]  # those of a dataclass: its options
 napoleon_use_rtype = False
@@ -48,7 +46,6 @@ html_title = f"focaljax {version}"
 html_show_sourcelink = False
 html_math_renderer = "mathml"
 add_module_names = False
-python_display_short_literal_types = True
 
 
 def _inline(translator, node):

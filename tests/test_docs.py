@@ -99,6 +99,20 @@ def test_every_library_is_converted_by_a_program():
     assert {"torch", *(name.lower() for name in on_torch)} <= bench
 
 
+def test_what_is_included_is_there():
+    """A page takes parts of README.md and bench/README.md by their headings."""
+    parts = 0
+    for page in PAGES:
+        for target, options in re.findall(
+            r"^```{include} (\S+)\n((?::.*\n)*)```$", page.read_text("utf-8"), re.M
+        ):
+            text = page.parent.joinpath(target).read_text(encoding="utf-8")
+            headings = re.findall(r'^:(?:start-after|end-before): "(.*)"$', options, re.M)
+            assert all(text.count(f"\n{heading}\n") == 1 for heading in headings), page.name
+            parts += len(headings)
+    assert parts > 5
+
+
 def test_ci_builds_the_documentation_strictly():
     assert re.search(r"python -m sphinx -W .* docs .* && cffconvert --validate", CI)
 
