@@ -102,10 +102,9 @@ def test_every_library_is_converted_by_a_program():
 def test_what_is_included_is_there():
     """A page takes parts of README.md and bench/README.md by their headings."""
     parts = 0
+    include = r"^```{include} (\S+)\n((?::.*\n)*)```$"
     for page in PAGES:
-        for target, options in re.findall(
-            r"^```{include} (\S+)\n((?::.*\n)*)```$", page.read_text("utf-8"), re.M
-        ):
+        for target, options in re.findall(include, page.read_text(encoding="utf-8"), re.M):
             text = page.parent.joinpath(target).read_text(encoding="utf-8")
             headings = re.findall(r'^:(?:start-after|end-before): "(.*)"$', options, re.M)
             assert all(text.count(f"\n{heading}\n") == 1 for heading in headings), page.name
