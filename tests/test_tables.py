@@ -475,7 +475,7 @@ CUTS = st.lists(
 def test_a_damaged_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, cuts: list, rows: int, latin: bool
 ):
-    """Nothing but a problem or a `StudyError`, whatever is cut out of the file or put into it, in any chunks."""
+    """A problem or a `StudyError`, the same in any chunks, whatever is cut out of the file or put into it."""
     folder = tmp_path_factory.mktemp("damaged")
     text = MIXED_TEXT
     for at, length, more in cuts:
