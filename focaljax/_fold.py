@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.typing import ArrayLike
 
-from focaljax import _checks, _mesh, _statistics
+from focaljax import _checks, _entries, _mesh, _statistics
 from focaljax._ops.dense import dense
 from focaljax._ops.indexed import indexed
 
@@ -141,7 +141,7 @@ def _index(logits, labels, gamma, alpha, smoothing, where, *, axis, name, ignore
     else:
         gamma = _mesh.part(gamma, axis, logits.shape[axis], name)
         alpha = 1 if alpha is None else _mesh.part(alpha, axis, logits.shape[axis], name)
-        own = _statistics.is_class(mine, logits.shape, axis).astype(gamma.dtype)
+        own = _entries.is_class(mine, logits.shape, axis).astype(gamma.dtype)
         weights = _smoothed(own + zeros, smoothing, where, axis, name) * alpha
         gamma = gamma + _like(zeros, gamma, axis)
         row = partial(jnp.expand_dims, axis=axis)
@@ -193,7 +193,7 @@ def _of_class(option, *, labels, mine, shape, axis, name):
         explicit or of_shards
     ):  # of [rows] from [C]: nothing large
         return jnp.reshape(option, (classes,))[jnp.clip(labels, 0, classes - 1)]
-    own = _statistics.is_class(mine, shape, axis)
+    own = _entries.is_class(mine, shape, axis)
     option = _mesh.part(option, axis, shape[axis], name)
     return jnp.squeeze(_statistics.row_sum(jnp.where(own, option, 0), axis, name), axis)
 

@@ -11,6 +11,12 @@ from jax import lax
 AxisName = str | tuple[str, ...]
 
 
+def is_whole(x: jax.Array) -> bool:
+    """Whether nothing splits `x`: no mesh axis by its type, nor one that the compiler may choose."""
+    kind = jax.typeof(x).sharding
+    return not any(kind.spec) and all(kind.mesh.shape[name] == 1 for name in kind.mesh.auto_axes)
+
+
 def shards(name: AxisName | None) -> int:
     """How many devices share the classes."""
     return 1 if name is None else lax.axis_size(name)

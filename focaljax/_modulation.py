@@ -28,10 +28,14 @@ class Odds(NamedTuple):
 
 
 def complete(p: jax.Array, q: jax.Array, log_p: jax.Array, log_q: jax.Array) -> Odds:
-    """Adds `phi` with its two limits to the other four."""
+    """Adds `phi` to the other four."""
+    return Odds(p, q, log_p, jnp.where(q > 0, log_q, 0), _phi(p, q, log_p))
+
+
+def _phi(p: jax.Array, q: jax.Array, log_p: jax.Array) -> jax.Array:
+    """``-p log_p / q`` with its two limits; of `p` and `q` only the ratio counts."""
     entropy = -p * jnp.where(p > 0, log_p, 0)  # p -> 0: 0 * -inf; the limit is 0
-    phi = jnp.where(q > 0, entropy / jnp.where(q > 0, q, 1), 1)  # q -> 0: 0 / 0; the limit is 1
-    return Odds(p, q, log_p, jnp.where(q > 0, log_q, 0), phi)
+    return jnp.where(q > 0, entropy / jnp.where(q > 0, q, 1), 1)  # q -> 0: 0 / 0; the limit is 1
 
 
 def odds_from_gap(gap: jax.Array, err: jax.Array, rest: jax.Array) -> Odds:
@@ -50,7 +54,8 @@ def odds_from_gap(gap: jax.Array, err: jax.Array, rest: jax.Array) -> Odds:
     leads = own > others
     ratio = jnp.where(leads, others, own) / jnp.where(leads, own, others)
     log_q = jnp.where(leads, jnp.log(others / total), -jnp.log1p(ratio))
-    return complete(own / total, others / total, log_p, log_q)
+    # phi of the parts rather than of p and q: where only a slope is wanted, nothing divides for p.
+    return Odds(own / total, others / total, log_p, jnp.where(others > 0, log_q, 0), _phi(own, others, log_p))
 
 
 @jax.custom_jvp

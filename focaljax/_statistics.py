@@ -5,12 +5,10 @@ the maximum itself. Two partial rows merge (:func:`merge`), inside a device and 
 Where a mesh axis shards the classes, `name`, each device has the statistics of its own; all merge at once,
 by sums over the mesh (:mod:`focaljax._mesh`) of what a part weighs (:func:`fall`).
 
-Accelerators reduce all statistics in ONE read of the logits. XLA:CPU runs reductions of several operands
-scalar, so plain ones take their place there; `lax.platform_dependent` chooses when the program is
-lowered.
+Accelerators reduce all statistics in ONE read of the logits. XLA:CPU has a form of its own
+(:mod:`focaljax._two_pass`); `lax.platform_dependent` chooses when the program is lowered.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,11 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _mesh
+from focaljax import _mesh, _two_pass
+from focaljax._entries import is_class, shifted_exp
 
 Part = tuple[jax.Array, ...]
-
-BLOCK = 2**20  # entries: 4 MB of float32, what the second-level caches of two cores hold
 
 
 class Rivals(NamedTuple):
@@ -59,31 +56,6 @@ def fall(low: jax.Array, top: jax.Array, *, exact: bool) -> jax.Array:
     """
     weight = shifted_exp(low, top) if exact else jnp.exp(low - top)
     return jnp.where(low == top, 1, weight)  # also when both are -inf
-
-
-def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``x - y`` and its rounding error, exactly (TwoDiff; Knuth 1969, section 4.2.2)."""
-    gap = x - y
-    back = gap - x
-    err = (x - (gap - back)) - (y + back)
-    return gap, lax.stop_gradient(jnp.where(jnp.isfinite(gap), err, 0))
-
-
-def is_class(labels: jax.Array, shape: Sequence[int], axis: int) -> jax.Array:
-    """Where the class index of an array of `shape` equals the label: an iota, never a one-hot array."""
-    index = lax.broadcasted_iota(labels.dtype, [n if i == axis else 1 for i, n in enumerate(shape)], axis)
-    return index == jnp.expand_dims(labels, axis)
-
-
-def is_known(shape: Sequence[int]) -> bool:
-    """Whether all sizes are numbers; an exported program may leave some to be known later."""
-    return all(isinstance(n, int) for n in shape)
-
-
-def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:
-    """``exp(logits - top)`` to the last bit, also where the difference itself is rounded."""
-    gap, err = difference(logits, jnp.where(top == -jnp.inf, 0, top))
-    return jnp.exp(gap) * (1 + err)
 
 
 def split_sum(
@@ -157,7 +129,7 @@ def rivals(logits: jax.Array, labels: jax.Array, axis: int, name: _mesh.AxisName
 
 def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
-    two_pass, one_pass = (partial(form, axis=axis) for form in (_rivals_two_pass, _rivals_one_pass))
+    two_pass, one_pass = (partial(form, axis=axis) for form in (_two_pass.rivals, _rivals_one_pass))
     return lax.platform_dependent(logits, labels, cpu=two_pass, default=one_pass)
 
 
@@ -192,61 +164,6 @@ def _rivals_one_pass(logits, labels, *, axis):
     return top, jnp.where(top == -jnp.inf, 0, 1 + excess), target
 
 
-def _rivals_two_pass(logits, labels, *, axis):
-    def others(logits, labels):
-        rest = jnp.where(is_class(labels, logits.shape, axis), -jnp.inf, logits)
-        top = jnp.max(rest, axis)
-        finite = jnp.where(top == -jnp.inf, 0, top)
-        return top, jnp.sum(jnp.exp(rest - jnp.expand_dims(finite, axis)), axis)
-
-    return *_in_blocks(others, axis, logits, labels), _at(labels, logits, axis)
-
-
-def _in_blocks(reduce, axis, logits, *rows):
-    """``reduce(logits, *rows)`` over some rows at a time.
-
-    XLA:CPU stores what it masks before it sums it; of a block that stays in the cache. A block takes every
-    n-th row, so where the rows are sharded every device has its part of every block.
-    """
-    split, count = _blocks(logits, axis)
-    if count == 1:
-        return reduce(logits, *rows)
-    row = split - (axis < split)  # the same dimension without `axis`
-    dims = (split, *(row for _ in rows))
-    parts = [_folded(x, i, count) for x, i in zip((logits, *rows), dims, strict=True)]
-
-    def block(k):
-        return reduce(
-            *(lax.dynamic_index_in_dim(x, k, i + 1, False) for x, i in zip(parts, dims, strict=True))
-        )
-
-    shape = logits.shape[:axis] + logits.shape[axis + 1 :]
-    return tuple(jnp.moveaxis(x, 0, row + 1).reshape(shape) for x in lax.map(block, jnp.arange(count)))
-
-
-def _blocks(logits, axis):
-    """The longest dimension of rows, and a divisor of it that makes blocks of about `BLOCK` entries."""
-    spec = jax.typeof(logits).sharding.spec  # of an explicit sharding, which a reshape must not split
-    free = [i for i, name in enumerate(spec) if i != axis and name is None]
-    if not free or not is_known(logits.shape):
-        return axis, 1
-    split = max(free, key=lambda i: logits.shape[i])
-    most = max(1, min(logits.size // BLOCK, logits.shape[split]))
-    return split, max(n for n in range(1, most + 1) if logits.shape[split] % n == 0)
-
-
-def _folded(x, dim, count):
-    return x.reshape(*x.shape[:dim], -1, count, *x.shape[dim + 1 :])
-
-
-def _at(labels, logits, axis):
-    """The logit of each label; 0 where the label is no class."""
-    if jax.typeof(logits).sharding.spec[axis] is not None:  # a gather would have to collect the classes
-        return jnp.sum(jnp.where(is_class(labels, logits.shape, axis), logits, 0), axis)
-    found = jnp.take_along_axis(logits, jnp.expand_dims(labels, axis), axis, mode="clip")
-    return jnp.where((labels >= 0) & (labels < logits.shape[axis]), jnp.squeeze(found, axis), 0)
-
-
 def peak(logits: jax.Array, axis: int, name: _mesh.AxisName | None) -> Peak:
     """The maximum of each row and the excess beside it, with `axis` of size 1; constants to derivatives."""
     return peak_of_all(peak_part(lax.stop_gradient(logits), axis), axis, name)
@@ -254,7 +171,7 @@ def peak(logits: jax.Array, axis: int, name: _mesh.AxisName | None) -> Peak:
 
 def peak_part(logits: jax.Array, axis: int) -> Part:
     """``(top, excess)`` of some of the classes."""
-    two_pass, one_pass = (partial(form, axis=axis) for form in (_peak_two_pass, _peak_one_pass))
+    two_pass, one_pass = (partial(form, axis=axis) for form in (_two_pass.peak, _peak_one_pass))
     return lax.platform_dependent(logits, cpu=two_pass, default=one_pass)
 
 
@@ -273,14 +190,3 @@ def _peak_one_pass(logits, *, axis):
     zero = jnp.zeros((), logits.dtype)
     parts = (logits, jnp.zeros_like(logits))
     return lax.reduce(parts, (zero - jnp.inf, zero), partial(merge, exact=True), (axis,))
-
-
-def _peak_two_pass(logits, *, axis):
-    def peak(logits):
-        top = jnp.max(logits, axis)
-        high = jnp.expand_dims(top, axis)
-        below = jnp.sum(jnp.where(logits < high, shifted_exp(logits, high), 0), axis)
-        ties = jnp.sum((logits == high).astype(logits.dtype), axis)
-        return top, below + (ties - 1)
-
-    return _in_blocks(peak, axis, logits)

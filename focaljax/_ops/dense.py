@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _mesh, _modulation, _statistics
+from focaljax import _entries, _mesh, _modulation, _statistics
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -86,7 +86,7 @@ def _odds(z, peak, axis, name):
 
 def _numbers(z, peak):
     top, excess = peak
-    gap, err = _statistics.difference(z, top)
+    gap, err = _entries.difference(z, top)
     total = 1 + excess
     p = jnp.exp(gap) * (1 + err) / total
     highest = z == top

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _mesh, _modulation, _statistics
+from focaljax import _entries, _mesh, _modulation, _statistics
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -56,7 +56,7 @@ def _of_rows(alpha, gamma, stats, ct):
     odds = _odds(stats)
     focal = _modulation.focal(odds, gamma)
     slope = -_modulation.scaled(alpha * ct, odds.q * _modulation.pull(odds, gamma))
-    silent = (slope == 0) & jnp.isnan(odds.p)
+    silent = (slope == 0) & jnp.isnan(odds.q)
     d_gamma = _modulation.scaled(alpha * ct, _modulation.scaled(odds.log_q, focal))
     return slope, silent, _modulation.scaled(ct, focal), d_gamma
 
@@ -81,7 +81,7 @@ def _spread_jvp(axis, name, primals, tangents):
 
 
 def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name):
-    own = _statistics.is_class(labels, z.shape, axis)
+    own = _entries.is_class(labels, z.shape, axis)
     z = jnp.where(jnp.expand_dims(silent, axis), -jnp.inf, z)  # with `own` it would be a mask of all shards
     others = jnp.where(own, -jnp.inf, z)
     slope = jnp.expand_dims(slope, axis)
@@ -91,7 +91,7 @@ def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name):
 def _spread_by_scatter(z, labels, silent, slope, stats, *, axis, name):
     """The same where masks are not free: XLA:CPU overlaps the memory accesses of short loops only."""
     # A scatter would have to be told where its result lies, and what sizes its indices have.
-    if any(jax.typeof(z).sharding.spec) or not _statistics.is_known(z.shape):
+    if any(jax.typeof(z).sharding.spec) or not _entries.is_known(z.shape):
         return _spread_by_mask(z, labels, silent, slope, stats, axis=axis, name=name)
     labels = jnp.where(labels < 0, z.shape[axis], labels)  # dropped, not counted from the end
     at, value, quiet = (jnp.expand_dims(x, axis) for x in (labels, slope, silent))
@@ -114,18 +114,23 @@ def _any_of_batch(size, batched, rows):
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _shares(others, stats, axis, name):
-    """The softmax of the competitors among themselves; 0 without one.
+    """The softmax of the competitors among themselves; 0 without one."""
+    del name
+    base, inverse = (jnp.expand_dims(x, axis) for x in _scale(stats))
+    return jnp.exp(others - base) * inverse
+
+
+def _scale(stats):
+    """``(base, inverse)`` of each row: the share of a competitor is ``exp(z - base) * inverse``.
 
     A rounded difference d makes exp(d) wrong by |d| u. So it is not taken from `top` but from a whole number
     `base`, 0 for a `top` from 0 to 64, whose difference from a competitor has no more bits than the
     competitor: exact, but for shares below exp(-64) and then within 16 u.
     """
-    del name
     base = jnp.rint(jnp.minimum(stats.top, jnp.maximum(stats.top - 64, 0)))
     base = jnp.where(base == -jnp.inf, 0, base)
     total = stats.rest * jnp.exp(stats.top - base)
-    inverse = jnp.where(stats.rest > 0, 1 / jnp.where(stats.rest > 0, total, 1), 0)
-    return jnp.exp(others - jnp.expand_dims(base, axis)) * jnp.expand_dims(inverse, axis)
+    return base, jnp.where(stats.rest > 0, 1 / jnp.where(stats.rest > 0, total, 1), 0)
 
 
 @_shares.defjvp
@@ -144,7 +149,7 @@ def _shares_jvp(axis, name, primals, tangents):
 
 
 def _odds(stats):
-    gap, err = _statistics.difference(stats.target, stats.top)
+    gap, err = _entries.difference(stats.target, stats.top)
     u = gap - jnp.log(jnp.where(stats.rest > 0, stats.rest, 1))
     numbers = _modulation.odds_from_gap(gap, err, stats.rest)
     return _modulation.along(u, lax.stop_gradient(numbers))

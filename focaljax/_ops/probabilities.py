@@ -8,7 +8,7 @@ clip the loss is constant and its gradient 0, which is why logits are the better
 import jax
 import jax.numpy as jnp
 
-from focaljax import _modulation, _statistics
+from focaljax import _entries, _modulation
 
 EPSILON = 1e-7  # keras.config.epsilon()
 
@@ -23,7 +23,7 @@ def dense(probs: jax.Array, weights: jax.Array, gamma: jax.Array, axis: int) -> 
 def indexed(probs: jax.Array, labels: jax.Array, alpha: jax.Array, gamma: jax.Array, axis: int) -> jax.Array:
     """One loss per row, of the labelled class; see `_ops.indexed`."""
     p, defined = _normalised(probs.astype(gamma.dtype), axis)
-    own = _statistics.is_class(labels, probs.shape, axis)
+    own = _entries.is_class(labels, probs.shape, axis)
     target = jnp.sum(jnp.where(own, p, 0), axis)
     target = jnp.where(jnp.any(own, axis), target, 0.5)  # no such class: alpha is NaN or 0
     loss = _modulation.scaled(alpha, _focal(target, gamma))
