@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _mesh, _modulation, _statistics
+from focaljax import _entries, _mesh, _modulation, _statistics
 from focaljax._ops import dense, indexed
 
 
@@ -136,7 +136,7 @@ def folded(labels: jax.Array, rows: Rows, classes: Classes, count: int) -> tuple
     """Weight and gamma of every class of some, of `count` in all; the labels count from their first."""
     shape = (labels.shape[0], classes.alpha.shape[0])
     smoothing = classes.smoothing
-    own = _statistics.is_class(labels, shape, 1)
+    own = _entries.is_class(labels, shape, 1)
     label = jnp.where(own, 1 - smoothing + smoothing / count, smoothing / count)
     weights = rows.weight[:, None] * (classes.alpha[None, :] * label)
     return weights, rows.gamma[:, None] + classes.gamma[None, :]
