@@ -70,13 +70,13 @@ def ready(loss: Loss, arrays: tuple[jax.Array, ...], dtype: str) -> Ready:
         mean = loss(x, weight, labels)
         return mean, torch.autograd.grad(mean, (x, weight))
 
+    value = [float(step()[0])]
+
     def call(times: int) -> None:
         for _ in range(times):
-            step()
-        torch.cuda.synchronize()
+            value[0] = step()[0].detach()
+        value[0] = float(value[0])  # waits for the device
 
-    value = float(step()[0])
-    torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     call(1)

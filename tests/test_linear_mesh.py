@@ -1,5 +1,6 @@
 """Linear + focal loss on a mesh: the same numbers, and each device does its own share only."""
 
+import json
 import math
 import os
 from functools import partial
@@ -16,7 +17,8 @@ from focaljax import linear_softmax_focal_loss
 
 pytest.importorskip("rich")
 
-from bench import compiled, hlo
+from bench import __main__ as command
+from bench import compiled, hlo, results, tables
 from bench import linear as bench
 
 SPECS = {
@@ -44,13 +46,18 @@ def mesh(kind=AxisType.Auto, shape=(2, 4)):
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda x: x.name)
-@pytest.mark.parametrize(("options", "reduction"), [("plain", None), ("all", "mean")])
-def test_a_sharded_loss_is_the_unsharded_one(strategy, options, reduction, kind):
-    floats, labels = batch(rows=16, classes=64)
+@pytest.mark.parametrize(
+    ("options", "reduction", "kernel"),
+    [("plain", None, P(None, "model")), ("all", "mean", P("data", "model"))],
+    ids=["plain", "all, also over the layer's width"],
+)
+def test_a_sharded_loss_is_the_unsharded_one(strategy, options, reduction, kernel, kind):
+    floats, labels = batch(rows=16, width=6, classes=64)
     chosen = OPTIONS[options] | {"reduction": reduction}
     wanted = everything(plain, floats, labels, **chosen)
     where = mesh(kind)
-    sharded = {name: jax.device_put(x, NamedSharding(where, SPECS[name])) for name, x in floats.items()}
+    specs = SPECS | {"kernel": kernel}
+    sharded = {name: jax.device_put(x, NamedSharding(where, specs[name])) for name, x in floats.items()}
     with jax.set_mesh(where):
         ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
         found = everything(ours, sharded, jax.device_put(labels, NamedSharding(where, P("data"))), **chosen)
@@ -143,6 +150,46 @@ def test_each_device_does_its_own_share(strategy, layout):
     inputs, kernel = 4 * 4096 * 64, 4 * 64 * 512
     exchanged = sum(bytes for _, bytes in hlo.collectives(hlo.parse(text)))
     assert exchanged <= {"rows": 2, "classes": 3}[strategy] * kernel + 3 * inputs  # all logits: 8 times that
+
+
+# The bench.
+
+
+@pytest.mark.parametrize("turns", [1, 5])
+def test_flops_and_bytes_of_every_turn_of_a_loop(turns):
+    def products(x, kernels):
+        return jax.lax.scan(lambda x, kernel: (jnp.dot(x, kernel), None), x, kernels)[0]
+
+    x, kernels = jnp.ones((64, 256)), jnp.ones((turns, 256, 256))
+    text = jax.jit(products).lower(x, kernels).compile().as_text()
+    assert text is not None
+    assert math.isclose(bench.flops(text), turns * 2 * 64 * 256 * 256)
+    least = turns * 4 * (2 * 64 * 256 + 256 * 256)
+    assert least <= bench.traffic(text) <= 3 * least  # a loop copies what it carries, and its slices
+    outside = text.replace("{1,0}", "{1,0:T(8,128)S(1)}")  # matrices of a TPU that lie in its VMEM
+    assert bench.traffic(outside) < bench.traffic(text) - turns * 4 * 64 * 256
+
+
+def test_the_bench_measures_everybody(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("optax")
+    alone = {"shape": list(bench.SMALL), **printed(capsys, bench.process, bench.SMALL)}
+    assert math.isfinite(alone["value"]) and alone["peak"] > 1e8
+    monkeypatch.setattr(bench, "alone", lambda shape: alone)
+    monkeypatch.setattr(command, "prepare", lambda device: None)
+    arguments = ["linear", "--quick", "--out", str(tmp_path), "--case", "vocab-32k", "million"]
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        assert command.main(arguments) == 0
+    ((_, result),) = results.read(tmp_path, "linear")
+    found = {row["contender"]: row for row in result["rows"]}
+    assert set(bench.FORMS) < set(found)
+    assert all(row["seconds"] > 0 and row["apart"] < 1e-3 for row in found.values())
+    assert result["million"] == [alone]
+    assert all(table.rows for table in tables.linear(result))
+
+
+def printed(capsys, f, *arguments):
+    f(*arguments)
+    return json.loads(capsys.readouterr().out)
 
 
 # Compiled for a TPU v5p, without having one.

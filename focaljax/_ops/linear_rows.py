@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from focaljax import _mesh
 from focaljax._ops import linear
@@ -109,9 +109,9 @@ def _cast(head, x):
 
 
 def _gathered(x):
-    """Not sharded over the first axis: by a mesh that is known, the last as the compiler likes."""
+    """Not sharded over the first axis, where the compiler shards on a mesh that is known; else as it is."""
     mesh = jax.typeof(x).sharding.mesh
-    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
+    if mesh.size == 1 or AxisType.Auto not in mesh.axis_types:
         return x
     spec = PartitionSpec(None, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
     return lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
