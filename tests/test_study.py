@@ -200,9 +200,21 @@ def test_a_table_of_mixed_columns_and_awkward_names(tmp_path: Path, capsys):
 def test_an_interrupted_run_goes_on_with_resume(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_imbalanced(tmp_path / "mine.npz", 120)
-    monkeypatch.setattr(pictures, "draw_all", lambda folder, outcome: None)
+    full = True
+
+    def draw_all(folder: Path, outcome: object) -> None:
+        if full:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(pictures, "draw_all", draw_all)
     command = ("--npz", "mine.npz", *SMALL, "--epochs", 3)
-    assert study(*command, "--out", "whole") == 0
+    assert study(*command, "--out", "whole") == 2  # but nothing is lost
+    assert (
+        "the disk is full; the same command with --resume" in capsys.readouterr().err
+        and not Path("whole").exists()
+    )
+    full = False
+    assert study(*command, "--out", "whole", "--resume") == 0
     due = checkpoint.Unfinished.save_if_due
 
     def interrupt(self: checkpoint.Unfinished, progress: train.Progress) -> None:

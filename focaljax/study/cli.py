@@ -81,10 +81,15 @@ def _study(options: argparse.Namespace) -> None:
     unfinished.begin(_recorded(options), options.resume, options.overwrite)
     try:
         finished = _trained(options, unfinished)
-        _report(options, finished)
+        try:
+            _report(options, finished)
+        except StudyError as error:
+            raise StudyError(f"{error}; the same command with --resume tries it again") from None
     except BaseException as error:
         if isinstance(error, DivergedError) or not unfinished.saved:
             unfinished.discard()
+        elif isinstance(error, KeyboardInterrupt):
+            raise Interrupted("before the report was written") from None
         raise
     unfinished.discard()
 
@@ -116,6 +121,7 @@ def _trained(options: argparse.Namespace, unfinished: checkpoint.Unfinished) -> 
             unfinished.save_if_due(progress)
 
         progress = train.train(study, start, moved)
+        unfinished.save(progress)  # until the report is written
     return outcome.outcome(study, recommend.CRITERIA[options.criterion], progress)
 
 

@@ -121,6 +121,9 @@ def train(
       DivergedError: A run has no finite NLL any more.
     """
     progress = progress or start(study)
+    if progress.epoch == study.epochs:  # only the report was missing
+        on_block(progress)
+        return progress
     reader, loss, fold = study.reader, _loss(study), _fold(study)
     learn = jax.vmap(_train_run(study), (0, 0, None, None, None))
     for _ in ("folds", "seeds"):
