@@ -72,15 +72,25 @@ def sum_by(terms: jax.Array, groups: jax.Array, number: int) -> Pair:
     groups, terms = groups[order], terms[order]
     first = jnp.concatenate([jnp.ones(1, bool), groups[1:] != groups[:-1]])
 
-    def combine(a, b):
-        high, low = add(a[1:], b[1:])
-        return a[0] | b[0], jnp.where(b[0], b[1], high), jnp.where(b[0], b[2], low)
+    def double(k, sums):
+        """Adds to each the sum that ends 2^k before it, unless its own begins later."""
+        start, high, low = sums
+        earlier, *far = (_delayed(x, 1 << k) for x in sums)
+        more, rest = add((far[0], far[1]), (high, low))
+        return start | earlier, jnp.where(start, high, more), jnp.where(start, low, rest)
 
-    _, high, low = lax.associative_scan(combine, (first, terms, jnp.zeros_like(terms)))
+    # A loop, as an associative scan would be a program of log N parts.
+    doublings = max(terms.size - 1, 1).bit_length()
+    _, high, low = lax.fori_loop(0, doublings, double, (first, terms, jnp.zeros_like(terms)))
     each = jnp.arange(number, dtype=groups.dtype)
     last = jnp.searchsorted(groups, each, side="right") - 1  # -1 before the first group
     there = (last >= 0) & (groups[last] == each)
     return jnp.where(there, high[last], 0), jnp.where(there, low[last], 0)
+
+
+def _delayed(x: jax.Array, by: jax.Array) -> jax.Array:
+    """``x[i - by]``, and 0 before there is one."""
+    return lax.dynamic_slice(jnp.concatenate([jnp.zeros_like(x), x]), (x.size - by,), x.shape)
 
 
 def count(number: int, dtype: Any) -> Pair:

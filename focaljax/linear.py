@@ -23,8 +23,8 @@ from focaljax._ops.linear import Classes, Head, How, Rows
 
 # What is chunked and how large a chunk is, where the caller does not say. Rows cost three matmuls, classes
 # four, but each chunk of rows also reads the kernel and reads and writes a float32 sum of its size, which
-# fewer rows than LEAST do not pay for; and the sum must have room. On a mesh it is always rows: a chunk of
-# sharded classes would lie on one device, as `bench` shows, a chunk of rows lies on all of them.
+# fewer rows than LEAST do not pay for; and the sum must have room. On a mesh it is always rows: chunks
+# of sharded classes each sum their gradient by the inputs over the devices, chunks of rows have rows of it.
 LOGITS = {"rows": 2**29, "classes": 2**25}  # bytes of the float32 logits of a chunk on a device
 LEAST = 512  # rows or classes of a chunk
 SUMS = 2**32  # bytes of a float32 sum of the kernel's size
@@ -84,8 +84,8 @@ def linear_softmax_focal_loss(
         `kernel` and `bias` are those of this device's shard, `labels` count from the first class of all,
         `alpha` and `gamma` per class may be of all classes or of the shard. Examples that are sharded too
         are reduced on each device only: for their mean take "sum", and divide its sum over the devices
-        (`jax.lax.psum`) by that of the examples. Under plain `jit` sharded operands need no option; there
-        kernels sharded over classes want "rows", as a chunk of classes would lie on one device.
+        (`jax.lax.psum`) by that of the examples. Under plain `jit` sharded operands need no option;
+        there a chunk has a part of each device's rows or classes.
 
     Returns:
       A scalar, or without reduction the losses in the shape of `labels`; in at least float32.
@@ -126,7 +126,7 @@ def linear_softmax_focal_loss(
     operands = Operands(
         layer.inputs, layer.kernel, layer.bias, labels, weights, exponent, alpha, smoothing, zeta
     )
-    how = How(size, cap, precision, layer.name)
+    how = How(size, cap, precision, layer.name, _devices(layer) if strategy == "classes" else 1)
     loss: Any = partial(_loss, how=how, strategy=strategy, reduction=reduction, ignored=ignored)
     mesh = _mesh_of(operands)
     explicit = tuple(

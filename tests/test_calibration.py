@@ -36,17 +36,30 @@ POSTERIORS = np.array(
 ALPHA = np.array([0.5, 1.0, 3.0, 7.0])
 
 
-def trained(eta, risk):
-    """The logits that minimise `risk(logits)`, the last one 0: quasi-Newton in float64."""
+def trained(slope, *distribution):
+    """The logits without slope, the last one 0, by quasi-Newton steps in float64.
 
-    def full(z):
-        return jnp.append(z, 0.0)
-
-    objective = jax.jit(jax.value_and_grad(lambda z: risk(full(z))))
-    start = np.zeros(len(eta) - 1)
-    found = scipy.optimize.minimize(objective, start, jac=True, method="BFGS", options={"gtol": 1e-11})
+    `slope` has the risk and its gradient for logits without the last.
+    """
+    start = np.zeros(len(distribution[0]) - 1)
+    found = scipy.optimize.minimize(
+        slope, start, distribution, jac=True, method="BFGS", options={"gtol": 1e-11}
+    )
     assert np.abs(found.jac).max() < 1e-8
-    return full(found.x)
+    return jnp.append(found.x, 0.0)
+
+
+@jax.jit
+@jax.value_and_grad
+def focal_risk(z, eta, gamma, alpha):
+    return focaljax.softmax_focal_loss(jnp.append(z, 0.0), eta, gamma=gamma, alpha=alpha)
+
+
+@jax.jit
+@jax.value_and_grad
+def sigmoid_risk(z, eta):
+    yes, no = (focaljax.sigmoid_focal_loss(z, jnp.full(1, y), alpha=0.25) for y in (1.0, 0.0))
+    return jnp.sum(eta[0] * yes + eta[1] * no)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
@@ -54,10 +67,7 @@ def trained(eta, risk):
 def test_the_posteriors_of_a_known_distribution_come_back(gamma, alpha):
     with jax.enable_x64(True):
         for eta in POSTERIORS:
-            logits = trained(
-                eta,
-                lambda z, eta=eta: focaljax.softmax_focal_loss(z, jnp.asarray(eta), gamma=gamma, alpha=alpha),
-            )
+            logits = trained(focal_risk, eta, gamma, alpha)
             back = np.exp(log_posterior(logits, gamma=gamma, alpha=alpha))
             np.testing.assert_allclose(back, eta, rtol=1e-5)
             if gamma and len(set(eta)) > 1:  # and without it they would not have
@@ -70,25 +80,14 @@ def test_posteriors_come_back_with_a_gamma_per_class():
     gamma = np.array([0.0, 1.0, 2.0, 3.0])
     with jax.enable_x64(True):
         for eta in POSTERIORS:
-
-            def risk(z, eta=eta):
-                return focaljax.softmax_focal_loss(z, jnp.asarray(eta), gamma=gamma, alpha=ALPHA)
-
-            back = np.exp(log_posterior(trained(eta, risk), gamma=gamma, alpha=ALPHA))
+            back = np.exp(log_posterior(trained(focal_risk, eta, gamma, ALPHA), gamma=gamma, alpha=ALPHA))
             np.testing.assert_allclose(back, eta, rtol=1e-5)
 
 
 @pytest.mark.parametrize("eta", [0.01, 0.3, 0.5, 0.97])
 def test_posteriors_come_back_from_a_sigmoid(eta):
     with jax.enable_x64(True):
-
-        def risk(z):
-            losses = focaljax.sigmoid_focal_loss(z[:1], jnp.array([1.0]), alpha=0.25)
-            return jnp.sum(
-                eta * losses + (1 - eta) * focaljax.sigmoid_focal_loss(z[:1], jnp.zeros(1), alpha=0.25)
-            )
-
-        z = trained([eta, 1 - eta], risk)[0]
+        z = trained(sigmoid_risk, np.array([eta, 1 - eta]))[0]
         back = jnp.exp(log_posterior(jnp.stack([jnp.zeros(()), z]), alpha=[0.75, 0.25]))
         np.testing.assert_allclose(back, [1 - eta, eta], rtol=1e-5)
 

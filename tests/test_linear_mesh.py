@@ -122,18 +122,14 @@ LAYOUTS = {  # where inputs and kernel lie
     "examples and the layer's width": (P("data"), P("data")),
     "examples and classes, over the same devices": (P("data"), P(None, "data")),
 }
-# A chunk of sharded classes would lie on one device: these are for `axis_name` inside `shard_map`.
-SHARED = [("rows", layout) for layout in LAYOUTS] + [
-    ("classes", "examples"),
-    ("classes", "examples and the layer's width"),
-]
 
 
-@pytest.mark.parametrize(("strategy", "layout"), SHARED)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_device_does_its_own_share(strategy, layout):
     """Under plain jit a chunk spans all devices, which do not exchange anything of the size of its logits.
 
-    What lies over the layer's width is gathered and its gradient summed once, not once per chunk.
+    What lies over the layer's width is gathered and its gradient summed once, not once per chunk. Only the
+    gradient by the inputs is summed for each chunk of sharded classes.
     """
     shape, where = (4096, 64, 512), mesh(shape=(8, 1))
     x, kernel = (NamedSharding(where, spec) for spec in LAYOUTS[layout])
@@ -142,14 +138,15 @@ def test_each_device_does_its_own_share(strategy, layout):
         jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
         for x, place in zip(bench.operands(shape, "float32"), places, strict=True)
     ]
-    chunk = {"rows": 1024, "classes": 128}[strategy]
+    chunk, turns = {"rows": 1024, "classes": 128}[strategy], 4
     loss = bench.both(partial(linear_softmax_focal_loss, strategy=strategy, chunk=chunk))
     text = jax.jit(loss, out_shardings=(None, (x, kernel))).lower(*given).compile().as_text()
     assert text is not None
     np.testing.assert_allclose(8 * bench.matmuls(text, shape), FLOPS[strategy])
     inputs, kernel = 4 * 4096 * 64, 4 * 64 * 512
     exchanged = sum(bytes for _, bytes in hlo.collectives(hlo.parse(text)))
-    assert exchanged <= {"rows": 2, "classes": 3}[strategy] * kernel + 3 * inputs  # all logits: 8 times that
+    most = {"rows": 2 * kernel + 3 * inputs, "classes": 3 * kernel + turns * inputs}[strategy]
+    assert exchanged <= most + 2**16  # a few floats per row; all logits: 8 MB
 
 
 # The bench.

@@ -28,6 +28,7 @@ class How(NamedTuple):
     cap: float | None
     precision: Any  # of the matmuls
     name: _mesh.AxisName | None  # the mesh axis that shards the classes
+    blocks: int = 1  # of classes, of which a chunk of classes takes equal parts
 
 
 class Head(NamedTuple):

@@ -78,11 +78,11 @@ def _of_integers(how, x, head, labels, rows, classes):
     """Losses, logsumexp and statistics without smoothing."""
     mine = _mesh.local(labels, head.kernel.shape[1], how.name)
 
-    def step(merged, part, start):
-        top, rest, target = _statistics.rivals_part(linear.logits(x, part, how), mine - start, 1)
+    def step(merged, part, here):
+        top, rest, target = _statistics.rivals_part(linear.logits(x, part, how), here(mine), 1)
         return _statistics.merge(merged, (top, jnp.where(rest > 0, rest - 1, 0), target)), ()
 
-    (top, excess, target), _ = _chunks(step, _nothing(x, 2), head, how.chunk)
+    (top, excess, target), _ = _chunks(step, _nothing(x, 2), head, how)
     part = (top, jnp.where(top == -jnp.inf, 0, 1 + excess), target)
     stats = _statistics.rivals_of_all(part, labels, head.kernel.shape[1], how.name)
     loss = _modulation.scaled(rows.weight, _modulation.focal(indexed._odds(stats), rows.gamma))
@@ -92,22 +92,22 @@ def _of_integers(how, x, head, labels, rows, classes):
 def _of_smoothed(how, x, head, labels, rows, classes):
     """The same with it; the statistics are the peak of each row and the sums of what its classes pull."""
 
-    def highest(merged, part, start):
+    def highest(merged, part, here):
         return _statistics.merge(
             merged, _statistics.peak_part(linear.logits(x, part, how), 1), exact=True
         ), ()
 
-    peak = _statistics.peak_of_all(_chunks(highest, _nothing(x, 1), head, how.chunk)[0], 1, how.name)
+    peak = _statistics.peak_of_all(_chunks(highest, _nothing(x, 1), head, how)[0], 1, how.name)
     fold = _folds(how, head, labels)
 
-    def step(sums, part, start):
+    def step(sums, part, here):
         head, options = part
-        weights, gamma = fold(start, rows, options, classes.smoothing)
+        weights, gamma = fold(here, rows, options, classes.smoothing)
         found = dense._sums(linear.logits(x, head, how), weights, gamma, peak, 1, None)
         return tuple(map(jnp.add, sums, found)), ()
 
     start = tuple(zeros(peak.top, peak.top.dtype, like=x) for _ in range(3))
-    sums = _chunks(step, start, (head, classes[:2]), how.chunk)[0]
+    sums = _chunks(step, start, (head, classes[:2]), how)[0]
     loss, *pulls = (_mesh.total(each, how.name) for each in sums)
     return jnp.squeeze(loss, 1), linear.lse_of_peak(x, peak, how.name), (peak, tuple(pulls))
 
@@ -119,16 +119,16 @@ def _backward(how, x, head, labels, rows, classes, stats, ct) -> Any:
     pull_back = _pull_integers if classes is None else _pull_smoothed
     start, lse, pull = pull_back(how, x, head, labels, rows, classes, stats, ct)
 
-    def step(sums, part, start):
+    def step(sums, part, here):
         (head, _), (dx, others) = part, sums
         z = linear.logits(x, head, how)
-        dz, found, d_options = pull(z, start, part)
+        dz, found, d_options = pull(z, here, part)
         dz = dz + linear.d_penalty(z, rows, lse, ct)
         more, d_kernel, d_bias = linear.d_head(x, head, z, dz, how)
         return (dx + more, jax.tree.map(jnp.add, others, found)), (Head(d_kernel, d_bias), d_options)
 
     options = None if classes is None else classes[:2]
-    state = _chunks(step, (zeros(x, linear.wide(x.dtype)), start), (head, options), how.chunk, results=True)
+    state = _chunks(step, (zeros(x, linear.wide(x.dtype)), start), (head, options), how, results=True)
     (dx, found), (d_head, d_options) = state
     if classes is None:
         d_weight, d_gamma = indexed._of_rows(rows.weight, rows.gamma, stats, ct)[2:]
@@ -155,8 +155,8 @@ def _pull_integers(how, x, head, labels, rows, classes, stats, ct):
     """Sums to start from; logsumexp; the pull-back of a chunk to its logits, to the sums, to its classes."""
     mine = _mesh.local(labels, head.kernel.shape[1], how.name)
 
-    def pull(z, start, part):
-        residuals = (z, mine - start, rows.weight, rows.gamma, stats)
+    def pull(z, here, part):
+        residuals = (z, here(mine), rows.weight, rows.gamma, stats)
         return indexed._bwd(1, None, residuals, ct)[0], (), None
 
     return (), linear.lse_of_rivals(stats), pull
@@ -167,9 +167,9 @@ def _pull_smoothed(how, x, head, labels, rows, classes, stats, ct):
     peak, sums = stats
     fold = _folds(how, head, labels)
 
-    def pull(z, start, part):
+    def pull(z, here, part):
         alpha_and_gamma = part[1]
-        (weights, gamma), unfold = jax.vjp(partial(fold, start), rows, alpha_and_gamma, classes.smoothing)
+        (weights, gamma), unfold = jax.vjp(partial(fold, here), rows, alpha_and_gamma, classes.smoothing)
         dz, d_weights, d_gamma = dense._bwd(1, None, (z, weights, gamma, peak, sums), ct)
         d_rows, d_options, d_smoothing = unfold((d_weights, d_gamma))
         return dz, (d_rows.weight, d_rows.gamma, d_smoothing), d_options
@@ -179,13 +179,13 @@ def _pull_smoothed(how, x, head, labels, rows, classes, stats, ct):
 
 
 def _folds(how, head, labels):
-    """Of the chunk from class `start`: weights and gammas, as functions of what makes them."""
+    """Of the chunk that has its classes `here`: weights and gammas, as functions of what makes them."""
     classes = head.kernel.shape[1]
     mine, count = _mesh.local(labels, classes, how.name), classes * _mesh.shards(how.name)
 
-    def fold(start, rows, alpha_and_gamma, smoothing):
+    def fold(here, rows, alpha_and_gamma, smoothing):
         alpha, gamma = alpha_and_gamma
-        return linear.folded(mine - start, rows, Classes(alpha, gamma, smoothing), count)
+        return linear.folded(here(mine), rows, Classes(alpha, gamma, smoothing), count)
 
     return fold
 
@@ -196,37 +196,54 @@ def _nothing(x, sums):
     return (none - jnp.inf, *(none for _ in range(sums)))
 
 
-def _chunks(step, carry, arrays, chunk, results=False) -> Any:
-    """``carry, results = step(carry, classes of the arrays, the first of them)`` for chunk after chunk.
+def _chunks(step, carry, arrays, how, results=False) -> Any:
+    """``carry, results = step(carry, classes of the arrays, here)`` for chunk after chunk.
 
     Classes are the last axis of arrays and `results`, which have the shapes and dtypes of the arrays. What is
-    left over is a smaller chunk: the kernel is never padded or copied.
+    left over is a smaller chunk: the kernel is never padded or copied. A chunk takes as many classes of every
+    block, so where the classes are sharded every device has its part of it; `here(labels)` counts as the
+    chunk does, and is no class of it for a label that lies elsewhere.
     """
     size = jax.tree.leaves(arrays)[0].shape[-1]
-    count, left = divmod(size, chunk)
+    blocks = how.blocks if size % how.blocks == 0 else 1
+    length = size // blocks
+    chunk = max(1, how.chunk // blocks)
+    count, left = divmod(length, chunk)
 
     def body(state, start, width=chunk):
         carry, made = state
-        part = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, width, x.ndim - 1), arrays)
-        carry, found = step(carry, part, start)
+
+        def here(labels):
+            within = labels % length - start
+            mine = (labels >= 0) & (labels < size) & (within >= 0) & (within < width)
+            return labels - start if blocks == 1 else jnp.where(mine, labels // length * width + within, -1)
+
+        part = jax.tree.map(lambda x: joined(lax.dynamic_slice_in_dim(x, start, width, x.ndim - 1)), arrays)
+        carry, found = step(carry, part, here)
         if results:
             made = jax.tree.map(
                 lambda all, some: lax.dynamic_update_slice_in_dim(
-                    all, some.astype(all.dtype), start, all.ndim - 1
+                    all, some.astype(all.dtype).reshape(*all.shape[:-1], width), start, all.ndim - 1
                 ),
                 made,
                 found,
             )
         return (carry, made), None
 
+    def joined(x):
+        return x if blocks == 1 else x.reshape(*x.shape[:-2], -1)
+
+    if blocks > 1:
+        arrays = jax.tree.map(lambda x: x.reshape(*x.shape[:-1], blocks, length), arrays)
     state = (carry, jax.tree.map(lambda x: zeros(x, x.dtype), arrays) if results else ())
     if count > 1:
         state, _ = lax.scan(body, state, chunk * jnp.arange(count, dtype=jnp.int32))
     elif count:
         state, _ = body(state, jnp.int32(0))
     if left:
-        state, _ = body(state, jnp.int32(size - left), left)
-    return state
+        state, _ = body(state, jnp.int32(length - left), left)
+    carry, made = state
+    return carry, jax.tree.map(joined, made)
 
 
 each.defvjp(_each_fwd, _each_bwd)
