@@ -25,6 +25,15 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Frees the compiled programs of a file, which all together are gigabytes."""
+    yield
+    import jax
+
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session", params=["Auto", "Explicit"])
 def mesh(request: pytest.FixtureRequest):
     """All devices along "data", with each way of naming a sharding."""
