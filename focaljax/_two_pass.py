@@ -21,12 +21,12 @@ LONG = 2**15  # classes: of longer rows it stores what it exponentiates, at eigh
 
 def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
-    width = _width(logits, axis)
+    target, width = _at(labels, logits, axis), _width(logits, axis)
     if width is None:
         top, rest = _in_blocks(partial(_others_by_mask, axis=axis), axis, logits, labels)
     else:
-        top, rest = _others_by_runs(logits, labels, width)
-    return top, rest, _at(labels, logits, axis)
+        top, rest = _others_by_runs(logits, labels, target, width)
+    return top, rest, target
 
 
 def _others_by_mask(logits, labels, axis):
@@ -36,7 +36,7 @@ def _others_by_mask(logits, labels, axis):
     return top, jnp.sum(jnp.exp(others - jnp.expand_dims(_or_zero(top), axis)), axis)
 
 
-def _others_by_runs(logits, labels, width):
+def _others_by_runs(logits, labels, target, width):
     """The same over the last axis, where only one run of `width` classes of each row needs a mask.
 
     The sum is over all classes, clamped at `top`: so the target adds at most 1 to a rest of at least 1, and
@@ -55,7 +55,7 @@ def _others_by_runs(logits, labels, width):
         total = jnp.sum(totals.reshape(runs.shape[:-1]), -1)
     else:
         total = jnp.sum(_clamped_exp(logits, shift[..., None]), -1)
-    taken = jnp.where(_is_here(labels, logits, -1), _clamped_exp(_at(labels, logits, -1), shift), 0)
+    taken = jnp.where(_is_here(labels, logits, -1), _clamped_exp(target, shift), 0)
     return top, jnp.where(top == -jnp.inf, 0, jnp.maximum(total - taken, 1))
 
 

@@ -106,9 +106,11 @@ def counts(numbers: jax.Array, dtype: Any) -> Pair:
 
 
 class Stream(Generic[State]):
-    """What gathers a state of such sums; a subclass says in `init` what has seen nothing."""
+    """What gathers a state of such sums; a subclass says how to begin, to see and to tell."""
 
     init: Callable[[], State]
+    update: Callable[..., State]
+    result: Callable[[State], jax.Array]
 
     def merge(self, *states: State, axis_name: AxisName | None = None) -> State:
         """The state that has seen all that these have seen; without states, nothing.

@@ -13,28 +13,20 @@ clu is imported when this module is, and not before.
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import clu.metrics
 import jax
 from jax.typing import ArrayLike
 
 from focaljax import reductions
+from focaljax._twofold import Stream
 
 __all__ = ["metric_class"]
 
 
-class _Stream(Protocol):
-    """What the metrics of focaljax have in common: :mod:`focaljax.metrics`, :mod:`focaljax.calibration`."""
-
-    def init(self) -> Any: ...
-    def update(self, state: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any: ...
-    def merge(self, *states: Any) -> Any: ...
-    def result(self, state: Any) -> jax.Array: ...
-
-
 def metric_class(
-    metric: _Stream,
+    metric: Stream[Any],
     y_pred: str = "logits",
     y_true: str = "labels",
     sample_weight: str = "sample_weight",

@@ -12,24 +12,16 @@ Flax is imported when this module is, and not before. (`nnx.metrics.Average` of 
 each batch as 1, however many examples it has; this one is the mean over the examples.)
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
 from focaljax import reductions
+from focaljax._twofold import Stream
 
 __all__ = ["Metric"]
-
-
-class _Stream(Protocol):
-    """What the metrics of focaljax have in common: :mod:`focaljax.metrics`, :mod:`focaljax.calibration`."""
-
-    init: Callable[..., Any]
-    update: Callable[..., Any]
-    result: Callable[..., Any]
 
 
 class Metric(nnx.Metric):
@@ -64,7 +56,7 @@ class Metric(nnx.Metric):
 
     def __init__(
         self,
-        metric: _Stream,
+        metric: Stream[Any],
         y_pred: str = "logits",
         y_true: str = "labels",
         sample_weight: str = "sample_weight",

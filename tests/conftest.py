@@ -34,6 +34,15 @@ def forget_programs():
     jax.clear_caches()
 
 
+@pytest.fixture
+def jax_defaults():
+    """The promotion of shapes and dtypes that other libraries rely on."""
+    import jax
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.fixture(scope="session", params=["Auto", "Explicit"])
 def mesh(request: pytest.FixtureRequest):
     """All devices along "data", with each way of naming a sharding."""

@@ -15,13 +15,7 @@ from focaljax import calibration, class_weights, metrics
 from focaljax.clu import metric_class
 
 FOCAL = metrics.SparseCategoricalFocalCrossentropy(from_logits=True)
-
-
-@pytest.fixture(autouse=True)
-def as_others_need_it():
-    """JAX' own defaults: other libraries promote shapes and dtypes."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("jax_defaults")
 
 
 def batch(n=24, seed=0):

@@ -145,7 +145,7 @@ def test_a_mask_in_one_run_of_classes_does_for_all(monkeypatch, long):
     rows = np.concatenate([logits, np.resize(logits, (52, 1000))])
     labels = np.concatenate([targets, np.arange(50, dtype=targets.dtype) * 20, [-1, 1000]])
     assert _two_pass._width(rows, 1) == 40
-    top, rest = _two_pass._others_by_runs(rows, jnp.asarray(labels), 40)
+    top, rest, _ = _two_pass.rivals(rows, jnp.asarray(labels), axis=1)
     wanted_top, wanted = _two_pass._others_by_mask(rows, jnp.asarray(labels), 1)
     np.testing.assert_array_equal(top, wanted_top)
     # A short run is summed term by term: half an ulp each.

@@ -19,18 +19,12 @@ import focaljax  # noqa: E402
 from focaljax.keras import losses, metrics  # noqa: E402
 
 # Keras writes weights by np.array of a variable, in NumPy 1's manner.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+OLD_ARRAY = "ignore:__array__ implementation doesn't accept:DeprecationWarning"
+pytestmark = [pytest.mark.filterwarnings(OLD_ARRAY), pytest.mark.usefixtures("jax_defaults")]
 ROOT = Path(__file__).parents[1]
 NAMES = ("CategoricalFocalCrossentropy", "SparseCategoricalFocalCrossentropy", "BinaryFocalCrossentropy")
 LOSSES = [getattr(losses, name) for name in NAMES]
 METRICS = [getattr(metrics, name) for name in NAMES]
-
-
-@pytest.fixture(autouse=True)
-def as_keras_needs_it():
-    """JAX' own defaults: Keras promotes shapes and dtypes."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def data(n=64, classes=3):

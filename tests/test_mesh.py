@@ -190,14 +190,8 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("options", "sharding"),
-    [
-        *((options, "both") for options in OPTIONS),
-        ("plain", "classes over all"),
-        ("options per class of all", "classes over all"),
-    ],
-)
+@pytest.mark.parametrize("sharding", ["both", "classes over all"])
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("loss", ["integer", "smoothed", "dense"])
 def test_a_mesh_axis_of_classes_merges_their_statistics(auto, loss, options, sharding):
     arrays, spec = batch(loss), SHARDINGS[sharding]

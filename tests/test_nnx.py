@@ -17,13 +17,7 @@ from focaljax import calibration, metrics
 from focaljax.nnx import Metric
 
 FOCAL = metrics.SparseCategoricalFocalCrossentropy(from_logits=True)
-
-
-@pytest.fixture(autouse=True)
-def as_flax_needs_it():
-    """JAX' own defaults: Flax and Optax promote shapes and dtypes."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("jax_defaults")
 
 
 def batches(n=50, parts=3):

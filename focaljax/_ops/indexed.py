@@ -114,23 +114,18 @@ def _any_of_batch(size, batched, rows):
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _shares(others, stats, axis, name):
-    """The softmax of the competitors among themselves; 0 without one."""
-    del name
-    base, inverse = (jnp.expand_dims(x, axis) for x in _scale(stats))
-    return jnp.exp(others - base) * inverse
-
-
-def _scale(stats):
-    """``(base, inverse)`` of each row: the share of a competitor is ``exp(z - base) * inverse``.
+    """The softmax of the competitors among themselves; 0 without one.
 
     A rounded difference d makes exp(d) wrong by |d| u. So it is not taken from `top` but from a whole number
     `base`, 0 for a `top` from 0 to 64, whose difference from a competitor has no more bits than the
     competitor: exact, but for shares below exp(-64) and then within 16 u.
     """
+    del name
     base = jnp.rint(jnp.minimum(stats.top, jnp.maximum(stats.top - 64, 0)))
     base = jnp.where(base == -jnp.inf, 0, base)
     total = stats.rest * jnp.exp(stats.top - base)
-    return base, jnp.where(stats.rest > 0, 1 / jnp.where(stats.rest > 0, total, 1), 0)
+    inverse = jnp.where(stats.rest > 0, 1 / jnp.where(stats.rest > 0, total, 1), 0)
+    return jnp.exp(others - jnp.expand_dims(base, axis)) * jnp.expand_dims(inverse, axis)
 
 
 @_shares.defjvp
