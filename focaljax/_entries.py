@@ -30,3 +30,15 @@ def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:
     """``exp(logits - top)`` to the last bit, also where the difference itself is rounded."""
     gap, err = difference(logits, jnp.where(top == -jnp.inf, 0, top))
     return jnp.exp(gap) * (1 + err)
+
+
+@jax.custom_batching.custom_vmap
+def any_row(flags: jax.Array) -> jax.Array:
+    """Whether any flag is set; one answer for a whole batch, so that a condition runs one of its branches."""
+    return jnp.any(flags)
+
+
+@any_row.def_vmap
+def _any_of_batch(size, batched, flags):
+    del size, batched
+    return any_row(flags), False

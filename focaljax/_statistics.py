@@ -6,7 +6,7 @@ Where a mesh axis shards the classes, `name`, each device has the statistics of 
 by sums over the mesh (:mod:`focaljax._mesh`) of what a part weighs (:func:`fall`).
 
 Accelerators reduce all statistics in ONE read of the logits. XLA:CPU has a form of its own
-(:mod:`focaljax._two_pass`); `lax.platform_dependent` chooses when the program is lowered.
+(:mod:`focaljax._cpu`); `lax.platform_dependent` chooses when the program is lowered.
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _mesh, _two_pass
+from focaljax import _cpu, _mesh
 from focaljax._entries import is_class, shifted_exp
 
 Part = tuple[jax.Array, ...]
@@ -129,7 +129,7 @@ def rivals(logits: jax.Array, labels: jax.Array, axis: int, name: _mesh.AxisName
 
 def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
-    two_pass, one_pass = (partial(form, axis=axis) for form in (_two_pass.rivals, _rivals_one_pass))
+    two_pass, one_pass = (partial(form, axis=axis) for form in (_cpu.rivals, _rivals_one_pass))
     return lax.platform_dependent(logits, labels, cpu=two_pass, default=one_pass)
 
 
@@ -171,7 +171,7 @@ def peak(logits: jax.Array, axis: int, name: _mesh.AxisName | None) -> Peak:
 
 def peak_part(logits: jax.Array, axis: int) -> Part:
     """``(top, excess)`` of some of the classes."""
-    two_pass, one_pass = (partial(form, axis=axis) for form in (_two_pass.peak, _peak_one_pass))
+    two_pass, one_pass = (partial(form, axis=axis) for form in (_cpu.peak, _peak_one_pass))
     return lax.platform_dependent(logits, cpu=two_pass, default=one_pass)
 
 

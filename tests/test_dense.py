@@ -8,7 +8,7 @@ import oracle
 import pytest
 import tolerances
 
-from focaljax import _statistics, _two_pass
+from focaljax import _statistics, _cpu
 from focaljax import softmax_focal_loss as loss_of
 
 pytestmark = pytest.mark.gpu
@@ -139,7 +139,7 @@ def test_the_accelerators_reduction_is_the_cpus(classes):
     """The one-pass statistics run here too, slowly: they must be those of the two-pass ones."""
     logits, _ = cases.rows(classes)
     one = _statistics._peak_one_pass(logits, axis=1)
-    two = _two_pass.peak(logits, axis=1)
+    two = _cpu.peak(logits, axis=1)
     np.testing.assert_array_equal(one[0], two[0])
     # Here the one-pass form adds its terms one after the other: half an ulp each.
     rtol = tolerances.rtol("same") + classes * 2**-24

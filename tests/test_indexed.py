@@ -12,7 +12,7 @@ import oracle
 import pytest
 import tolerances
 
-from focaljax import _entries, _statistics, _two_pass
+from focaljax import _entries, _statistics, _cpu
 from focaljax import softmax_focal_loss_with_integer_labels as loss_of
 from focaljax._ops import indexed as operation
 
@@ -130,7 +130,7 @@ def test_the_accelerators_reduction_is_the_cpus(classes):
     """The one-pass statistics run here too, slowly: they must be those of the two-pass ones."""
     logits, targets = cases.rows(classes)
     one = _statistics._rivals_one_pass(logits, targets, axis=1)
-    two = _two_pass.rivals(logits, targets, axis=1)
+    two = _cpu.rivals(logits, targets, axis=1)
     np.testing.assert_array_equal(one[0], two[0])
     tolerances.assert_close(one[2], np.asarray(two[2]), rtol=0)  # a sum flushes what a gather does not
     # Here the one-pass form adds its terms one after the other: half an ulp each.
@@ -140,13 +140,13 @@ def test_the_accelerators_reduction_is_the_cpus(classes):
 @pytest.mark.parametrize("long", [False, True], ids=["rows at once", "run by run"])
 def test_a_mask_in_one_run_of_classes_does_for_all(monkeypatch, long):
     """Beside 25 runs of 40 classes, with a label in every run and some that are none."""
-    monkeypatch.setattr(_two_pass, "LONG", 100 if long else 2000)
+    monkeypatch.setattr(_cpu, "LONG", 100 if long else 2000)
     logits, targets = cases.rows(1000)
     rows = np.concatenate([logits, np.resize(logits, (52, 1000))])
     labels = np.concatenate([targets, np.arange(50, dtype=targets.dtype) * 20, [-1, 1000]])
-    assert _two_pass._width(rows, 1) == 40
-    top, rest, _ = _two_pass.rivals(rows, jnp.asarray(labels), axis=1)
-    wanted_top, wanted = _two_pass._others_by_mask(rows, jnp.asarray(labels), 1)
+    assert _cpu._width(rows, 1) == 40
+    top, rest, _ = _cpu.rivals(rows, jnp.asarray(labels), axis=1)
+    wanted_top, wanted = _cpu._others_by_mask(rows, jnp.asarray(labels), 1)
     np.testing.assert_array_equal(top, wanted_top)
     # A short run is summed term by term: half an ulp each.
     tolerances.assert_close(rest, np.asarray(wanted), rtol=tolerances.rtol("same") + 40 * 2**-24)
@@ -202,10 +202,10 @@ def test_blocks_of_rows_change_nothing(monkeypatch, shape, axis):
     labels = jnp.zeros(shape[:axis] + shape[axis + 1 :], jnp.int32)
 
     def statistics(logits, labels):
-        return *_two_pass.rivals(logits, labels, axis=axis), *_two_pass.peak(logits, axis=axis)
+        return *_cpu.rivals(logits, labels, axis=axis), *_cpu.peak(logits, axis=axis)
 
     whole = jax.jit(statistics)(logits, labels)
-    monkeypatch.setattr(_two_pass, "BLOCK", 16)
+    monkeypatch.setattr(_cpu, "BLOCK", 16)
     program = jax.jit(lambda *operands: statistics(*operands)).lower(logits, labels)  # traced anew
     assert "while" in program.as_text() or shape[axis] == logits.size
     chex.assert_trees_all_equal(program.compile()(logits, labels), whole)

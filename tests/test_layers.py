@@ -18,7 +18,7 @@ FLOORS = {
     "_modulation": 0,
     "_checks": 1,
     "_twofold": 1,
-    "_two_pass": 1,
+    "_cpu": 1,
     "_statistics": 2,
     "_checks_linear": 2,
     "class_weights": 2,

@@ -97,19 +97,7 @@ def _spread_by_scatter(z, labels, silent, slope, stats, *, axis, name):
     at, value, quiet = (jnp.expand_dims(x, axis) for x in (labels, slope, silent))
     spread = -value * _shares(z, stats, axis, name)
     spread = jnp.put_along_axis(spread, at, value, axis, inplace=False, mode="drop")
-    return lax.cond(_any(silent), lambda x: jnp.where(quiet, 0, x), lambda x: x, spread)
-
-
-@jax.custom_batching.custom_vmap
-def _any(rows):
-    return jnp.any(rows)
-
-
-@_any.def_vmap
-def _any_of_batch(size, batched, rows):
-    """One answer for the whole batch: a condition of its own for each example would cost both branches."""
-    del size, batched
-    return _any(rows), False
+    return lax.cond(_entries.any_row(silent), lambda x: jnp.where(quiet, 0, x), lambda x: x, spread)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -134,7 +122,7 @@ def _shares_jvp(axis, name, primals, tangents):
     others, stats = primals
     dz = tangents[0]
     r = _shares(others, stats, axis, name)
-    highest = others == jnp.expand_dims(stats.top, axis)
+    highest = others == _mesh.highest(jnp.max(others, axis, keepdims=True), name)
     alone = _statistics.row_sum(highest.astype(others.dtype), axis, name) == 1
     mass, rise = (
         _statistics.all_but_own(x, highest, _statistics.split_sum(x, highest, axis, name), alone)

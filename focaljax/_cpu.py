@@ -1,7 +1,10 @@
-"""The row statistics where a reduction takes one operand: a pass for the maximum and one for the sum.
+"""The row statistics on CPU, where a reduction takes one operand.
 
 XLA:CPU runs reductions of several operands scalar, so this is its form of what :mod:`focaljax._statistics`
 reads in one pass. It is shaped by what that compiler does well, as measured with JAX 0.10.2.
+
+The competitors are summed without a maximum before: one read too. Only where ``sum exp(z)`` leaves the range
+of the floats, as it shows itself, the maximum comes first.
 """
 
 import math
@@ -12,74 +15,88 @@ import jax.numpy as jnp
 from jax import lax
 
 from focaljax import _mesh
-from focaljax._entries import is_class, is_known, shifted_exp
+from focaljax._entries import any_row, is_class, is_known, shifted_exp
 
 BLOCK = 2**20  # entries: 4 MB of float32, what the second-level caches of two cores hold
-FEW = 256  # classes: fewer are masked one by one
-LONG = 2**15  # classes: of longer rows it stores what it exponentiates, at eight times the time
+MANY = 2**12
 
 
 def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
-    target, width = _at(labels, logits, axis), _width(logits, axis)
-    if width is None:
-        top, rest = _in_blocks(partial(_others_by_mask, axis=axis), axis, logits, labels)
-    else:
-        top, rest = _others_by_runs(logits, labels, target, width)
+    """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them.
+
+    Here `top` need not be the highest competitor: the sum of exp(z - top) is at least 1, that is enough.
+    """
+    target, by_maximum = _at(labels, logits, axis), partial(_others_by_maximum, axis=axis)
+    if not _mesh.is_whole(logits) or _too_many(logits, axis):
+        return *_in_blocks(by_maximum, axis, logits, labels), target
+    mass = _mass(logits, labels, axis)
+    tiny = float(jnp.finfo(mass.dtype).tiny)
+    wild = ~((mass > tiny**0.5) & (mass < 1 / tiny))  # the half of the range that loses nothing below a sum
+    top, rest = lax.cond(
+        any_row(wild),
+        lambda *_: _in_blocks(by_maximum, axis, logits, labels),
+        lambda *found: found,
+        *_scaled(mass, tiny),
+    )
     return top, rest, target
 
 
-def _others_by_mask(logits, labels, axis):
+def _scaled(mass, tiny):
+    """``(top, rest)`` with a whole number as `top`, from which differences are exact: 0 for all sums above 1."""
+    top = jnp.floor(jnp.log(jnp.clip(mass, tiny, 1)))
+    return top, jnp.maximum(mass * jnp.exp(-top), 1)
+
+
+def _mass(logits, labels, axis):
+    """The sum of exp(z) over all classes but the labelled one."""
+    width = _width(logits, axis)
+    if width is None:
+        return _sum_but(labels, jnp.exp(logits), axis)
+    *rows, classes = logits.shape
+    # A barrier, as XLA else moves the exponential before the reshape, and stores it.
+    runs = lax.optimization_barrier(logits.reshape(-1, width))
+    sums = jnp.sum(jnp.exp(runs), -1).reshape(*rows, classes // width)
+    run = labels // width
+    runs = runs.reshape(*sums.shape, width)
+    own = jnp.take_along_axis(runs, run[..., None, None], -2, mode="clip").squeeze(-2)
+    return _sum_but(run, sums, -1) + _sum_but(labels - run * width, jnp.exp(own), -1)
+
+
+def _sum_but(index, x, axis):
+    """The sum of a positive x over `axis` without one entry.
+
+    By arithmetic, as XLA:CPU stores what it selects before it sums it: the minimum of x and of a distance that
+    is 0 at the index and beyond the range elsewhere.
+    """
+    step = float(jnp.finfo(x.dtype).tiny) ** -0.5
+    entries = lax.broadcasted_iota(
+        x.dtype, [n if i == axis % x.ndim else 1 for i, n in enumerate(x.shape)], axis % x.ndim
+    )
+    away = entries * step - jnp.expand_dims(index.astype(x.dtype) * step, axis)
+    return jnp.sum(jnp.minimum(x, away * away), axis)
+
+
+def _others_by_maximum(logits, labels, axis):
     """``(top, rest)``, a mask of all classes before either."""
     others = jnp.where(is_class(labels, logits.shape, axis), -jnp.inf, logits)
     top = jnp.max(others, axis)
-    return top, jnp.sum(jnp.exp(others - jnp.expand_dims(_or_zero(top), axis)), axis)
-
-
-def _others_by_runs(logits, labels, target, width):
-    """The same over the last axis, where only one run of `width` classes of each row needs a mask.
-
-    The sum is over all classes, clamped at `top`: so the target adds at most 1 to a rest of at least 1, and
-    to take it back cancels nothing.
-    """
-    *rows, classes = logits.shape
-    runs = logits.reshape(*rows, classes // width, width)
-    run = labels // width
-    own = jnp.take_along_axis(runs, run[..., None, None], -2, mode="clip").squeeze(-2)
-    others = (_highest_but(run, jnp.max(runs, -1)), _highest_but(labels - run * width, own))
-    top = jnp.maximum(*others)
-    shift = _or_zero(top)
-    if classes > LONG:  # run by run, as rows of their own
-        shifts = jnp.broadcast_to(shift[..., None], runs.shape[:-1]).reshape(-1, 1)
-        totals = jnp.sum(_clamped_exp(runs.reshape(-1, width), shifts), -1)
-        total = jnp.sum(totals.reshape(runs.shape[:-1]), -1)
-    else:
-        total = jnp.sum(_clamped_exp(logits, shift[..., None]), -1)
-    taken = jnp.where(_is_here(labels, logits, -1), _clamped_exp(target, shift), 0)
-    return top, jnp.where(top == -jnp.inf, 0, jnp.maximum(total - taken, 1))
-
-
-def _highest_but(index, x):
-    """The maximum over the last axis of x without one entry; with it if the index is none."""
-    return jnp.max(jnp.where(is_class(index, x.shape, x.ndim - 1), -jnp.inf, x), -1)
-
-
-def _clamped_exp(x, top):
-    return jnp.exp(jnp.minimum(x, top) - top)
-
-
-def _or_zero(top):
-    return jnp.where(top == -jnp.inf, 0, top)
+    shift = jnp.where(top == -jnp.inf, 0, top)
+    return top, jnp.sum(jnp.exp(others - jnp.expand_dims(shift, axis)), axis)
 
 
 def _width(logits, axis):
-    """How many classes make a run, about as many as there are runs. None where runs do not pay."""
+    """How many classes make a run, of which only the label's is read twice. None where runs do not pay."""
     classes = logits.shape[axis]
-    usable = axis == logits.ndim - 1 and is_known((classes,)) and _mesh.is_whole(logits)
-    if not usable or classes < FEW:
+    if axis != logits.ndim - 1 or classes < MANY:
         return None
-    runs = max(n for n in range(1, math.isqrt(classes) + 1) if classes % n == 0)
+    runs = max(n for n in range(1, math.isqrt(classes) // 3 + 1) if classes % n == 0)
     return classes // runs if runs >= 8 else None  # the classes of a vocabulary may be a prime number
+
+
+def _too_many(logits, axis):
+    """Whether the classes have no number of their own in floats, or none at all yet."""
+    classes = logits.shape[axis]
+    return not is_known((classes,)) or classes > 2 ** jnp.finfo(logits.dtype).nmant
 
 
 def _in_blocks(reduce, axis, logits, *rows):
