@@ -16,6 +16,8 @@ from jax import lax
 
 from focaljax import _entries, _mesh, _modulation, _statistics
 
+FEW = 32  # classes: so short a loop XLA:CPU vectorises with a mask too
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def indexed(
@@ -70,7 +72,7 @@ def _spread(z, labels, silent, slope, stats, axis, name):
         silent,
         slope,
         stats,
-        cpu=partial(_spread_by_scatter, axis=axis, name=name),
+        cpu=partial(_spread_on_cpu, axis=axis, name=name),
         default=partial(_spread_by_mask, axis=axis, name=name),
     )
 
@@ -88,32 +90,46 @@ def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name):
     return jnp.where(own, slope, -slope * _shares(others, stats, axis, name))
 
 
-def _spread_by_scatter(z, labels, silent, slope, stats, *, axis, name):
+def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name):
     """The same where masks are not free: XLA:CPU overlaps the memory accesses of short loops only."""
     # A scatter would have to be told where its result lies, and what sizes its indices have.
     if any(jax.typeof(z).sharding.spec) or not _entries.is_known(z.shape):
         return _spread_by_mask(z, labels, silent, slope, stats, axis=axis, name=name)
-    labels = jnp.where(labels < 0, z.shape[axis], labels)  # dropped, not counted from the end
-    at, value, quiet = (jnp.expand_dims(x, axis) for x in (labels, slope, silent))
-    spread = -value * _shares(z, stats, axis, name)
-    spread = jnp.put_along_axis(spread, at, value, axis, inplace=False, mode="drop")
-    return lax.cond(_entries.any_row(silent), lambda x: jnp.where(quiet, 0, x), lambda x: x, spread)
+    base, inverse = _scale(stats)
+    quiet = _entries.any_row(silent)
+    # What comes out of a condition is stored; else a loop over classes would compute it for each of them.
+    slope, inverse = lax.cond(
+        quiet, lambda *rows: [jnp.where(silent, 0, x) for x in rows], lambda *rows: [*rows], slope, inverse
+    )
+    silent, slope, base, inverse = (jnp.expand_dims(x, axis) for x in (silent, slope, base, inverse))
+    spread = -slope * (jnp.exp(z - base) * inverse)
+    if z.shape[axis] <= FEW:
+        spread = jnp.where(_entries.is_class(labels, z.shape, axis), slope, spread)
+    else:
+        at = jnp.expand_dims(jnp.where(labels < 0, z.shape[axis], labels), axis)  # dropped, not from the end
+        spread = jnp.put_along_axis(spread, at, slope, axis, inplace=False, mode="drop")
+    return lax.cond(quiet, lambda x: jnp.where(silent, 0, x), lambda x: x, spread)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _shares(others, stats, axis, name):
-    """The softmax of the competitors among themselves; 0 without one.
+    """The softmax of the competitors among themselves; 0 without one."""
+    del name
+    base, inverse = (jnp.expand_dims(x, axis) for x in _scale(stats))
+    return jnp.exp(others - base) * inverse
+
+
+def _scale(stats):
+    """``(base, inverse)``: the share of a competitor is ``exp(z - base) * inverse``.
 
     A rounded difference d makes exp(d) wrong by |d| u. So it is not taken from `top` but from a whole number
     `base`, 0 for a `top` from 0 to 64, whose difference from a competitor has no more bits than the
     competitor: exact, but for shares below exp(-64) and then within 16 u.
     """
-    del name
     base = jnp.rint(jnp.minimum(stats.top, jnp.maximum(stats.top - 64, 0)))
     base = jnp.where(base == -jnp.inf, 0, base)
     total = stats.rest * jnp.exp(stats.top - base)
-    inverse = jnp.where(stats.rest > 0, 1 / jnp.where(stats.rest > 0, total, 1), 0)
-    return jnp.exp(others - jnp.expand_dims(base, axis)) * jnp.expand_dims(inverse, axis)
+    return base, jnp.where(stats.rest > 0, 1 / jnp.where(stats.rest > 0, total, 1), 0)
 
 
 @_shares.defjvp
