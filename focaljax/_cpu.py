@@ -8,7 +8,6 @@ of the floats, as it shows itself, the maximum comes first.
 """
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,85 +17,89 @@ from focaljax import _mesh
 from focaljax._entries import any_row, is_class, is_known, shifted_exp
 
 BLOCK = 2**20  # entries: 4 MB of float32, what the second-level caches of two cores hold
-MANY = 2**12
+MANY = 2**12  # classes: of so many only one run is weighed entry by entry
 
 
 def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them.
 
-    Here `top` need not be the highest competitor: the sum of exp(z - top) is at least 1, that is enough.
+    `top` is the highest competitor, or a whole number up to a log-sum of all: then `rest` is from 1 to e.
     """
-    target, by_maximum = _at(labels, logits, axis), partial(_others_by_maximum, axis=axis)
-    if not _mesh.is_whole(logits) or _too_many(logits, axis):
-        return *_in_blocks(by_maximum, axis, logits, labels), target
-    mass = _mass(logits, labels, axis)
-    tiny = float(jnp.finfo(mass.dtype).tiny)
-    wild = ~((mass > tiny**0.5) & (mass < 1 / tiny))  # the half of the range that loses nothing below a sum
-    top, rest = lax.cond(
-        any_row(wild),
-        lambda *_: _in_blocks(by_maximum, axis, logits, labels),
-        lambda *found: found,
-        *_scaled(mass, tiny),
-    )
+    target = _at(labels, logits, axis)
+    if not _mesh.is_whole(logits) or not _is_counted(logits, axis):
+        top, rest = _by_maximum(logits, labels, axis)
+        return top, rest, target
+    total = _sum_of_others(logits, labels, axis)
+    tiny = float(jnp.finfo(total.dtype).tiny)
+    lost = ~((total > tiny**0.5) & (total < 1 / tiny))  # beside a sum above that no term below `tiny` counts
+
+    def again(*scaled):  # rows do not depend on each other
+        found = zip(_by_maximum(logits, labels, axis), scaled, strict=True)
+        return tuple(jnp.where(lost, new, old) for new, old in found)
+
+    top, rest = lax.cond(any_row(lost), again, lambda *scaled: scaled, *_scaled(total))
     return top, rest, target
 
 
-def _scaled(mass, tiny):
-    """``(top, rest)`` with a whole number as `top`, from which differences are exact: 0 for all sums above 1."""
-    top = jnp.floor(jnp.log(jnp.clip(mass, tiny, 1)))
-    return top, jnp.maximum(mass * jnp.exp(-top), 1)
+def _scaled(total):
+    top = jnp.floor(jnp.log(total))
+    return top, jnp.maximum(total * jnp.exp(-top), 1)
 
 
-def _mass(logits, labels, axis):
+def _sum_of_others(logits, labels, axis):
     """The sum of exp(z) over all classes but the labelled one."""
     width = _width(logits, axis)
     if width is None:
         return _sum_but(labels, jnp.exp(logits), axis)
     *rows, classes = logits.shape
-    # A barrier, as XLA else moves the exponential before the reshape, and stores it.
-    runs = lax.optimization_barrier(logits.reshape(-1, width))
-    sums = jnp.sum(jnp.exp(runs), -1).reshape(*rows, classes // width)
+    each = (*rows, classes // width)
+    # The barrier keeps XLA from taking the exponentials before the reshape: then it would store them.
+    runs = lax.optimization_barrier(logits.reshape(math.prod(each), width))
+    sums = jnp.sum(jnp.exp(runs), 1).reshape(each)
     run = labels // width
-    runs = runs.reshape(*sums.shape, width)
-    own = jnp.take_along_axis(runs, run[..., None, None], -2, mode="clip").squeeze(-2)
-    return _sum_but(run, sums, -1) + _sum_but(labels - run * width, jnp.exp(own), -1)
+    own = jnp.take_along_axis(runs.reshape(*each, width), run[..., None, None], -2, mode="clip").squeeze(-2)
+    last = len(rows)
+    own = _sum_but(labels - run * width, jnp.exp(own), last)
+    return _sum_but(run, sums, last) + jnp.where(_is_here(labels, logits, last), own, 0)
 
 
 def _sum_but(index, x, axis):
-    """The sum of a positive x over `axis` without one entry.
+    """The sum of a positive x over `axis` without one entry, each no more than 1 / tiny.
 
-    By arithmetic, as XLA:CPU stores what it selects before it sums it: the minimum of x and of a distance that
-    is 0 at the index and beyond the range elsewhere.
+    By arithmetic, as XLA:CPU stores what it selects before it sums it: an entry is at most the square of its
+    distance from the index, which is 0 there and large elsewhere.
     """
     step = float(jnp.finfo(x.dtype).tiny) ** -0.5
-    entries = lax.broadcasted_iota(
-        x.dtype, [n if i == axis % x.ndim else 1 for i, n in enumerate(x.shape)], axis % x.ndim
-    )
+    entries = lax.broadcasted_iota(x.dtype, [n if i == axis else 1 for i, n in enumerate(x.shape)], axis)
     away = entries * step - jnp.expand_dims(index.astype(x.dtype) * step, axis)
     return jnp.sum(jnp.minimum(x, away * away), axis)
 
 
-def _others_by_maximum(logits, labels, axis):
-    """``(top, rest)``, a mask of all classes before either."""
-    others = jnp.where(is_class(labels, logits.shape, axis), -jnp.inf, logits)
-    top = jnp.max(others, axis)
-    shift = jnp.where(top == -jnp.inf, 0, top)
-    return top, jnp.sum(jnp.exp(others - jnp.expand_dims(shift, axis)), axis)
+def _by_maximum(logits, labels, axis):
+    """``(top, rest)``, with a mask of all classes before either."""
+
+    def of_block(logits, labels):
+        others = jnp.where(is_class(labels, logits.shape, axis), -jnp.inf, logits)
+        top = jnp.max(others, axis)
+        shift = jnp.where(top == -jnp.inf, 0, top)
+        return top, jnp.sum(jnp.exp(others - jnp.expand_dims(shift, axis)), axis)
+
+    return _in_blocks(of_block, axis, logits, labels)
+
+
+def _is_counted(logits, axis):
+    """Whether every class has a number of its own among the floats, and all have one by now."""
+    classes = logits.shape[axis]
+    return is_known((classes,)) and classes <= 2 ** jnp.finfo(logits.dtype).nmant
 
 
 def _width(logits, axis):
-    """How many classes make a run, of which only the label's is read twice. None where runs do not pay."""
+    """How many classes make a run, of which one per row is read twice. None where runs do not pay."""
     classes = logits.shape[axis]
     if axis != logits.ndim - 1 or classes < MANY:
         return None
     runs = max(n for n in range(1, math.isqrt(classes) // 3 + 1) if classes % n == 0)
     return classes // runs if runs >= 8 else None  # the classes of a vocabulary may be a prime number
-
-
-def _too_many(logits, axis):
-    """Whether the classes have no number of their own in floats, or none at all yet."""
-    classes = logits.shape[axis]
-    return not is_known((classes,)) or classes > 2 ** jnp.finfo(logits.dtype).nmant
 
 
 def _in_blocks(reduce, axis, logits, *rows):

@@ -8,7 +8,7 @@ import oracle
 import pytest
 import tolerances
 
-from focaljax import _statistics, _cpu
+from focaljax import _cpu, _statistics
 from focaljax import softmax_focal_loss as loss_of
 
 pytestmark = pytest.mark.gpu

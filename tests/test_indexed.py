@@ -12,7 +12,7 @@ import oracle
 import pytest
 import tolerances
 
-from focaljax import _entries, _statistics, _cpu
+from focaljax import _cpu, _entries, _statistics
 from focaljax import softmax_focal_loss_with_integer_labels as loss_of
 from focaljax._ops import indexed as operation
 
@@ -125,31 +125,62 @@ def test_double_precision_is_kept():
         tolerances.assert_close(by_logits, truth.grad, rtol=rtol, tiny=tiny)
 
 
+def assert_same_sums(got, want, rtol):
+    """``rest * exp(top)`` agrees: a `top` is any number near the logarithm of the sum."""
+    (top, rest, target), (wanted_top, wanted, wanted_target) = (np.float64(part) for part in (got, want))
+    both = np.isneginf(top) & np.isneginf(wanted_top)
+    with np.errstate(invalid="ignore"):
+        scale = np.where(both, 1, np.exp(top - wanted_top))
+    tolerances.assert_close(np.float32(rest * scale), wanted, rtol=rtol)
+    tolerances.assert_close(np.float32(target), wanted_target, rtol=0)  # a sum flushes what a gather does not
+
+
 @pytest.mark.parametrize("classes", [1, 2, 10, 1000])
 def test_the_accelerators_reduction_is_the_cpus(classes):
-    """The one-pass statistics run here too, slowly: they must be those of the two-pass ones."""
+    """The merging reduction runs here too, slowly."""
     logits, targets = cases.rows(classes)
     one = _statistics._rivals_one_pass(logits, targets, axis=1)
-    two = _cpu.rivals(logits, targets, axis=1)
-    np.testing.assert_array_equal(one[0], two[0])
-    tolerances.assert_close(one[2], np.asarray(two[2]), rtol=0)  # a sum flushes what a gather does not
-    # Here the one-pass form adds its terms one after the other: half an ulp each.
-    tolerances.assert_close(one[1], np.asarray(two[1]), rtol=tolerances.rtol("same") + classes * 2**-24)
+    # It adds its terms one after the other: half an ulp each.
+    rtol = tolerances.rtol("same") + classes * 2**-24
+    assert_same_sums(_cpu.rivals(logits, targets, axis=1), one, rtol)
 
 
-@pytest.mark.parametrize("long", [False, True], ids=["rows at once", "run by run"])
-def test_a_mask_in_one_run_of_classes_does_for_all(monkeypatch, long):
-    """Beside 25 runs of 40 classes, with a label in every run and some that are none."""
-    monkeypatch.setattr(_cpu, "LONG", 100 if long else 2000)
+@pytest.mark.parametrize("form", ["weighed", "in runs", "below a maximum"])
+def test_every_form_leaves_out_the_label_alone(monkeypatch, form):
+    """Beside 10 runs of 100 classes, with a label in every run and some that are none."""
+    monkeypatch.setattr(_cpu, "MANY", 1000 if form == "in runs" else 2000)
+    monkeypatch.setattr(_cpu, "_is_counted", lambda logits, axis: form != "below a maximum")
     logits, targets = cases.rows(1000)
-    rows = np.concatenate([logits, np.resize(logits, (52, 1000))])
-    labels = np.concatenate([targets, np.arange(50, dtype=targets.dtype) * 20, [-1, 1000]])
-    assert _cpu._width(rows, 1) == 40
-    top, rest, _ = _cpu.rivals(rows, jnp.asarray(labels), axis=1)
-    wanted_top, wanted = _cpu._others_by_mask(rows, jnp.asarray(labels), 1)
-    np.testing.assert_array_equal(top, wanted_top)
-    # A short run is summed term by term: half an ulp each.
-    tolerances.assert_close(rest, np.asarray(wanted), rtol=tolerances.rtol("same") + 40 * 2**-24)
+    rows = jnp.concatenate([logits, np.resize(logits, (52, 1000))])
+    labels = jnp.concatenate([targets, np.arange(50, dtype=targets.dtype) * 20, np.array([-1, 1000])])
+    assert _cpu._width(rows, 1) == (100 if form == "in runs" else None)
+    want = _statistics._rivals_one_pass(rows, labels, axis=1)
+    assert_same_sums(_cpu.rivals(rows, labels, axis=1), want, tolerances.rtol("same") + 1000 * 2**-24)
+
+
+@pytest.mark.parametrize("classes", [2, 50, 5000])
+def test_sums_of_any_size_are_kept(classes):
+    """A whole number more in every logit changes nothing, over and beyond the range of exp."""
+    shifts = np.arange(-120, 121, 5)[:, None]
+    row = np.round(64 * np.random.default_rng(classes).normal(size=classes)) / 64  # their sums are exact
+    logits, targets = np.float32(row + shifts), np.zeros(len(shifts), np.int32)
+    found = everything(logits, targets, jnp.float32(1), jnp.float32(2))
+    assert np.all(found[0] > 0)
+    for each in found:
+        want = np.broadcast_to(each[shifts[:, 0] == 0], each.shape)
+        tolerances.assert_close(each, want, rtol=tolerances.rtol("same"))
+
+
+@pytest.mark.parametrize("beside", [1e4, -1e4, np.inf, np.nan])
+def test_a_row_does_not_depend_on_what_another_holds(beside):
+    logits, targets = np.float32(np.random.default_rng(0).normal(size=(8, 50))), np.arange(8)
+    other = logits.copy()
+    other[3] = beside
+    rows = np.arange(8) != 3
+    for got, want in zip(
+        *(everything(x, targets, *np.float32([1, 2])) for x in (other, logits)), strict=True
+    ):
+        np.testing.assert_array_equal(got[rows], want[rows])
 
 
 def test_statistics_of_parts_merge_to_those_of_the_whole():
@@ -212,9 +243,11 @@ def test_blocks_of_rows_change_nothing(monkeypatch, shape, axis):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("few", [1, 32], ids=["written", "masked"])
 @pytest.mark.parametrize("silence", [False, True], ids=["plain", "silent rows"])
-def test_the_gradient_without_masks_is_the_one_with(axis, silence):
-    """XLA:CPU writes the target afterwards, over whatever an overflow has left there."""
+def test_the_gradient_on_cpu_is_the_one_by_masks(monkeypatch, axis, few, silence):
+    """Of many classes XLA:CPU writes the target afterwards, over whatever an overflow has left there."""
+    monkeypatch.setattr(operation, "FEW", few)
     shape = (4, 5, 6)
     logits = 100 * jnp.sin(jnp.arange(120.0)).reshape(shape)
     rows = shape[:axis] + shape[axis + 1 :]
@@ -226,7 +259,7 @@ def test_the_gradient_without_masks_is_the_one_with(axis, silence):
     operands = (logits, labels, silent, slope, stats)
     forms = [
         jax.jit(partial(form, axis=axis, name=None))(*operands)
-        for form in (operation._spread_by_scatter, operation._spread_by_mask)
+        for form in (operation._spread_on_cpu, operation._spread_by_mask)
     ]
     chex.assert_tree_all_finite(forms)
     chex.assert_trees_all_equal(*forms)
