@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_linear import assert_same, batch, everything, plain
+from test_linear import assert_same, batch, everything, of_logits
 
 from focaljax import linear_softmax_focal_loss
 
@@ -54,7 +54,7 @@ def mesh(kind=AxisType.Auto, shape=(2, 4)):
 def test_a_sharded_loss_is_the_unsharded_one(strategy, options, reduction, kernel, kind):
     floats, labels = batch(rows=16, width=6, classes=64)
     chosen = OPTIONS[options] | {"reduction": reduction}
-    wanted = everything(plain, floats, labels, **chosen)
+    wanted = of_logits(floats, labels, **chosen)
     where = mesh(kind)
     specs = SPECS | {"kernel": kernel}
     sharded = {name: jax.device_put(x, NamedSharding(where, specs[name])) for name, x in floats.items()}
@@ -72,7 +72,7 @@ def test_classes_of_a_mesh_axis_in_shard_map(strategy, options, reduction, place
     """Differentiated inside, on each device, or outside; sums over the examples are the caller's."""
     floats, labels = batch(rows=16, classes=64)
     chosen = OPTIONS[options]
-    wanted = everything(plain, floats, labels, reduction="sum", **chosen)
+    wanted = of_logits(floats, labels, reduction="sum", **chosen)
 
     def total(floats, labels):
         given = dict(floats)
@@ -101,7 +101,7 @@ def test_the_mean_over_examples_of_all_devices():
     """Those that count are not as many on each device."""
     floats, labels = batch(rows=16, classes=64)
     labels = labels.at[:7].set(3)
-    wanted = everything(plain, floats, labels, ignore_index=3)
+    wanted = of_logits(floats, labels, ignore_index=3)
 
     def mean(floats, labels):
         given = dict(floats)
