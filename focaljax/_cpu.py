@@ -17,6 +17,7 @@ from focaljax import _mesh
 from focaljax._entries import any_row, is_class, is_known, shifted_exp
 
 BLOCK = 2**20  # entries: 4 MB of float32, what the second-level caches of two cores hold
+FAR = 2**16  # entries between two classes: then blocks of rows bring them together
 MANY = 2**12  # classes: of so many only one run is weighed entry by entry
 
 
@@ -42,12 +43,15 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Arra
 
 
 def _scaled(total):
+    """``(top, rest)``; from a whole number differences are exact, or too large to matter."""
     top = jnp.floor(jnp.log(total))
     return top, jnp.maximum(total * jnp.exp(-top), 1)
 
 
 def _sum_of_others(logits, labels, axis):
     """The sum of exp(z) over all classes but the labelled one."""
+    if is_known(logits.shape) and math.prod(logits.shape[axis + 1 :]) >= FAR:
+        return _in_blocks(lambda z, labels: _sum_but(labels, jnp.exp(z), axis), axis, logits, labels)
     width = _width(logits, axis)
     if width is None:
         return _sum_but(labels, jnp.exp(logits), axis)
@@ -56,6 +60,8 @@ def _sum_of_others(logits, labels, axis):
     # The barrier keeps XLA from taking the exponentials before the reshape: then it would store them.
     runs = lax.optimization_barrier(logits.reshape(math.prod(each), width))
     sums = jnp.sum(jnp.exp(runs), 1).reshape(each)
+    if labels.dtype.itemsize < 4:
+        labels = labels.astype(jnp.int32)  # which holds `width`
     run = labels // width
     own = jnp.take_along_axis(runs.reshape(*each, width), run[..., None, None], -2, mode="clip").squeeze(-2)
     last = len(rows)
@@ -121,7 +127,8 @@ def _in_blocks(reduce, axis, logits, *rows):
         )
 
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
-    return tuple(jnp.moveaxis(x, 0, row + 1).reshape(shape) for x in lax.map(block, jnp.arange(count)))
+    found = lax.map(block, jnp.arange(count))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, row + 1).reshape(shape), found)
 
 
 def _blocks(logits, axis):

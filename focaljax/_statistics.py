@@ -25,7 +25,7 @@ Part = tuple[jax.Array, ...]
 class Rivals(NamedTuple):
     """A target and its competitors: the statistics of the integer-label losses, one entry per row."""
 
-    top: jax.Array  # highest competing logit; -inf without one
+    top: jax.Array  # highest competing logit, or a number near the log-sum of all; -inf without one
     rest: jax.Array  # sum over the competitors of exp(z - top), at least 1; 0 without one
     target: jax.Array  # logit of the target; NaN where the label is no class
 
@@ -129,8 +129,8 @@ def rivals(logits: jax.Array, labels: jax.Array, axis: int, name: _mesh.AxisName
 
 def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
-    two_pass, one_pass = (partial(form, axis=axis) for form in (_cpu.rivals, _rivals_one_pass))
-    return lax.platform_dependent(logits, labels, cpu=two_pass, default=one_pass)
+    on_cpu, one_pass = (partial(form, axis=axis) for form in (_cpu.rivals, _rivals_one_pass))
+    return lax.platform_dependent(logits, labels, cpu=on_cpu, default=one_pass)
 
 
 def rivals_of_all(part: Part, labels: jax.Array, classes: int, name: _mesh.AxisName | None) -> Rivals:
@@ -171,8 +171,8 @@ def peak(logits: jax.Array, axis: int, name: _mesh.AxisName | None) -> Peak:
 
 def peak_part(logits: jax.Array, axis: int) -> Part:
     """``(top, excess)`` of some of the classes."""
-    two_pass, one_pass = (partial(form, axis=axis) for form in (_cpu.peak, _peak_one_pass))
-    return lax.platform_dependent(logits, cpu=two_pass, default=one_pass)
+    on_cpu, one_pass = (partial(form, axis=axis) for form in (_cpu.peak, _peak_one_pass))
+    return lax.platform_dependent(logits, cpu=on_cpu, default=one_pass)
 
 
 def peak_of_all(part: Part, axis: int, name: _mesh.AxisName | None) -> Peak:

@@ -97,13 +97,18 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name):
         return _spread_by_mask(z, labels, silent, slope, stats, axis=axis, name=name)
     base, inverse = _scale(stats)
     quiet = _entries.any_row(silent)
-    # What comes out of a condition is stored; else a loop over classes would compute it for each of them.
-    slope, inverse = lax.cond(
-        quiet, lambda *rows: [jnp.where(silent, 0, x) for x in rows], lambda *rows: [*rows], slope, inverse
-    )
+    few = z.shape[axis] <= FEW
+    if few:  # what comes out of a condition is stored; else the loop over the classes would make it each time
+        slope, inverse = lax.cond(
+            quiet,
+            lambda *rows: [jnp.where(silent, 0, x) for x in rows],
+            lambda *rows: [*rows],
+            slope,
+            inverse,
+        )
     silent, slope, base, inverse = (jnp.expand_dims(x, axis) for x in (silent, slope, base, inverse))
     spread = -slope * (jnp.exp(z - base) * inverse)
-    if z.shape[axis] <= FEW:
+    if few:
         spread = jnp.where(_entries.is_class(labels, z.shape, axis), slope, spread)
     else:
         at = jnp.expand_dims(jnp.where(labels < 0, z.shape[axis], labels), axis)  # dropped, not from the end
