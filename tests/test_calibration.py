@@ -36,6 +36,10 @@ POSTERIORS = np.array(
 ALPHA = np.array([0.5, 1.0, 3.0, 7.0])
 
 
+posterior = jax.jit(log_posterior, static_argnames="axis")
+fit = jax.jit(fit_temperature, static_argnames=("ignore_index", "axis", "bounds"))
+
+
 def trained(slope, *distribution):
     """The logits without slope, the last one 0, by quasi-Newton steps in float64.
 
@@ -68,11 +72,11 @@ def test_the_posteriors_of_a_known_distribution_come_back(gamma, alpha):
     with jax.enable_x64(True):
         for eta in POSTERIORS:
             logits = trained(focal_risk, eta, gamma, alpha)
-            back = np.exp(log_posterior(logits, gamma=gamma, alpha=alpha))
+            back = np.exp(posterior(logits, gamma=gamma, alpha=alpha))
             np.testing.assert_allclose(back, eta, rtol=1e-5)
             if gamma and len(set(eta)) > 1:  # and without it they would not have
                 assert np.abs(jax.nn.softmax(logits) - eta).max() > 1e-4
-            in_float32 = np.exp(log_posterior(logits.astype(jnp.float32), gamma=gamma, alpha=alpha))
+            in_float32 = np.exp(posterior(logits.astype(jnp.float32), gamma=gamma, alpha=alpha))
             np.testing.assert_allclose(in_float32, eta, rtol=1e-5)
 
 
@@ -80,7 +84,7 @@ def test_posteriors_come_back_with_a_gamma_per_class():
     gamma = np.array([0.0, 1.0, 2.0, 3.0])
     with jax.enable_x64(True):
         for eta in POSTERIORS:
-            back = np.exp(log_posterior(trained(focal_risk, eta, gamma, ALPHA), gamma=gamma, alpha=ALPHA))
+            back = np.exp(posterior(trained(focal_risk, eta, gamma, ALPHA), gamma=gamma, alpha=ALPHA))
             np.testing.assert_allclose(back, eta, rtol=1e-5)
 
 
@@ -126,7 +130,7 @@ def test_posteriors_are_exact_for_any_logits(gamma, spread):
     for classes in (2, 3, 10):
         logits = (spread * rng.normal(size=(4, classes))).astype(np.float32)
         alpha = rng.uniform(0.1, 4, classes).astype(np.float32)
-        got = log_posterior(jnp.asarray(logits), gamma=gamma, alpha=alpha)
+        got = posterior(jnp.asarray(logits), gamma=gamma, alpha=alpha)
         want = np.stack([oracle(row, gamma, [float(a) for a in alpha]) for row in logits])
         # Each logarithm is rounded to itself: relative to the largest that was added.
         error = np.abs(np.asarray(got) - want) / (1 + np.abs(want).max(-1, keepdims=True))
@@ -141,21 +145,28 @@ def test_posteriors_at_the_ends():
     got = np.exp(log_posterior(logits))
     np.testing.assert_allclose(got, [[1, 0, 0], [0.5, 0, 0.5], [1, 0, 0], [1, 0, 0], [1 / 3] * 3], rtol=1e-6)
     np.testing.assert_array_equal(log_posterior(jnp.zeros((2, 1))), 0)
-    for row in logits:
-        weighted = lambda z: jnp.sum(jnp.exp(log_posterior(z)) * jnp.arange(3.0))  # noqa: E731
-        assert np.isfinite(jax.grad(weighted)(row)).all()
-        assert np.isfinite(jax.hessian(weighted)(row)).all()
+
+    def weighted(z):
+        return jnp.sum(jnp.exp(log_posterior(z)) * jnp.arange(3.0))
+
+    for derivative in (jax.grad(weighted), jax.hessian(weighted)):
+        assert np.isfinite(jax.jit(jax.vmap(derivative))(logits)).all()
     assert np.isnan(log_posterior(jnp.array([jnp.nan, 0.0]))).all()
+
+
+@jax.jit
+def slopes_of_posteriors(*at):
+    """By logits, gamma and alpha."""
+    return jax.jacrev(lambda *x: log_posterior(x[0], gamma=x[1], alpha=x[2]), (0, 1, 2))(*at)
 
 
 @pytest.mark.parametrize("row", [[0.3, -1.2, 2.0], [1.0, 1.0, -1.0], [0.0, 0.0, 0.0], [9.0, -9.0, 3.0]])
 def test_posteriors_are_differentiable_at_ties_too(row):
     with jax.enable_x64(True):
         z, alpha = jnp.array(row), jnp.array([0.5, 1.0, 2.0])
-        for argument in (0, 1, 2):
-            f = lambda *x: log_posterior(x[0], gamma=x[1], alpha=x[2])  # noqa: E731
-            at = (z, jnp.asarray(1.5), alpha)
-            jacobian = np.asarray(jax.jacrev(f, argument)(*at))
+        at = (z, jnp.asarray(1.5), alpha)
+        for argument, jacobian in enumerate(map(np.asarray, slopes_of_posteriors(*at))):
+            f = lambda *x: posterior(x[0], gamma=x[1], alpha=x[2])  # noqa: E731
             h = 1e-6
             for i in np.ndindex(at[argument].shape):
                 up, down = (
@@ -172,9 +183,9 @@ def test_posteriors_transform():
     mapped = jax.jit(jax.vmap(lambda z: log_posterior(z, alpha=[1.0, 2.0, 3.0], axis=0)))(logits)
     np.testing.assert_allclose(whole, mapped, atol=4 * U)
     np.testing.assert_allclose(jnp.sum(jnp.exp(whole), 1), 1, rtol=8 * U)
-    np.testing.assert_allclose(log_posterior(logits, gamma=0.0), jax.nn.log_softmax(logits), atol=8 * U)
+    np.testing.assert_allclose(posterior(logits, gamma=0.0), jax.nn.log_softmax(logits), atol=8 * U)
     assert log_posterior(logits.astype(jnp.bfloat16)).dtype == jnp.float32
-    np.testing.assert_array_equal(jnp.argmax(log_posterior(logits), -1), jnp.argmax(logits, -1))
+    np.testing.assert_array_equal(jnp.argmax(posterior(logits), -1), jnp.argmax(logits, -1))
 
 
 def make_logits(n, classes, scale, seed=0):
@@ -206,14 +217,14 @@ def test_the_temperature_is_the_best_one(scale, classes):
     for w in (None, weights):
         truth = best_temperature(logits, labels, w)
         given = None if w is None else jnp.asarray(w, jnp.float32)
-        got = jax.jit(fit_temperature)(logits, labels, sample_weight=given)
+        got = fit(logits, labels, sample_weight=given)
         np.testing.assert_allclose(
             got, truth, rtol=1e-5
         )  # a float32 mean of 2000 slopes is off by about 1e-6
     np.testing.assert_allclose(best_temperature(logits, labels), scale, rtol=0.1)
     with jax.enable_x64(True):
         # The reference finds a minimum, and is itself good to the root of eps.
-        got = fit_temperature(np.float64(logits), labels)
+        got = fit(np.float64(logits), labels)
         np.testing.assert_allclose(got, best_temperature(logits, labels), rtol=1e-7)
 
 
@@ -225,15 +236,15 @@ def test_temperature_at_its_bounds():
     assert fit_temperature(jnp.zeros((0, 2)), jnp.zeros(0, int)) == 1
     huge, labels = make_logits(500, 3, 1e4)
     np.testing.assert_allclose(
-        fit_temperature(huge, labels, bounds=(1e-2, 1e6)),
+        fit(huge, labels, bounds=(1e-2, 1e6)),
         best_temperature(huge / 1e4, labels) * 1e4,
         rtol=1e-4,
     )
 
 
-def test_temperature_under_transforms_and_masks(mesh):
+def test_temperature_on_a_mesh(mesh):
     logits, labels = (jnp.asarray(x) for x in make_logits(50 * jax.device_count(), 4, 2.0))
-    whole = fit_temperature(logits, labels)
+    whole = fit(logits, labels)
     put = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in (logits, labels)]
     sharded = jax.shard_map(
         lambda z, y: fit_temperature(z, y, axis_name="data"),
@@ -242,18 +253,23 @@ def test_temperature_under_transforms_and_masks(mesh):
         out_specs=P(),
     )
     np.testing.assert_allclose(jax.jit(sharded)(*put), whole, rtol=1e-5)
-    both = jax.vmap(fit_temperature)(jnp.stack([logits, 2 * logits]), jnp.stack([labels, labels]))
+
+
+def test_temperature_under_transforms_and_masks():
+    logits, labels = (jnp.asarray(x) for x in make_logits(400, 4, 2.0))
+    whole = fit(logits, labels)
+    both = jax.jit(jax.vmap(fit_temperature))(jnp.stack([logits, 2 * logits]), jnp.stack([labels, labels]))
     np.testing.assert_allclose(both, jnp.stack([whole, 2 * whole]), rtol=1e-5)
-    np.testing.assert_allclose(fit_temperature(logits.T, labels, axis=0), whole, rtol=1e-5)
+    np.testing.assert_allclose(fit(logits.T, labels, axis=0), whole, rtol=1e-5)
 
     dirty = jnp.concatenate([logits, jnp.full((1, 4), jnp.nan)])
-    ignored = fit_temperature(dirty, jnp.append(labels, -1), ignore_index=-1)
+    ignored = fit(dirty, jnp.append(labels, -1), ignore_index=-1)
     np.testing.assert_allclose(ignored, whole, rtol=1e-5)
     masked = jnp.concatenate([logits, jnp.full((logits.shape[0], 1), -jnp.inf)], 1)  # a class that cannot be
-    np.testing.assert_allclose(fit_temperature(masked, labels), whole, rtol=1e-5)
-    assert np.isnan(fit_temperature(dirty, jnp.append(labels, 0)))
-    assert np.isnan(fit_temperature(logits, labels.at[0].set(9)))
-    np.testing.assert_array_equal(jax.grad(lambda z: fit_temperature(z, labels))(logits), 0)
+    np.testing.assert_allclose(fit(masked, labels), whole, rtol=1e-5)
+    assert np.isnan(fit(dirty, jnp.append(labels, 0)))
+    assert np.isnan(fit(logits, labels.at[0].set(9)))
+    np.testing.assert_array_equal(jax.jit(jax.grad(fit_temperature))(logits, labels), 0)
 
 
 def ece(p, labels, bins, weights=None):
@@ -285,14 +301,14 @@ def probabilities(n, classes, seed=0):
 @pytest.mark.parametrize("bins", [1, 10, 15])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_errors_are_those_of_the_definition(bins, weighted):
-    p, labels = probabilities(700, 5)
-    w = np.random.default_rng(1).integers(0, 3, 700).astype(np.float32) if weighted else None
+    p, labels = probabilities(701, 5)
+    w = np.random.default_rng(1).integers(0, 3, 701).astype(np.float32) if weighted else None
     truth = ece(p, labels, bins, w)
     for metric, error in zip(
         (ExpectedCalibrationError(bins), ClasswiseCalibrationError(5, bins)), truth, strict=True
     ):
         state = metric.init()
-        for part in (slice(0, 1), slice(1, 300), slice(300, 300), slice(300, 700)):
+        for part in (slice(0, 1), slice(1, 351), slice(351, 351), slice(351, 701)):
             state = metric.update(state, labels[part], p[part], None if w is None else w[part])
         np.testing.assert_allclose(metric.result(state), error, rtol=1e-5)
         whole = metric.update(metric.init(), labels, p, w)
@@ -334,9 +350,10 @@ def test_recovered_posteriors_and_a_temperature_calibrate():
         return float(metric.result(metric.update(metric.init(), labels, logits)))
 
     # The minimiser of the focal risk: the logits whose recovered posteriors are these, by fixed point.
+    step = jax.jit(lambda logits: logits + 0.5 * (jnp.log(eta) - log_posterior(logits)))
     logits = jnp.log(eta)
     for _ in range(200):
-        logits = logits + 0.5 * (jnp.log(eta) - log_posterior(logits))
+        logits = step(logits)
     np.testing.assert_allclose(jnp.exp(log_posterior(logits)), eta, atol=1e-5)
     assert error(logits) > 5 * error(log_posterior(logits))
     assert error(logits / fit_temperature(logits, labels)) < error(logits) / 2
