@@ -6,6 +6,8 @@ The bounds are in passes (bytes moved by the size of the logits) and hold for lo
 """
 
 import functools
+import itertools
+import math
 import os
 
 import jax
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import pytest
 
 import focaljax
-from bench import compiled, hlo
+from bench import compiled, hlo, linear
 
 ROWS, PIXELS = compiled.SHAPES["rows"], compiled.SHAPES["pixels"]
 SMALL = 0.05  # of the logits: the statistics of the rows and XLA's own scratch
@@ -48,17 +50,24 @@ def unavailable(target):
     return None
 
 
+def require(target):
+    if reason := unavailable(target):
+        (pytest.fail if os.environ.get("COMPILERS") == "required" else pytest.skip)(reason)
+
+
 @pytest.fixture(params=compiled.TARGETS)
 def target(request):
     """Every machine whose compiler is installed."""
-    if reason := unavailable(request.param):
-        (pytest.fail if os.environ.get("COMPILERS") == "required" else pytest.skip)(reason)
+    require(request.param)
     return request.param
 
 
-@pytest.fixture(params=["float32", "bfloat16"])
-def dtype(request):
-    return request.param
+DTYPES = ("float32", "bfloat16")
+# The gradient in each dtype on each target. The value, whose one pass reads both dtypes alike, in each dtype
+# and on each target.
+CASES = [(target, dtype, "gradient") for target in compiled.TARGETS for dtype in DTYPES]
+CASES += [(target, DTYPES[i % 2], "value") for i, target in enumerate(compiled.TARGETS)]
+EACH = pytest.mark.parametrize(("target", "dtype", "result"), CASES, indirect=["target"])
 
 
 @functools.cache
@@ -77,27 +86,43 @@ def assert_within(program, passes, temp=SMALL, stored=0):
     assert program.temp <= temp
 
 
-@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (1.1, 3.1), strict=True)), ids=RESULTS)
-@pytest.mark.parametrize("traced", [False, True], ids=["gamma known", "gamma traced"])
-def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dtype, result, passes, traced):
+GAMMAS = ("gamma known", "gamma traced")
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype", "result", "gamma"),
+    [
+        (target, dtype, result, GAMMAS[(i + j + k) % 2])
+        for (i, target), (j, dtype), (k, result) in itertools.product(
+            *map(enumerate, (compiled.TARGETS, DTYPES, RESULTS))
+        )
+    ],
+    indirect=["target"],
+)
+def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dtype, result, gamma):
+    """Gamma known and traced with each target, each dtype and each result; it is float32 in all of them."""
+    traced = gamma == "gamma traced"
     found = program(integer, ROWS, dtype, target, gradient=result == "gradient", traced_gamma=traced)
-    assert_within(found, passes)
+    assert_within(found, {"value": 1.1, "gradient": 3.1}[result])
 
 
-@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (3.1, 6.1), strict=True)), ids=RESULTS)
-def test_dense_labels_cost_one_pass_of_statistics_and_two_of_values(target, dtype, result, passes):
+@EACH
+def test_dense_labels_cost_one_pass_of_statistics_and_two_of_values(target, dtype, result):
+    passes = {"value": 3.1, "gradient": 6.1}[result]
     assert_within(program(dense, ROWS, dtype, target, gradient=result == "gradient"), passes)
 
 
-@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (2.1, 3.1), strict=True)), ids=RESULTS)
-def test_sigmoid_is_one_kernel(target, dtype, result, passes):
+@EACH
+def test_sigmoid_is_one_kernel(target, dtype, result):
+    passes = {"value": 2.1, "gradient": 3.1}[result]
     found = program(sigmoid, ROWS, dtype, target, gradient=result == "gradient")
     assert_within(found, passes)
     assert found.kernels == 1
 
 
-@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (2.1, 4.1), strict=True)), ids=RESULTS)
-def test_smoothed_integer_labels_make_no_dense_ones(target, dtype, result, passes):
+@EACH
+def test_smoothed_integer_labels_make_no_dense_ones(target, dtype, result):
+    passes = {"value": 2.1, "gradient": 4.1}[result]
     found = program(smoothed, ROWS, dtype, target, gradient=result == "gradient")
     # XLA:GPU keeps which class is the label, a byte for each, and reads it twice.
     mask = 1 / jnp.dtype(dtype).itemsize if (target, result) == ("h200", "gradient") else 0
@@ -117,6 +142,7 @@ def few_class_bounds(shape, axis, dtype, target, result):
 
 
 @pytest.mark.parametrize("result", RESULTS)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_classes_that_are_not_the_last_axis_stay_where_they_are(target, dtype, result):
     found = program(integer, PIXELS, dtype, target, gradient=result == "gradient")
     assert_within(found, *few_class_bounds(*PIXELS, dtype, target, result), stored=target == "h200")
@@ -128,6 +154,19 @@ def test_few_classes_are_neither_padded_nor_moved(target, classes):
     where = compiled.SHAPES[classes]
     found = program(integer, where, "float32", target, gradient=True)
     assert_within(found, *few_class_bounds(*where, "float32", target, "gradient"), stored=target == "h200")
+
+
+# Matmuls of all logits, for value and gradient; bytes beside operands and results.
+LINEAR = {"rows": (3, 2.7e9), "classes": (4, 0.3e9)}
+
+
+@pytest.mark.parametrize("strategy", LINEAR)
+def test_a_large_vocabulary_on_v5p(strategy):
+    require("v5p")
+    matmuls, temp = LINEAR[strategy]
+    found = linear.program(linear.FORMS[f"in chunks of {strategy}"], linear.LARGE, "bfloat16", "v5p")
+    assert found["temp"] <= temp
+    assert math.isclose(found["matmuls"], matmuls, rel_tol=1e-6)
 
 
 # The measure itself.

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from functools import partial
 
 import jax
@@ -18,7 +17,7 @@ from focaljax import linear_softmax_focal_loss
 pytest.importorskip("rich")
 
 from bench import __main__ as command
-from bench import compiled, hlo, results, tables
+from bench import hlo, results, tables
 from bench import linear as bench
 
 SPECS = {
@@ -189,17 +188,3 @@ def test_the_bench_measures_everybody(tmp_path, monkeypatch, capsys):
 def printed(capsys, f, *arguments):
     f(*arguments)
     return json.loads(capsys.readouterr().out)
-
-
-# Compiled for a TPU v5p, without having one.
-
-TEMP = {"rows": 2.7e9, "classes": 0.3e9}
-
-
-def test_a_large_vocabulary_on_v5p(strategy):
-    try:
-        found = bench.program(bench.FORMS[f"in chunks of {strategy}"], bench.LARGE, "bfloat16", "v5p")
-    except compiled.Unavailable as error:
-        (pytest.fail if os.environ.get("COMPILERS") == "required" else pytest.skip)(str(error))
-    assert found["temp"] <= TEMP[strategy]
-    assert math.isclose(found["matmuls"], FLOPS[strategy], rel_tol=1e-6)

@@ -47,11 +47,18 @@ def step(layout, form):
     return sharded.compile_step(sharded.mesh_of(LARGE, layout), sharded.CLASSES[0], form)
 
 
+SIZES = [(131_072, "float32"), (1_048_576, "bfloat16")]
+
+
 @NEEDS
-@pytest.mark.parametrize(("classes", "dtype"), [(131_072, "float32"), (1_048_576, "bfloat16")])
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("form", sharded.FORMS)
+@pytest.mark.parametrize(
+    ("form", "kind", "classes", "dtype"),
+    [("compiler", kind, *size) for kind in (AxisType.Auto, AxisType.Explicit) for size in SIZES]
+    + [("shard_map", AxisType.Explicit, *SIZES[0]), ("shard_map", AxisType.Auto, *SIZES[1])],
+    ids=str,
+)
 def test_sharded_classes_cost_a_number_or_three_per_example(form, kind, classes, dtype):
+    """In `shard_map` every axis is manual, of whatever kind it is outside: each kind is there once."""
     found = loss(LARGE, "data x classes", classes, form, kind, dtype)
     assert found.passes <= 3.1
     assert found.temp <= 0.02
@@ -68,11 +75,14 @@ OTHERS = {  # the loss, whether its labels are soft, passes
 
 
 @NEEDS
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
 @pytest.mark.parametrize(
-    ("name", "form"), [(n, f) for n in OTHERS for f in sharded.FORMS if (n, f) != ("sigmoid", "shard_map")]
+    ("name", "form", "kind"),
+    [(name, "compiler", kind) for name in OTHERS for kind in (AxisType.Auto, AxisType.Explicit)]
+    + [("smoothed", "shard_map", AxisType.Explicit), ("dense", "shard_map", AxisType.Auto)],
+    ids=str,
 )
 def test_no_loss_exchanges_logits(name, form, kind):
+    """In `shard_map` every axis is manual, of whatever kind it is outside: each kind is there once."""
     function, soft, passes = OTHERS[name]
     mesh = sharded.mesh_of(LARGE, "data x classes", kind)
     found = sharded.compile_loss(mesh, sharded.CLASSES[0], form, loss=function, soft=soft)
