@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _cpu_dense, _mesh
+from focaljax import _mesh
 from focaljax._entries import any_row, is_class, is_known, shifted_exp
 
 BLOCK = 2**20  # entries: 4 MB of float32, what the second-level caches of two cores hold
@@ -160,8 +160,6 @@ def _is_here(labels, logits, axis):
 
 def peak(logits: jax.Array, *, axis: int) -> tuple[jax.Array, ...]:
     """``(top, excess)`` of some of the classes."""
-    if _cpu_dense.pays(logits, axis):
-        return _cpu_dense.peak(logits, axis=axis)
 
     def of_block(logits):
         top = jnp.max(logits, axis)

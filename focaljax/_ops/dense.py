@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _cpu_dense, _entries, _mesh, _modulation, _statistics
+from focaljax import _entries, _mesh, _modulation, _statistics
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -38,27 +38,8 @@ def _fwd(logits, weights, gamma, axis, name):
     return jnp.squeeze(loss, axis), (logits, weights, gamma, peak, tuple(sums))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def _sums(z, weights, gamma, peak, axis, name):
     """The loss, and the pulls of the highest and of the lower classes."""
-    plain = partial(_plain_sums, axis=axis, name=name)
-    if name is not None or not _cpu_dense.pays(z, axis):
-        return plain(z, weights, gamma, peak)
-
-    def on_cpu(z, weights, gamma, peak):
-        operands = (z, weights, gamma, peak)
-        loss = _cpu_dense.loss(z, weights, gamma, *peak, axis=axis, plain=lambda: plain(*operands)[0])
-        return loss, *plain(*operands)[1:]
-
-    return lax.platform_dependent(z, weights, gamma, peak, cpu=on_cpu, default=plain)
-
-
-@_sums.defjvp
-def _sums_jvp(axis, name, primals, tangents):
-    return jax.jvp(partial(_plain_sums, axis=axis, name=name), primals, tangents)
-
-
-def _plain_sums(z, weights, gamma, peak, axis, name):
     same = _statistics.apart(peak)
     again = _statistics.apart(same)
 
@@ -81,51 +62,21 @@ def _bwd(axis, name, residuals, ct):
     logits, weights, gamma, peak, sums = residuals
     peak, sums = _statistics.apart((peak, sums))
     ct = jnp.expand_dims(ct, axis)
-    z = logits.astype(gamma.dtype)
-    d_logits = _slope(z, weights, gamma, peak, sums, ct, axis, name).astype(logits.dtype)
+    silent = jnp.isnan(peak.excess) & ((ct == 0) | ((sums[0] == 0) & (sums[1] == 0)))
+    z = jnp.where(silent, 0, logits.astype(gamma.dtype))
+    peak = jax.tree.map(lambda x: jnp.where(silent, 0, x), peak)
 
-    z, peak = _heard(z, peak, sums, ct)
     odds = _odds(z, peak, axis, name)
     focal = _modulation.focal(odds, gamma)
+    pulls = _modulation.scaled(weights, _modulation.pull(odds, gamma))
+    others = _statistics.all_but_own(pulls, z == peak.top, sums, peak.excess < 1)
+    d_logits = _modulation.scaled(ct, odds.p * others - odds.q * pulls).astype(logits.dtype)
     # A class of weight 0 stays silent where its loss would be infinite: alpha * y sends this to both.
     d_weights = _modulation.scaled(ct, jnp.where((weights == 0) & jnp.isinf(focal), 0, focal))
     d_gamma = _modulation.scaled(weights * ct, _modulation.scaled(odds.log_q, focal))
     if gamma.shape[axis] == 1:
         d_gamma = jnp.sum(d_gamma, axis, keepdims=True)
     return d_logits, d_weights, d_gamma
-
-
-def _heard(z, peak, sums, ct):
-    """The same rows, with other numbers in those that are silent and have no softmax."""
-    silent = jnp.isnan(peak.excess) & ((ct == 0) | ((sums[0] == 0) & (sums[1] == 0)))
-    return jnp.where(silent, 0, z), jax.tree.map(lambda x: jnp.where(silent, 0, x), peak)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(6, 7))
-def _slope(z, weights, gamma, peak, sums, ct, axis, name):
-    plain = partial(_plain_slope, axis=axis, name=name)
-    operands = (z, weights, gamma, peak, sums, ct)
-    if name is not None or not _cpu_dense.pays(z, axis):
-        return plain(*operands)
-
-    def on_cpu(z, weights, gamma, peak, sums, ct):
-        del sums
-        return _cpu_dense.slope(z, weights, gamma, peak.top, peak.excess, ct, axis=axis)
-
-    return lax.platform_dependent(*operands, cpu=on_cpu, default=plain)
-
-
-@_slope.defjvp
-def _slope_jvp(axis, name, primals, tangents):
-    return jax.jvp(partial(_plain_slope, axis=axis, name=name), primals, tangents)
-
-
-def _plain_slope(z, weights, gamma, peak, sums, ct, axis, name):
-    z, peak = _heard(z, peak, sums, ct)
-    odds = _odds(z, peak, axis, name)
-    pulls = _modulation.scaled(weights, _modulation.pull(odds, gamma))
-    others = _statistics.all_but_own(pulls, z == peak.top, sums, peak.excess < 1)
-    return _modulation.scaled(ct, odds.p * others - odds.q * pulls)
 
 
 def _odds(z, peak, axis, name):
