@@ -63,8 +63,8 @@ def target(request):
 
 
 DTYPES = ("float32", "bfloat16")
-# The gradient in each dtype on each target. The value, whose one pass reads both dtypes alike, in each dtype
-# and on each target.
+# Of sigmoid and smoothed labels the gradient in each dtype on each target. The value, whose one pass reads both
+# dtypes alike, in each dtype and on each target.
 CASES = [(target, dtype, "gradient") for target in compiled.TARGETS for dtype in DTYPES]
 CASES += [(target, DTYPES[i % 2], "value") for i, target in enumerate(compiled.TARGETS)]
 EACH = pytest.mark.parametrize(("target", "dtype", "result"), CASES, indirect=["target"])
@@ -106,7 +106,8 @@ def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dty
     assert_within(found, {"value": 1.1, "gradient": 3.1}[result])
 
 
-@EACH
+@pytest.mark.parametrize("result", RESULTS)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_dense_labels_cost_one_pass_of_statistics_and_two_of_values(target, dtype, result):
     passes = {"value": 3.1, "gradient": 6.1}[result]
     assert_within(program(dense, ROWS, dtype, target, gradient=result == "gradient"), passes)
