@@ -63,8 +63,8 @@ def target(request):
 
 
 DTYPES = ("float32", "bfloat16")
-# Of sigmoid and smoothed labels the gradient in each dtype on each target. The value, whose one pass reads both
-# dtypes alike, in each dtype and on each target.
+# Of sigmoid and smoothed labels the gradient in each dtype on each target; the value, whose one pass reads
+# both dtypes alike, in each dtype and on each target.
 CASES = [(target, dtype, "gradient") for target in compiled.TARGETS for dtype in DTYPES]
 CASES += [(target, DTYPES[i % 2], "value") for i, target in enumerate(compiled.TARGETS)]
 EACH = pytest.mark.parametrize(("target", "dtype", "result"), CASES, indirect=["target"])
