@@ -127,7 +127,9 @@ def test_double_precision_is_kept():
 
 def assert_same_sums(got, want, rtol):
     """``rest * exp(top)`` agrees: a `top` is any number near the logarithm of the sum."""
-    (top, rest, target), (wanted_top, wanted, wanted_target) = (np.float64(part) for part in (got, want))
+    (top, rest, target), (wanted_top, wanted, wanted_target) = (
+        [np.asarray(x, np.float64) for x in part] for part in (got, want)
+    )
     both = np.isneginf(top) & np.isneginf(wanted_top)
     with np.errstate(invalid="ignore"):
         scale = np.where(both, 1, np.exp(top - wanted_top))
@@ -178,7 +180,7 @@ def test_a_row_does_not_depend_on_what_another_holds(beside):
     other[3] = beside
     rows = np.arange(8) != 3
     for got, want in zip(
-        *(everything(x, targets, *np.float32([1, 2])) for x in (other, logits)), strict=True
+        *(everything(x, targets, jnp.float32(1), jnp.float32(2)) for x in (other, logits)), strict=True
     ):
         np.testing.assert_array_equal(got[rows], want[rows])
 
