@@ -24,7 +24,8 @@ MANY = 2**12  # classes: of so many only one run is weighed entry by entry
 def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them.
 
-    `top` is the highest competitor, or a whole number up to a log-sum of all: then `rest` is from 1 to e.
+    `top` is the floor of the competitors' log-sum, so `rest` is from 1 to e; in the rows whose sum is lost it
+    is the highest competitor.
     """
     target = _at(labels, logits, axis)
     if not _mesh.is_whole(logits) or not _is_counted(logits, axis):
@@ -32,17 +33,17 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Arra
         return top, rest, target
     total = _sum_of_others(logits, labels, axis)
     tiny = float(jnp.finfo(total.dtype).tiny)
-    lost = ~((total > tiny**0.5) & (total < 1 / tiny))  # beside a sum above that no term below `tiny` counts
+    lost = ~((total > tiny**0.5) & (total < 1 / tiny))  # within, no term below `tiny` would count
 
-    def again(*scaled):  # rows do not depend on each other
-        found = zip(_by_maximum(logits, labels, axis), scaled, strict=True)
+    def again(*sums):  # rows do not depend on each other
+        found = zip(_by_maximum(logits, labels, axis), sums, strict=True)
         return tuple(jnp.where(lost, new, old) for new, old in found)
 
-    top, rest = lax.cond(any_row(lost), again, lambda *scaled: scaled, *_scaled(total))
+    top, rest = lax.cond(any_row(lost), again, lambda *sums: sums, *_normal(total))
     return top, rest, target
 
 
-def _scaled(total):
+def _normal(total):
     """``(top, rest)``; from a whole number differences are exact, or too large to matter."""
     top = jnp.floor(jnp.log(total))
     return top, jnp.maximum(total * jnp.exp(-top), 1)
@@ -111,8 +112,9 @@ def _width(logits, axis):
 def _in_blocks(reduce, axis, logits, *rows):
     """``reduce(logits, *rows)`` over some rows at a time.
 
-    XLA:CPU stores what it masks before it sums it; of a block that stays in the cache. A block takes every
-    n-th row, so where the rows are sharded every device has its part of every block.
+    XLA:CPU stores what it masks before it sums it, and reads far classes as whole lines of the cache; both of
+    a block stay there. A block takes every n-th row, so where the rows are sharded every device has its part
+    of every block.
     """
     split, count = _blocks(logits, axis)
     if count == 1:

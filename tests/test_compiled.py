@@ -6,7 +6,6 @@ The bounds are in passes (bytes moved by the size of the logits) and hold for lo
 """
 
 import functools
-import itertools
 import math
 import os
 
@@ -63,11 +62,6 @@ def target(request):
 
 
 DTYPES = ("float32", "bfloat16")
-# Of sigmoid and smoothed labels the gradient in each dtype on each target; the value, whose one pass reads
-# both dtypes alike, in each dtype and on each target.
-CASES = [(target, dtype, "gradient") for target in compiled.TARGETS for dtype in DTYPES]
-CASES += [(target, DTYPES[i % 2], "value") for i, target in enumerate(compiled.TARGETS)]
-EACH = pytest.mark.parametrize(("target", "dtype", "result"), CASES, indirect=["target"])
 
 
 @functools.cache
@@ -86,22 +80,10 @@ def assert_within(program, passes, temp=SMALL, stored=0):
     assert program.temp <= temp
 
 
-GAMMAS = ("gamma known", "gamma traced")
-
-
-@pytest.mark.parametrize(
-    ("target", "dtype", "result", "gamma"),
-    [
-        (target, dtype, result, GAMMAS[(i + j + k) % 2])
-        for (i, target), (j, dtype), (k, result) in itertools.product(
-            *map(enumerate, (compiled.TARGETS, DTYPES, RESULTS))
-        )
-    ],
-    indirect=["target"],
-)
-def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dtype, result, gamma):
-    """Gamma known and traced with each target, each dtype and each result; it is float32 in all of them."""
-    traced = gamma == "gamma traced"
+@pytest.mark.parametrize("result", RESULTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("traced", [False, True], ids=["gamma known", "gamma traced"])
+def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dtype, result, traced):
     found = program(integer, ROWS, dtype, target, gradient=result == "gradient", traced_gamma=traced)
     assert_within(found, {"value": 1.1, "gradient": 3.1}[result])
 
@@ -113,7 +95,8 @@ def test_dense_labels_cost_one_pass_of_statistics_and_two_of_values(target, dtyp
     assert_within(program(dense, ROWS, dtype, target, gradient=result == "gradient"), passes)
 
 
-@EACH
+@pytest.mark.parametrize("result", RESULTS)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_sigmoid_is_one_kernel(target, dtype, result):
     passes = {"value": 2.1, "gradient": 3.1}[result]
     found = program(sigmoid, ROWS, dtype, target, gradient=result == "gradient")
@@ -121,7 +104,8 @@ def test_sigmoid_is_one_kernel(target, dtype, result):
     assert found.kernels == 1
 
 
-@EACH
+@pytest.mark.parametrize("result", RESULTS)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_smoothed_integer_labels_make_no_dense_ones(target, dtype, result):
     passes = {"value": 2.1, "gradient": 4.1}[result]
     found = program(smoothed, ROWS, dtype, target, gradient=result == "gradient")

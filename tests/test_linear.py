@@ -168,24 +168,18 @@ def test_value_and_every_gradient_are_those_of_the_logits(options, reduction):
         assert_same(everything(ours, floats, labels, **chosen), wanted)
 
 
-SHAPES = [((), (CLASSES,)), ((1,), (ROWS, 1)), ((CLASSES,), (1, 1)), ((ROWS, 1), (1, CLASSES))]
-
-
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(
-    ("shapes", "smoothing", "strategy"),
-    [
-        (shapes, smoothing, list(linear.FORMS)[(i + j) % 2])
-        for i, shapes in enumerate(SHAPES)
-        for j, smoothing in enumerate((0.0, 0.1))
-    ],
+    ("alpha", "gamma"),
+    [((), (CLASSES,)), ((1,), (ROWS, 1)), ((CLASSES,), (1, 1)), ((ROWS, 1), (1, CLASSES))],
     ids=str,
 )
-def test_options_of_every_shape(shapes, smoothing, strategy):
-    """Each shape with each smoothing and each strategy, which gets options folded into rows and classes."""
-    floats, labels = batch(alpha=shapes[0], gamma=shapes[1])
-    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
-    found = everything(ours, floats, labels, label_smoothing=smoothing)
-    assert_same(found, of_logits(floats, labels, label_smoothing=smoothing))
+def test_options_of_every_shape(alpha, gamma, smoothing):
+    floats, labels = batch(alpha=alpha, gamma=gamma)
+    wanted = of_logits(floats, labels, label_smoothing=smoothing)
+    for strategy in linear.FORMS:
+        ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
+        assert_same(everything(ours, floats, labels, label_smoothing=smoothing), wanted)
 
 
 def test_any_chunk_gives_the_same(strategy):
@@ -203,25 +197,13 @@ def test_any_chunk_gives_the_same(strategy):
             assert str(found.trace(floats, labels).jaxpr) == one
 
 
-# Smoothing, cap, z-loss, what is ignored, strategy, reduction: any two values of any two meet in the first
-# six rows; the others are nothing and everything of the other form.
-NARROW = [
-    ((), "rows", "mean"),
-    (("smoothed", "capped"), "classes", None),
-    (("smoothed", "z-loss"), "classes", "mean"),
-    (("smoothed", "ignored"), "rows", None),
-    (("capped", "z-loss", "ignored"), "classes", "mean"),
-    (("capped", "z-loss", "ignored"), "rows", None),
-    ((), "classes", None),
-    (("all",), "rows", "mean"),
-]
-
-
-@pytest.mark.parametrize(("options", "strategy", "reduction"), NARROW)
-def test_bfloat16_is_as_accurate_as_its_matmuls(options, strategy, reduction):
+@pytest.mark.parametrize(
+    ("options", "reduction"), [(options, "mean") for options in OPTIONS] + [("plain", None), ("all", None)]
+)
+def test_bfloat16_is_as_accurate_as_its_matmuls(strategy, options, reduction):
     """Compared with the logits of the same numbers in float32; each matmul rounds its operands."""
     floats, labels = batch("bfloat16", rows=64, width=32)
-    chosen = {name: x for option in options for name, x in OPTIONS[option].items()} | {"reduction": reduction}
+    chosen = OPTIONS[options] | {"reduction": reduction}
     wanted = of_logits(jax.tree.map(jnp.float32, floats), labels, **chosen)
     ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=16)
     found = everything(ours, floats, labels, **chosen)

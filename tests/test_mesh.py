@@ -196,16 +196,10 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("loss", "options", "sharding"),
-    [
-        (loss, options, ("both", "classes over all")[(i + j) % 2])
-        for i, loss in enumerate(("integer", "smoothed", "dense"))
-        for j, options in enumerate(OPTIONS)
-    ],
-)
+@pytest.mark.parametrize("sharding", ["both", "classes over all"])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("loss", ["integer", "smoothed", "dense"])
 def test_a_mesh_axis_of_classes_merges_their_statistics(auto, loss, options, sharding):
-    """Each loss with each option; one axis or two, which the collectives take alike, with each of either."""
     arrays, spec = batch(loss), SHARDINGS[sharding]
     chosen = OPTIONS[options]
     where = specs(arrays, spec)

@@ -47,18 +47,11 @@ def step(layout, form):
     return sharded.compile_step(sharded.mesh_of(LARGE, layout), sharded.CLASSES[0], form)
 
 
-SIZES = [(131_072, "float32"), (1_048_576, "bfloat16")]
-
-
 @NEEDS
-@pytest.mark.parametrize(
-    ("form", "kind", "classes", "dtype"),
-    [("compiler", kind, *size) for kind in (AxisType.Auto, AxisType.Explicit) for size in SIZES]
-    + [("shard_map", AxisType.Explicit, *SIZES[0]), ("shard_map", AxisType.Auto, *SIZES[1])],
-    ids=str,
-)
+@pytest.mark.parametrize(("classes", "dtype"), [(131_072, "float32"), (1_048_576, "bfloat16")])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("form", sharded.FORMS)
 def test_sharded_classes_cost_a_number_or_three_per_example(form, kind, classes, dtype):
-    """In `shard_map` every axis is manual, of whatever kind it is outside: each kind is there once."""
     found = loss(LARGE, "data x classes", classes, form, kind, dtype)
     assert found.passes <= 3.1
     assert found.temp <= 0.02
