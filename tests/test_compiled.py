@@ -61,7 +61,9 @@ def target(request):
     return request.param
 
 
-DTYPES = ("float32", "bfloat16")
+@pytest.fixture(params=["float32", "bfloat16"])
+def dtype(request):
+    return request.param
 
 
 @functools.cache
@@ -80,34 +82,27 @@ def assert_within(program, passes, temp=SMALL, stored=0):
     assert program.temp <= temp
 
 
-@pytest.mark.parametrize("result", RESULTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (1.1, 3.1), strict=True)), ids=RESULTS)
 @pytest.mark.parametrize("traced", [False, True], ids=["gamma known", "gamma traced"])
-def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dtype, result, traced):
+def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dtype, result, passes, traced):
     found = program(integer, ROWS, dtype, target, gradient=result == "gradient", traced_gamma=traced)
-    assert_within(found, {"value": 1.1, "gradient": 3.1}[result])
+    assert_within(found, passes)
 
 
-@pytest.mark.parametrize("result", RESULTS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_dense_labels_cost_one_pass_of_statistics_and_two_of_values(target, dtype, result):
-    passes = {"value": 3.1, "gradient": 6.1}[result]
+@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (3.1, 6.1), strict=True)), ids=RESULTS)
+def test_dense_labels_cost_one_pass_of_statistics_and_two_of_values(target, dtype, result, passes):
     assert_within(program(dense, ROWS, dtype, target, gradient=result == "gradient"), passes)
 
 
-@pytest.mark.parametrize("result", RESULTS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_sigmoid_is_one_kernel(target, dtype, result):
-    passes = {"value": 2.1, "gradient": 3.1}[result]
+@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (2.1, 3.1), strict=True)), ids=RESULTS)
+def test_sigmoid_is_one_kernel(target, dtype, result, passes):
     found = program(sigmoid, ROWS, dtype, target, gradient=result == "gradient")
     assert_within(found, passes)
     assert found.kernels == 1
 
 
-@pytest.mark.parametrize("result", RESULTS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_smoothed_integer_labels_make_no_dense_ones(target, dtype, result):
-    passes = {"value": 2.1, "gradient": 4.1}[result]
+@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (2.1, 4.1), strict=True)), ids=RESULTS)
+def test_smoothed_integer_labels_make_no_dense_ones(target, dtype, result, passes):
     found = program(smoothed, ROWS, dtype, target, gradient=result == "gradient")
     # XLA:GPU keeps which class is the label, a byte for each, and reads it twice.
     mask = 1 / jnp.dtype(dtype).itemsize if (target, result) == ("h200", "gradient") else 0
@@ -127,7 +122,6 @@ def few_class_bounds(shape, axis, dtype, target, result):
 
 
 @pytest.mark.parametrize("result", RESULTS)
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_classes_that_are_not_the_last_axis_stay_where_they_are(target, dtype, result):
     found = program(integer, PIXELS, dtype, target, gradient=result == "gradient")
     assert_within(found, *few_class_bounds(*PIXELS, dtype, target, result), stored=target == "h200")
