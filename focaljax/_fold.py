@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.typing import ArrayLike
 
-from focaljax import _checks, _entries, _mesh, _statistics
+from focaljax import _arguments, _entries, _mesh, _statistics
 from focaljax._ops.dense import dense
 from focaljax._ops.indexed import indexed
 
@@ -43,10 +43,10 @@ def soft_labels(
     op: Callable = dense,
 ) -> jax.Array:
     """One loss per row from one label per class."""
-    logits, axis = _checks.logits(words.logits, logits, axis)
-    name = _checks.mesh_axis(axis_name, logits, words.logits)
-    labels = _checks.dense_labels(words.labels, labels, logits, words.logits, axis, words.indexed)
-    where = None if where is None else _checks.mask("where", where, logits, words.logits)
+    logits, axis = _arguments.logits(words.logits, logits, axis)
+    name = _arguments.mesh_axis(axis_name, logits, words.logits)
+    labels = _arguments.dense_labels(words.labels, labels, logits, words.logits, axis, words.indexed)
+    where = None if where is None else _arguments.mask("where", where, logits, words.logits)
     options = _options(logits, words, gamma, alpha, label_smoothing, axis, name)
     return _soft(logits, labels, *options, where, axis=axis, name=name, op=op)
 
@@ -66,14 +66,14 @@ def class_indices(
     op: Callable = indexed,
 ) -> jax.Array:
     """One loss per row from one class index per row."""
-    ignored = _checks.index("ignore_index" if op is indexed else "ignore_class", ignore_index)
-    logits, axis = _checks.logits(words.logits, logits, axis)
-    name = _checks.mesh_axis(axis_name, logits, words.logits)
+    ignored = _arguments.index("ignore_index" if op is indexed else "ignore_class", ignore_index)
+    logits, axis = _arguments.logits(words.logits, logits, axis)
+    name = _arguments.mesh_axis(axis_name, logits, words.logits)
     classes = logits.shape[axis] * _mesh.shards(name)
-    labels = _checks.integer_labels(
+    labels = _arguments.integer_labels(
         words.labels, labels, logits, words.logits, axis, ignored, words.dense, classes
     )
-    where = None if where is None else _checks.mask("where", where, logits, words.logits)
+    where = None if where is None else _arguments.mask("where", where, logits, words.logits)
     options = _options(logits, words, gamma, alpha, label_smoothing, axis, name)
     return _index(logits, labels, *options, where, axis=axis, name=name, ignored=ignored, op=op)
 
@@ -93,8 +93,8 @@ def independent_labels(
 
     `axis`, the last one if None, is that of options per class.
     """
-    logits = _checks.floating(words.logits, logits)
-    labels = _checks.dense_labels(words.labels, labels, logits, words.logits, logits.ndim, None)
+    logits = _arguments.floating(words.logits, logits)
+    labels = _arguments.dense_labels(words.labels, labels, logits, words.logits, logits.ndim, None)
     axis = max(logits.ndim - 1, 0) if axis is None else axis
     options = _options(logits, words, gamma, alpha, label_smoothing, axis)
     return _independent(logits, labels, *options, op=op)
@@ -104,12 +104,12 @@ def _options(logits, words, gamma, alpha, label_smoothing, axis, name=None):
     """(gamma, alpha or None, label_smoothing or None) in the dtype of the arithmetic."""
     dtype = logits.dtype if logits.dtype.itemsize >= 4 else jnp.float32
     classes = logits.shape[axis] * _mesh.shards(name) if logits.ndim else 1
-    exponent = _checks.option("gamma", gamma, logits, words.logits, axis, dtype, classes)
-    _checks.not_negative("gamma", gamma)
+    exponent = _arguments.option("gamma", gamma, logits, words.logits, axis, dtype, classes)
+    _arguments.not_negative("gamma", gamma)
     if alpha is not None:
-        alpha = _checks.option("alpha", alpha, logits, words.logits, axis, dtype, classes)
-    _checks.scalar_in_unit_interval("label_smoothing", label_smoothing)
-    value = _checks.known(label_smoothing)
+        alpha = _arguments.option("alpha", alpha, logits, words.logits, axis, dtype, classes)
+    _arguments.scalar_in_unit_interval("label_smoothing", label_smoothing)
+    value = _arguments.known(label_smoothing)
     smoothing = None if value is not None and value == 0 else jnp.asarray(label_smoothing).astype(dtype)
     return exponent, alpha, smoothing
 

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from focaljax import _checks, _twofold
+from focaljax import _arguments, _twofold
 
 __all__ = ["ClassCounts", "CountState", "effective_number", "inverse_frequency"]
 
@@ -91,10 +91,10 @@ class ClassCounts(_twofold.Stream[CountState]):
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        object.__setattr__(self, "num_classes", _checks.positive_int("num_classes", self.num_classes))
-        object.__setattr__(self, "ignore_index", _checks.index("ignore_index", self.ignore_index))
+        object.__setattr__(self, "num_classes", _arguments.positive_int("num_classes", self.num_classes))
+        object.__setattr__(self, "ignore_index", _arguments.index("ignore_index", self.ignore_index))
         if self.dtype is not None:
-            object.__setattr__(self, "dtype", _checks.float_dtype("dtype", self.dtype))
+            object.__setattr__(self, "dtype", _arguments.float_dtype("dtype", self.dtype))
 
     def init(self) -> CountState:
         """The state that has seen nothing, its fields in separate buffers: it can be donated.
@@ -105,7 +105,7 @@ class ClassCounts(_twofold.Stream[CountState]):
         Raises:
           ValueError: `dtype` is neither float32 nor, with `jax_enable_x64`, float64.
         """
-        dtype = _checks.sum_dtype("dtype", self.dtype)
+        dtype = _arguments.sum_dtype("dtype", self.dtype)
         return CountState(jnp.zeros(self.num_classes, dtype), jnp.zeros(self.num_classes, dtype))
 
     def update(
@@ -127,7 +127,7 @@ class ClassCounts(_twofold.Stream[CountState]):
           TypeError: `labels` are not integer, or the weights not real.
           ValueError: The weights have another shape, or there are 2^31 labels or more.
         """
-        labels = _checks.class_indices("labels", labels, self.num_classes, self.ignore_index)
+        labels = _arguments.class_indices("labels", labels, self.num_classes, self.ignore_index)
         if labels.size >= 2**31:
             raise ValueError(f"`labels` must be fewer than 2^31 in one update, got {labels.size}.")
         dtype, classes = state.count.dtype, self.num_classes
@@ -142,7 +142,7 @@ class ClassCounts(_twofold.Stream[CountState]):
             zeros = jnp.zeros(classes, jnp.int32)
             pair = _twofold.counts(zeros.at[groups].add(1, mode="drop"), dtype)
         else:
-            weights = _checks.weights_like("sample_weight", sample_weight, labels, "labels")
+            weights = _arguments.weights_like("sample_weight", sample_weight, labels, "labels")
             weights = lax.stop_gradient(weights).astype(dtype).reshape(-1)
             pair = _twofold.sum_by(weights, groups, classes)
         lost = jnp.where(jnp.all(known), 0, jnp.nan).astype(dtype)
@@ -196,7 +196,7 @@ def inverse_frequency(
       `sklearn.utils.class_weight.compute_class_weight`.
     """
     counts = _counts(counts)
-    _checks.scalar_in("power", power, 0, math.inf)
+    _arguments.scalar_in("power", power, 0, math.inf)
     number = jnp.where(counts == 0, 1, counts)
     return _normalized(number ** -_as(power, counts), counts, normalize, unseen)
 
@@ -239,8 +239,8 @@ def effective_number(
       (https://arxiv.org/abs/1901.05555), equations 2 and 3.
     """
     counts = _counts(counts)
-    _checks.scalar_in("beta", beta, 0, 1)
-    value = _checks.known(beta)
+    _arguments.scalar_in("beta", beta, 0, 1)
+    value = _arguments.known(beta)
     if value is None:
         log_beta = jnp.log(_as(beta, counts))
     else:  # in float64: 0.9999 has lost 3e-4 of its distance from 1 in float32
@@ -253,7 +253,7 @@ def effective_number(
 
 
 def _counts(counts: ArrayLike | CountState) -> jax.Array:
-    return counts.count if isinstance(counts, CountState) else _checks.class_counts("counts", counts)
+    return counts.count if isinstance(counts, CountState) else _arguments.class_counts("counts", counts)
 
 
 def _as(x: ArrayLike, counts: jax.Array) -> jax.Array:
@@ -270,8 +270,8 @@ def _mean(x: jax.Array, seen: jax.Array) -> jax.Array:
 def _normalized(weights, counts, normalize, unseen):
     """The weights by the table at the top of this file."""
     seen = counts != 0  # NaN too: the counts of a stream that had a wrong label
-    _checks.choice("normalize", normalize, NORMALIZATIONS)
-    _checks.scalar_in("unseen", unseen, 0, math.inf)
+    _arguments.choice("normalize", normalize, NORMALIZATIONS)
+    _arguments.scalar_in("unseen", unseen, 0, math.inf)
     if normalize == "examples":
         share = counts / _mean(counts, seen)
         weights = weights / _mean(share * weights, seen)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from focaljax import _checks, _fold, reductions
+from focaljax import _arguments, _fold, reductions
 from focaljax._ops import dense, indexed, probabilities, sigmoid
 
 _WORDS = _fold.Words(
@@ -66,7 +66,7 @@ def categorical_focal_crossentropy(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5; `keras.losses.categorical_focal_crossentropy`.
     """
-    op = dense.dense if _checks.flag("from_logits", from_logits) else probabilities.dense
+    op = dense.dense if _arguments.flag("from_logits", from_logits) else probabilities.dense
     return _fold.soft_labels(
         y_pred, y_true, _WORDS, gamma=gamma, alpha=alpha, label_smoothing=label_smoothing, axis=axis, op=op
     )
@@ -111,7 +111,7 @@ def sparse_categorical_focal_crossentropy(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5. Keras has no such function yet; names and order follow its sparse cross-entropy.
     """
-    op = indexed.indexed if _checks.flag("from_logits", from_logits) else probabilities.indexed
+    op = indexed.indexed if _arguments.flag("from_logits", from_logits) else probabilities.indexed
     return _fold.class_indices(
         y_pred, y_true, _WORDS, gamma=gamma, alpha=alpha, axis=axis, ignore_index=ignore_class, op=op
     )
@@ -160,11 +160,11 @@ def binary_focal_crossentropy(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equations 4 and 5; `keras.losses.binary_focal_crossentropy`.
     """
-    op = sigmoid.sigmoid if _checks.flag("from_logits", from_logits) else probabilities.sigmoid
-    balanced = _checks.flag("apply_class_balancing", apply_class_balancing)
+    op = sigmoid.sigmoid if _arguments.flag("from_logits", from_logits) else probabilities.sigmoid
+    balanced = _arguments.flag("apply_class_balancing", apply_class_balancing)
     if not balanced:
-        _checks.untouched("alpha", alpha, 0.25, "apply_class_balancing=True")
-    y_pred, axis = _checks.logits("y_pred", y_pred, axis)
+        _arguments.untouched("alpha", alpha, 0.25, "apply_class_balancing=True")
+    y_pred, axis = _arguments.logits("y_pred", y_pred, axis)
     losses = _fold.independent_labels(
         y_pred,
         y_true,
@@ -186,12 +186,12 @@ class _Loss:
     dtype: DTypeLike | None
 
     def __post_init__(self):
-        _checks.reduction(self.reduction)
+        _arguments.reduction(self.reduction)
         for name in ("alpha", "gamma", "label_smoothing"):
             if hasattr(self, name):
-                object.__setattr__(self, name, _checks.plain(name, getattr(self, name)))
+                object.__setattr__(self, name, _arguments.plain(name, getattr(self, name)))
         if self.dtype is not None:
-            object.__setattr__(self, "dtype", _checks.float_dtype("dtype", self.dtype))
+            object.__setattr__(self, "dtype", _arguments.float_dtype("dtype", self.dtype))
 
     def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         """One loss per example, neither weighed nor reduced.
@@ -211,7 +211,7 @@ class _Loss:
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> jax.Array:
         """The losses of a batch, weighed and reduced by :func:`focaljax.reduce_loss`."""
-        y_pred = _checks.floating("y_pred", y_pred)
+        y_pred = _arguments.floating("y_pred", y_pred)
         losses = self.call(y_true, y_pred if self.dtype is None else y_pred.astype(self.dtype))
         where = reductions.not_ignored(y_true, getattr(self, "ignore_class", None), losses)
         reduced = reductions.reduce_loss(losses, sample_weight, self.reduction, where=where)

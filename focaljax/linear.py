@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jax.typing import ArrayLike
 
-from focaljax import _checks, _checks_linear, _mesh
+from focaljax import _arguments, _mesh
 from focaljax._ops import linear_classes, linear_rows
 from focaljax._ops.linear import Classes, Head, How, Rows
 
@@ -107,21 +107,21 @@ def linear_softmax_focal_loss(
       equation 5, for the labelled class of a softmax; for gradients made in the forward pass, Hsu et al.,
       "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024 (https://arxiv.org/abs/2410.10989).
     """
-    layer = _checks_linear.layer(inputs, kernel, bias, axis_name)
+    layer = _arguments.layer(inputs, kernel, bias, axis_name)
     count = layer.kernel.shape[1] * _mesh.shards(layer.name)
-    ignored = _checks.index("ignore_index", ignore_index)
-    labels = _checks_linear.labels(labels, layer.logits, ignored, count)
-    weights = None if weights is None else _checks_linear.weights(weights, layer.logits)
-    exponent = _checks_linear.option("gamma", gamma, layer.logits, count)
-    _checks.not_negative("gamma", gamma)
+    ignored = _arguments.index("ignore_index", ignore_index)
+    labels = _arguments.layer_labels(labels, layer.logits, ignored, count)
+    weights = None if weights is None else _arguments.layer_weights(weights, layer.logits)
+    exponent = _arguments.layer_option("gamma", gamma, layer.logits, count)
+    _arguments.not_negative("gamma", gamma)
     if alpha is not None:
-        alpha = _checks_linear.option("alpha", alpha, layer.logits, count)
-    _checks.scalar_in_unit_interval("label_smoothing", label_smoothing)
-    _checks_linear.factor("z_loss", z_loss)
-    _checks_linear.choice("reduction", reduction, _checks_linear.REDUCTIONS)
-    _checks_linear.choice("strategy", strategy, _checks_linear.STRATEGIES)
-    strategy, size = _plan(layer, strategy, _checks_linear.chunk(chunk))
-    cap, precision = _checks_linear.cap(logit_soft_cap), _checks_linear.precision(precision)
+        alpha = _arguments.layer_option("alpha", alpha, layer.logits, count)
+    _arguments.scalar_in_unit_interval("label_smoothing", label_smoothing)
+    _arguments.factor("z_loss", z_loss)
+    _arguments.choice("reduction", reduction, _arguments.LINEAR_REDUCTIONS)
+    _arguments.choice("strategy", strategy, _arguments.STRATEGIES)
+    strategy, size = _plan(layer, strategy, _arguments.chunk(chunk))
+    cap, precision = _arguments.cap(logit_soft_cap), _arguments.precision(precision)
     smoothing, zeta = (_unless_zero(x, exponent.dtype) for x in (label_smoothing, z_loss))
     operands = Operands(
         layer.inputs, layer.kernel, layer.bias, labels, weights, exponent, alpha, smoothing, zeta
@@ -154,11 +154,11 @@ class Operands(NamedTuple):
 
 def _unless_zero(x: ArrayLike, dtype: Any) -> jax.Array | None:
     """An option, or None where it is known to do nothing."""
-    value = _checks.known(x)
+    value = _arguments.known(x)
     return None if value is not None and value == 0 else jnp.asarray(x).astype(dtype)
 
 
-def _plan(layer: _checks_linear.Layer, strategy: str | None, chunk: int | None) -> tuple[str, int]:
+def _plan(layer: _arguments.Layer, strategy: str | None, chunk: int | None) -> tuple[str, int]:
     """What is chunked, and into how many rows or classes."""
     sizes = (math.prod(layer.logits.shape[:-1]), *layer.kernel.shape)
     rows, width, classes = (n if isinstance(n, int) else m for n, m in zip(sizes, TYPICAL, strict=True))
@@ -168,7 +168,7 @@ def _plan(layer: _checks_linear.Layer, strategy: str | None, chunk: int | None) 
         large = one * width * classes > SUMS or fit["rows"] < min(LEAST, rows)
         strategy = "classes" if large and devices == 1 else "rows"
     size = sizes[0 if strategy == "rows" else 2]
-    _checks_linear.size_of_chunks(strategy, size)
+    _arguments.size_of_chunks(strategy, size)
     if chunk is None and strategy == "rows":  # logits of no more than the kernel's gradient takes
         chunk = _even(size, devices * max(128, min(fit["rows"], max(1024, width))))
     elif chunk is None:
@@ -185,7 +185,7 @@ def _even(size: Any, chunk: int) -> int:
     return size // even[0] if even else -(-size // least)
 
 
-def _devices(layer: _checks_linear.Layer) -> int:
+def _devices(layer: _arguments.Layer) -> int:
     """How many share the work: those of the mesh, where it is not `shard_map` that shares it."""
     mesh = _mesh_of(layer[:3])
     return math.prod(mesh.shape[name] for name in mesh.axis_names if name not in mesh.manual_axes)

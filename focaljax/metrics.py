@@ -35,7 +35,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from focaljax import _checks, _twofold, reductions
+from focaljax import _arguments, _twofold, reductions
 from focaljax.crossentropy import (
     binary_focal_crossentropy,
     categorical_focal_crossentropy,
@@ -85,9 +85,9 @@ class _Mean(_twofold.Stream[MeanState]):
     def __post_init__(self) -> None:
         for option in ("alpha", "gamma", "label_smoothing"):
             if hasattr(self, option):
-                object.__setattr__(self, option, _checks.plain(option, getattr(self, option)))
+                object.__setattr__(self, option, _arguments.plain(option, getattr(self, option)))
         if self.dtype is not None:
-            object.__setattr__(self, "dtype", _checks.float_dtype("dtype", self.dtype))
+            object.__setattr__(self, "dtype", _arguments.float_dtype("dtype", self.dtype))
 
     def _options(self) -> dict[str, Any]:
         names = (field.name for field in fields(cast(Any, self)))
@@ -102,7 +102,7 @@ class _Mean(_twofold.Stream[MeanState]):
         Raises:
           ValueError: `dtype` is neither float32 nor, with `jax_enable_x64`, float64.
         """
-        dtype = _checks.sum_dtype("dtype", self.dtype)
+        dtype = _arguments.sum_dtype("dtype", self.dtype)
         return MeanState(*(jnp.zeros((), dtype) for _ in range(4)))
 
     def update(

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from focaljax import _checks, _mesh
+from focaljax import _arguments, _mesh
 from focaljax._mesh import AxisName
 
 
@@ -79,7 +79,7 @@ def reduce_loss(
     References:
       The Keras 3 API, `keras.losses.Loss`, for the names of the reductions.
     """
-    _checks.reduction(reduction)
+    _arguments.reduction(reduction)
     weighted, weights = weigh(losses, sample_weight, where=where)
     if reduction in (None, "none"):
         if axis_name is not None:
@@ -94,7 +94,7 @@ def reduce_loss(
     if where is None:
         count = weighted.size * _mesh.shards(axis_name)
         return _ratio(total, jnp.asarray(count, total.dtype))
-    counted = jnp.broadcast_to(_checks.mask("where", where, weighted, "losses"), weighted.shape)
+    counted = jnp.broadcast_to(_arguments.mask("where", where, weighted, "losses"), weighted.shape)
     return _ratio(total, _mesh.total(jnp.sum(counted, dtype=total.dtype), axis_name))
 
 
@@ -121,14 +121,14 @@ def weigh(
       Array([[4., 8.],
              [0., 0.]], dtype=float32)
     """
-    losses = _checks.floating("losses", losses)
+    losses = _arguments.floating("losses", losses)
     losses = losses.astype(jnp.float32 if losses.dtype.itemsize < 4 else losses.dtype)
     if sample_weight is None:
         weights = jnp.ones_like(losses)
     else:
         weights = _sample_weight(sample_weight, losses)
     if where is not None:
-        weights = jnp.where(_checks.mask("where", where, losses, "losses"), weights, 0)
+        weights = jnp.where(_arguments.mask("where", where, losses, "losses"), weights, 0)
     elif sample_weight is None:
         return losses, weights
     # Only what is not finite is selected away: d(w v)/dw at w = 0 is v.
@@ -182,7 +182,7 @@ def not_ignored(labels: ArrayLike, ignore_class: int | None, losses: jax.Array) 
     """
     if ignore_class is None:
         return None
-    labels = _checks.array("labels", labels)
+    labels = _arguments.array("labels", labels)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         info = jnp.iinfo(labels.dtype)
         if not info.min <= ignore_class <= info.max:  # uint8 has no -1
@@ -192,7 +192,7 @@ def not_ignored(labels: ArrayLike, ignore_class: int | None, losses: jax.Array) 
 
 def _sample_weight(x: ArrayLike, losses: jax.Array) -> jax.Array:
     """The weights by Keras' rank rule, in the shape and dtype of the losses."""
-    x = _checks.array("sample_weight", x)
+    x = _arguments.array("sample_weight", x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise TypeError(f"`sample_weight` must be real, got {x.dtype}.")
     shape = x.shape

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from focaljax import _checks, _modulation, _twofold
+from focaljax import _arguments, _modulation, _twofold
 from focaljax.calibration._examples import examples
 
 
@@ -78,11 +78,11 @@ class _CalibrationError(_twofold.Stream[CalibrationState]):
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        object.__setattr__(self, "bins", _checks.positive_int("bins", self.bins))
-        _checks.flag("from_logits", self.from_logits)
-        _checks.index("ignore_class", self.ignore_class)
+        object.__setattr__(self, "bins", _arguments.positive_int("bins", self.bins))
+        _arguments.flag("from_logits", self.from_logits)
+        _arguments.index("ignore_class", self.ignore_class)
         if self.dtype is not None:
-            object.__setattr__(self, "dtype", _checks.float_dtype("dtype", self.dtype))
+            object.__setattr__(self, "dtype", _arguments.float_dtype("dtype", self.dtype))
 
     def init(self) -> CalibrationState:
         """The state that has seen nothing, its fields in separate buffers: it can be donated.
@@ -93,7 +93,7 @@ class _CalibrationError(_twofold.Stream[CalibrationState]):
         Raises:
           ValueError: `dtype` is neither float32 nor, with `jax_enable_x64`, float64.
         """
-        dtype = _checks.sum_dtype("dtype", self.dtype)
+        dtype = _arguments.sum_dtype("dtype", self.dtype)
         shape = (self.bins,) if self._classes is None else (self._classes, self.bins)
         return CalibrationState(*(jnp.zeros(shape, dtype) for _ in range(6)))
 
@@ -250,7 +250,7 @@ class ClasswiseCalibrationError(_CalibrationError):
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        object.__setattr__(self, "num_classes", _checks.positive_int("num_classes", self.num_classes))
+        object.__setattr__(self, "num_classes", _arguments.positive_int("num_classes", self.num_classes))
         super().__post_init__()
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from focaljax import _checks, reductions
+from focaljax import _arguments, reductions
 
 
 def examples(
@@ -19,10 +19,12 @@ def examples(
     """[N, C] logits or probabilities, [N] labels and [N] weights, NaN for a label outside; and C."""
     name, labels_name, ignored_name = names
     x, labels, sample_weight = lax.stop_gradient((x, labels, sample_weight))
-    x, axis = _checks.logits(name, x, axis)
+    x, axis = _arguments.logits(name, x, axis)
     classes = x.shape[axis]
-    ignored = _checks.index(ignored_name, ignored)
-    labels = _checks.integer_labels(labels_name, labels, x, name, axis, ignored, "jax.numpy.argmax", classes)
+    ignored = _arguments.index(ignored_name, ignored)
+    labels = _arguments.integer_labels(
+        labels_name, labels, x, name, axis, ignored, "jax.numpy.argmax", classes
+    )
     x = jnp.moveaxis(x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, axis, -1)
     where = reductions.not_ignored(labels, ignored, x[..., 0])
     _, weights = reductions.weigh(x[..., 0], sample_weight, where=where)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from focaljax import _checks, _modulation
+from focaljax import _arguments, _modulation
 
 
 def log_posterior(
@@ -59,17 +59,17 @@ def log_posterior(
       Perspective", 2021 (https://arxiv.org/abs/2011.09172), the transformation
       Psi of the softmax; alpha follows from the same argument.
     """
-    logits, axis = _checks.logits("logits", logits, axis)
+    logits, axis = _arguments.logits("logits", logits, axis)
     dtype = jnp.float32 if logits.dtype.itemsize < 4 else logits.dtype
     option = functools.partial(
-        _checks.option, like=logits, like_name="logits", axis=axis, dtype=dtype, classes=logits.shape[axis]
+        _arguments.option, like=logits, like_name="logits", axis=axis, dtype=dtype, classes=logits.shape[axis]
     )
-    _checks.not_negative("gamma", gamma)
+    _arguments.not_negative("gamma", gamma)
     exponent = option("gamma", gamma)
     odds = _odds(logits.astype(dtype), axis)
     log_eta = odds.log_p - exponent * odds.log_q - jnp.log1p(exponent * odds.phi)
     if alpha is not None:
-        _checks.positive("alpha", alpha)
+        _arguments.positive("alpha", alpha)
         log_eta = log_eta - jnp.log(option("alpha", alpha))
     # A gap beyond all others may overflow to inf here: it is certain, not NaN.
     return jax.nn.log_softmax(jnp.minimum(log_eta, jnp.finfo(dtype).max / 4), axis)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from focaljax import _checks, _mesh, _modulation
+from focaljax import _arguments, _mesh, _modulation
 from focaljax._mesh import AxisName
 from focaljax.calibration._examples import examples
 
@@ -56,7 +56,7 @@ def fit_temperature(
     References:
       Guo et al., "On Calibration of Modern Neural Networks", 2017 (https://arxiv.org/abs/1706.04599).
     """
-    low, high = _checks.bounds("bounds", bounds)
+    low, high = _arguments.bounds("bounds", bounds)
     z, y, weights, _ = examples(
         logits, labels, sample_weight, ignore_index, axis, ("logits", "labels", "ignore_index")
     )
