@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from focaljax import _arguments, _entries, _mesh, _statistics
 from focaljax._ops.dense import dense
 from focaljax._ops.indexed import indexed
+from focaljax.terms import Focal
 
 
 class Words(NamedTuple):
@@ -111,64 +112,72 @@ def _options(logits, words, gamma, alpha, label_smoothing, axis, name=None):
     _arguments.scalar_in_unit_interval("label_smoothing", label_smoothing)
     value = _arguments.known(label_smoothing)
     smoothing = None if value is not None and value == 0 else jnp.asarray(label_smoothing).astype(dtype)
-    return exponent, alpha, smoothing
+    return Focal(exponent), alpha, smoothing
 
 
 @partial(jax.jit, static_argnames=("axis", "name", "op"), inline=True)
-def _soft(logits, labels, gamma, alpha, smoothing, where, *, axis, name, op):
-    zeros = _zeros(logits, gamma.dtype)
-    labels = labels.astype(gamma.dtype) + zeros
-    gamma = _mesh.part(gamma, axis, logits.shape[axis], name)
-    alpha = 1 if alpha is None else _mesh.part(alpha, axis, logits.shape[axis], name)
+def _soft(logits, labels, term, alpha, smoothing, where, *, axis, name, op):
+    zeros = _zeros(logits, _wide(logits))
+    part = partial(_mesh.part, axis=axis, classes=logits.shape[axis], name=name)
+    labels = labels.astype(zeros.dtype) + zeros
     if where is not None:
         labels = jnp.where(where, labels, 0)
-    weights = _smoothed(labels, smoothing, where, axis, name) * alpha
+    weights = _smoothed(labels, smoothing, where, axis, name) * (1 if alpha is None else part(alpha))
     if where is not None:
         logits, weights = jnp.where(where, logits, -jnp.inf), jnp.where(where, weights, 0)
-    return op(logits, weights, gamma + _like(zeros, gamma, axis), axis, **_over(name))
+    return op(logits, weights, _of_entries(term, zeros, part, axis), axis, **_over(name))
 
 
 @partial(jax.jit, static_argnames=("axis", "name", "ignored", "op"), inline=True)
-def _index(logits, labels, gamma, alpha, smoothing, where, *, axis, name, ignored, op):
-    zeros = _zeros(logits, gamma.dtype)
+def _index(logits, labels, term, alpha, smoothing, where, *, axis, name, ignored, op):
+    zeros = _zeros(logits, _wide(logits))
+    classes = logits.shape[axis] * _mesh.shards(name)
+    counted = jnp.ones(labels.shape, bool)
+    if ignored is not None and jnp.iinfo(labels.dtype).min <= ignored <= jnp.iinfo(labels.dtype).max:
+        counted = labels != jnp.asarray(ignored, labels.dtype)
+        labels = jnp.where(counted, labels, 0)  # a class, so that nothing is made of what is none
+    if where is not None:
+        where = jnp.broadcast_to(where, logits.shape)
+        logits = jnp.where(where, logits, -jnp.inf)
+        counted &= _mesh.highest(jnp.any(where, axis).astype(jnp.int32), name) > 0
     mine = _mesh.local(labels, logits.shape[axis], name)
-    rows = _mesh.total(jnp.sum(zeros, axis), name) + _zeros(labels, gamma.dtype)
     if smoothing is None:
         of_label = partial(_of_class, labels=labels, mine=mine, shape=logits.shape, axis=axis, name=name)
-        weights = rows + (1 if alpha is None else of_label(alpha))
-        gamma = rows + of_label(gamma)
-        row = jnp.asarray
-    else:
-        gamma = _mesh.part(gamma, axis, logits.shape[axis], name)
-        alpha = 1 if alpha is None else _mesh.part(alpha, axis, logits.shape[axis], name)
-        own = _entries.is_class(mine, logits.shape, axis).astype(gamma.dtype)
-        weights = _smoothed(own + zeros, smoothing, where, axis, name) * alpha
-        gamma = gamma + _like(zeros, gamma, axis)
-        row = partial(jnp.expand_dims, axis=axis)
-
-    known = (labels >= 0) & (labels < logits.shape[axis] * _mesh.shards(name))
-    weights = jnp.where(row(known), weights, jnp.nan)
-    if where is not None:
-        logits = jnp.where(where, logits, -jnp.inf)
-        where = jnp.broadcast_to(where, logits.shape)
-        if smoothing is None:
-            where = _mesh.highest(jnp.any(where, axis).astype(jnp.int32), name) > 0
-        weights = jnp.where(where, weights, 0)
-    if ignored is not None and jnp.iinfo(labels.dtype).min <= ignored <= jnp.iinfo(labels.dtype).max:
-        weights = jnp.where(row(labels == jnp.asarray(ignored, labels.dtype)), 0, weights)
-    if smoothing is None:
-        return op(logits, labels, weights, gamma, axis, **_over(name))
-    return dense(logits, weights, gamma, axis, **_over(name))
+        rows = _mesh.total(jnp.sum(zeros, axis), name) + _zeros(labels, zeros.dtype)
+        weights = jnp.where(counted, rows + (1 if alpha is None else of_label(alpha)), 0)
+        return op(
+            logits, labels, weights, jax.tree.map(lambda x: rows + of_label(x), term), axis, **_over(name)
+        )
+    part = partial(_mesh.part, axis=axis, classes=logits.shape[axis], name=name)
+    own = _entries.is_class(mine, logits.shape, axis)
+    weights = _smoothed(own.astype(zeros.dtype) + zeros, smoothing, where, axis, name)
+    weights = weights * (1 if alpha is None else part(alpha))
+    if where is not None:  # the label's own class has probability 0 there: an infinite loss
+        weights = jnp.where(where | own, weights, 0)
+    weights = jnp.where(jnp.expand_dims(counted, axis), weights, 0)
+    known = (labels >= 0) & (labels < classes)
+    return dense(logits, weights, _of_entries(term, zeros, part, axis), axis, name, known)
 
 
 @partial(jax.jit, static_argnames=("op",), inline=True)
-def _independent(logits, labels, gamma, alpha, smoothing, *, op):
-    zeros = _zeros(logits, gamma.dtype)
-    labels = labels.astype(gamma.dtype) + zeros
-    if smoothing is not None:
-        labels = labels * (1 - smoothing) + smoothing / 2
-    weights = 1 + zeros if alpha is None else alpha * labels + (1 - alpha) * (1 - labels)
-    return op(logits, labels, weights, gamma + zeros)
+def _independent(logits, labels, term, alpha, smoothing, *, op):
+    zeros = _zeros(logits, _wide(logits))
+    yes = labels.astype(zeros.dtype) + zeros
+    no = 1 - yes
+    if smoothing is not None:  # each from its own parts: 1 - s / 2 would lose the digits of s
+        yes, no = (y * (1 - smoothing) + smoothing / 2 for y in (yes, no))
+    weights = 1 + zeros if alpha is None else alpha * yes + (1 - alpha) * no
+    return op(logits, yes, no, weights, jax.tree.map(lambda x: x + zeros, term))
+
+
+def _wide(logits):
+    """The dtype of the arithmetic."""
+    return logits.dtype if logits.dtype.itemsize >= 4 else jnp.float32
+
+
+def _of_entries(term, zeros, part, axis):
+    """The term with its options per entry, or of size 1 along the class axis."""
+    return jax.tree.map(lambda x: part(x) + _like(zeros, part(x), axis), term)
 
 
 def _smoothed(labels, smoothing, where, axis, name):

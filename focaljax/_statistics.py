@@ -10,7 +10,7 @@ Accelerators reduce all statistics in ONE read of the logits. XLA:CPU has a form
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,19 @@ class Peak(NamedTuple):
 
     top: jax.Array
     excess: jax.Array  # sum exp(z - top) over all entries but one of the highest
+
+
+Stats = TypeVar("Stats", Rivals, Peak)
+
+
+def settled(stats: Stats) -> tuple[Stats, jax.Array]:
+    """The statistics with zeros in the rows that have no answer, and where these are.
+
+    A row has none with NaN or +inf among its logits, nothing but -inf, or a label that is no class. What follows
+    is computed from the zeros, so that no derivative of any order multiplies NaN by 0, and selected at the end.
+    """
+    undefined = jnp.isnan(sum(stats[1:], -stats[0]))
+    return jax.tree.map(lambda x: jnp.where(undefined, 0, x), stats), undefined
 
 
 def merge(left: Part, right: Part, *, exact: bool = False) -> Part:
@@ -150,8 +163,10 @@ def _rivals_jvp(axis, name, primals, tangents):
     slope = tangents[0]
     stats = rivals(logits, labels, axis, name)
     own = is_class(_mesh.local(labels, logits.shape[axis], name), logits.shape, axis)
-    others = jnp.where(own, -jnp.inf, logits)
-    rise = shifted_exp(others, jnp.expand_dims(stats.top, axis)) * slope
+    unknown = jnp.isnan(stats.rest)  # a constant: 0 times NaN would be NaN
+    others = jnp.where(own | jnp.expand_dims(unknown, axis), -jnp.inf, logits)
+    top = jnp.where(unknown, 0, stats.top)
+    rise = shifted_exp(others, jnp.expand_dims(top, axis)) * slope
     rise, own_slope = (jnp.squeeze(row_sum(x, axis, name), axis) for x in (rise, jnp.where(own, slope, 0)))
     return stats, Rivals(jnp.zeros_like(stats.top), rise, own_slope)
 
@@ -167,6 +182,13 @@ def _rivals_one_pass(logits, labels, *, axis):
 def peak(logits: jax.Array, axis: int, name: _mesh.AxisName | None) -> Peak:
     """The maximum of each row and the excess beside it, with `axis` of size 1; constants to derivatives."""
     return peak_of_all(peak_part(lax.stop_gradient(logits), axis), axis, name)
+
+
+def known(peak: Peak, rows: jax.Array | None, axis: int) -> Peak:
+    """The same without an answer where a row is not known; None is everywhere."""
+    if rows is None:
+        return peak
+    return peak._replace(excess=jnp.where(jnp.expand_dims(rows, axis), peak.excess, jnp.nan))
 
 
 def peak_part(logits: jax.Array, axis: int) -> Part:

@@ -19,7 +19,8 @@ from jax.typing import ArrayLike
 
 from focaljax import _arguments, _mesh
 from focaljax._ops import linear_classes, linear_rows
-from focaljax._ops.linear import Classes, Head, How, Rows
+from focaljax._ops.linear import Classes, Head, How, Rows, wide
+from focaljax.terms import Focal, Term
 
 # What is chunked and how large a chunk is, where the caller does not say. Rows cost three matmuls, classes
 # four, but each chunk of rows also reads the kernel and reads and writes a float32 sum of its size, which
@@ -124,7 +125,7 @@ def linear_softmax_focal_loss(
     cap, precision = _arguments.cap(logit_soft_cap), _arguments.precision(precision)
     smoothing, zeta = (_unless_zero(x, exponent.dtype) for x in (label_smoothing, z_loss))
     operands = Operands(
-        layer.inputs, layer.kernel, layer.bias, labels, weights, exponent, alpha, smoothing, zeta
+        layer.inputs, layer.kernel, layer.bias, labels, weights, Focal(exponent), alpha, smoothing, zeta
     )
     how = How(size, cap, precision, layer.name, _devices(layer) if strategy == "classes" else 1)
     loss: Any = partial(_loss, how=how, strategy=strategy, reduction=reduction, ignored=ignored)
@@ -139,14 +140,14 @@ def linear_softmax_focal_loss(
 
 
 class Operands(NamedTuple):
-    """What is checked; `gamma` and `alpha` in the rank of the logits."""
+    """What is checked; `alpha` and the options of `term` in the rank of the logits."""
 
     inputs: jax.Array
     kernel: jax.Array
     bias: jax.Array | None
     labels: jax.Array
     weights: jax.Array | None
-    gamma: jax.Array
+    term: Term
     alpha: jax.Array | None
     smoothing: jax.Array | None
     zeta: jax.Array | None
@@ -199,7 +200,8 @@ def _mesh_of(operands: Any) -> Any:
 
 @partial(jax.jit, static_argnames=("how", "strategy", "reduction", "ignored"), inline=True)
 def _loss(operands, *, how, strategy, reduction, ignored):
-    """Folds the options into one weight, gamma and zeta per row, on the devices where the rows are."""
+    """Folds the options into one weight, term and zeta per row, on the devices where the rows are."""
+    dtype = wide(operands.inputs.dtype)
     shape, name = operands.labels.shape, how.name
     everywhere = frozenset().union(*(_mesh.varying(x) for x in jax.tree.leaves(operands)))
     of_rows = everywhere - frozenset(name if isinstance(name, tuple) else (name,))
@@ -209,20 +211,19 @@ def _loss(operands, *, how, strategy, reduction, ignored):
     )
     labels = _mesh.vary(operands.labels.reshape(-1), of_rows)
     classes = kernel.shape[1]
-    known = (labels >= 0) & (labels < classes * _mesh.shards(name))
-    counts = jnp.ones_like(known)
+    counts = jnp.ones(labels.shape, bool)
     if ignored is not None and jnp.iinfo(labels.dtype).min <= ignored <= jnp.iinfo(labels.dtype).max:
         counts = labels != ignored
+        labels = jnp.where(counts, labels, 0)  # a class, so that nothing is made of what is none
+    known = (labels >= 0) & (labels < classes * _mesh.shards(name))
     labels = jnp.where(known, labels.astype(jnp.int32), -1)
-    zeros = jnp.where(False, labels, 0).astype(operands.gamma.dtype)
+    zeros = jnp.where(False, labels, 0).astype(dtype)
 
     of_labels = None if smoothing is not None else labels
-    gamma, gammas = _parts(operands.gamma, of_labels, shape, classes, name)
-    weight, alphas = (None, None)
-    if operands.alpha is not None:
-        weight, alphas = _parts(operands.alpha, of_labels, shape, classes, name)
-    gamma = zeros if gamma is None else zeros + gamma
+    parts = partial(_parts, labels=of_labels, shape=shape, classes=classes, name=name)
+    weight, alphas = (None, None) if operands.alpha is None else parts(operands.alpha)
     weight = zeros + (1 if weight is None else weight)
+    term = jax.tree.map(lambda x: zeros + _or_zero(parts(x)[0]), operands.term)
     zeta = None if operands.zeta is None else zeros + operands.zeta
     if operands.weights is not None:
         weight = weight * operands.weights.reshape(-1)
@@ -233,18 +234,29 @@ def _loss(operands, *, how, strategy, reduction, ignored):
         number = labels.size if ignored is None else jnp.sum(counts, dtype=zeros.dtype)
         scale = 1 / jnp.maximum(jnp.asarray(number, zeros.dtype), 1)
     early = 1 if x.dtype == jnp.float16 else scale  # of gradients that have to pass through float16: late
-    weight = jnp.where(counts, jnp.where(known, weight * early, jnp.nan), 0)
-    rows = Rows(weight, gamma, None if zeta is None else jnp.where(counts, zeta * early, 0))
+    weight = jnp.where(counts, weight * early, 0)
+    zeta = None if zeta is None else jnp.where(counts, zeta * early, 0)
+    x = x.reshape(-1, kernel.shape[0])
+    if not (operands.weights is None and operands.alpha is None and ignored is None):
+        quiet = (weight == 0) & ~jnp.all(jnp.isfinite(x), 1)
+        quiet = quiet if zeta is None else quiet & (zeta == 0)
+        x, weight = jnp.where(quiet[:, None], 0, x), jnp.where(quiet, 0, weight)
+        zeta = None if zeta is None else jnp.where(quiet, 0, zeta)
     of_classes = None
     if smoothing is not None:
         flat = _mesh.vary(jnp.zeros(classes, zeros.dtype), everywhere)
         of_classes = Classes(
-            flat + (1 if alphas is None else alphas), flat + (0 if gammas is None else gammas), smoothing
+            flat + (1 if alphas is None else alphas),
+            jax.tree.map(lambda x: flat + _or_zero(parts(x)[1]), operands.term),
+            smoothing,
         )
-    x = x.reshape(-1, kernel.shape[0])
     operation = FORMS[strategy][reduction is None]
-    losses = operation(how, x, Head(kernel, bias), labels, rows, of_classes)
+    losses = operation(how, x, Head(kernel, bias), labels, Rows(weight, term, zeta), of_classes)
     return losses.reshape(shape) if reduction is None else losses * (scale / early)
+
+
+def _or_zero(x):
+    return 0 if x is None else x
 
 
 def _parts(option, labels, shape, classes, name):

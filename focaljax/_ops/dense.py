@@ -1,7 +1,7 @@
-"""Focal loss of soft labels: every class of a row carries a term of its own weight.
+"""Loss of soft labels: every class of a row carries a term of its own weight.
 
-``L = sum_k w_k * q_k^gamma * (-log p_k)`` is linear in the weights ``w = alpha * y``. With
-``A_k = w_k * pull(u_k)``, where ``-q_k * A_k`` is the slope of term k along its own log-odds,
+``L = sum_k w_k * value(u_k)`` is linear in the weights ``w = alpha * y``. With ``A_k = w_k * pull(u_k)``, where
+``-q_k * A_k`` is the slope of term k along its own log-odds,
 
     dL/dz_k = p_k * sum_{c != k} A_c - q_k * A_k
 
@@ -11,77 +11,128 @@ out of `excess`, so neither q nor the gradient is ever the difference of two num
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _entries, _mesh, _modulation, _statistics
+from focaljax import _entries, _mesh, _odds, _statistics
+from focaljax._odds import scaled
+from focaljax._statistics import Peak
+from focaljax.terms import Term, by_options, value_of
+
+
+class Pulls(NamedTuple):
+    """Sums of A over the classes of each row; NaN where the row has no answer but a class that weighs."""
+
+    highest: jax.Array
+    lower: jax.Array  # of all but the highest
+
+
+class Gradients(NamedTuple):
+    """By each operand, in the shape that it has."""
+
+    logits: jax.Array
+    weights: jax.Array
+    term: Term
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def dense(
-    logits: jax.Array, weights: jax.Array, gamma: jax.Array, axis: int, name: _mesh.AxisName | None = None
+    logits: jax.Array,
+    weights: jax.Array,
+    term: Term,
+    axis: int,
+    name: _mesh.AxisName | None = None,
+    known: jax.Array | None = None,
 ) -> jax.Array:
-    """One loss per row; `weights` has the shape of `logits`, `gamma` may have size 1 along `axis`.
+    """One loss per row; `weights` has the shape of `logits`, an option of `term` may have size 1 along `axis`.
 
     A class of weight 0 adds nothing, even at a logit of -inf; a row of such classes, or one whose
-    cotangent is 0, is silent whatever its logits hold. `name` is the mesh axis that shards the classes.
+    cotangent is 0, is silent whatever its logits hold. `name` is the mesh axis that shards the classes. A row
+    that is not `known` has no answer.
     """
-    return _fwd(logits, weights, gamma, axis, name)[0]
+    return _fwd(logits, weights, term, axis, name, known)[0]
 
 
-def _fwd(logits, weights, gamma, axis, name):
-    z = logits.astype(gamma.dtype)
-    peak = _statistics.peak(z, axis, name)
-    loss, *sums = _sums(z, weights, gamma, peak, axis, name)
-    return jnp.squeeze(loss, axis), (logits, weights, gamma, peak, tuple(sums))
-
-
-def _sums(z, weights, gamma, peak, axis, name):
-    """The loss, and the pulls of the highest and of the lower classes."""
-    same = _statistics.apart(peak)
-    again = _statistics.apart(same)
-
-    def pulls(peak):
-        return _modulation.scaled(weights, _modulation.pull(_odds(z, peak, axis, name), gamma))
-
-    return _statistics.sums(
-        (
-            _modulation.scaled(weights, _modulation.focal(_odds(z, peak, axis, name), gamma)),
-            jnp.where(z == same.top, pulls(same), 0),
-            jnp.where(z == again.top, 0, pulls(again)),
-        ),
-        axis,
-        name,
-    )
+def _fwd(logits, weights, term, axis, name, known):
+    z = logits.astype(weights.dtype)
+    peak = _statistics.known(_statistics.peak(z, axis, name), known, axis)
+    loss, totals = sums(z, weights, term, peak, axis, name)
+    return jnp.squeeze(loss, axis), (logits, weights, term, peak, totals)
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
 def _bwd(axis, name, residuals, ct):
-    logits, weights, gamma, peak, sums = residuals
-    peak, sums = _statistics.apart((peak, sums))
+    logits, *others = residuals
+    found = gradients(logits.astype(ct.dtype), *others, ct, axis, name)
+    return found.logits.astype(logits.dtype), found.weights, found.term, None
+
+
+def sums(
+    z: jax.Array, weights: jax.Array, term: Term, peak: Peak, axis: int, name: _mesh.AxisName | None
+) -> tuple[jax.Array, Pulls]:
+    """The loss and the pulls of each row, `axis` of size 1; each from odds of its own, or XLA would store these."""
+    same = _statistics.apart(peak)
+    again = _statistics.apart(same)
+
+    def weighed(of_odds, peak):
+        peak, undefined = _statistics.settled(peak)
+        x = scaled(weights, of_odds(odds_of(jnp.where(undefined, 0, z), peak, axis, name)))
+        return jnp.where(undefined & (weights != 0), jnp.nan, x)
+
+    parts = (
+        weighed(partial(value_of, term), peak),
+        jnp.where(z == same.top, weighed(term.pull, same), 0),
+        jnp.where(z == again.top, 0, weighed(term.pull, again)),
+    )
+    loss, *pulls = _statistics.sums(parts, axis, name)
+    return loss, Pulls(*pulls)
+
+
+def gradients(
+    z: jax.Array,
+    weights: jax.Array,
+    term: Term,
+    peak: Peak,
+    totals: Pulls,
+    ct: jax.Array,
+    axis: int,
+    name: _mesh.AxisName | None,
+) -> Gradients:
+    """The gradients of the losses weighed by `ct`, one per row, for some classes of the rows."""
     ct = jnp.expand_dims(ct, axis)
-    silent = jnp.isnan(peak.excess) & ((ct == 0) | ((sums[0] == 0) & (sums[1] == 0)))
-    z = jnp.where(silent, 0, logits.astype(gamma.dtype))
-    peak = jax.tree.map(lambda x: jnp.where(silent, 0, x), peak)
+    peak, totals = _statistics.apart((peak, totals))
+    peak, undefined = _statistics.settled(peak)
+    silent = undefined & ((ct == 0) | ((totals.highest == 0) & (totals.lower == 0)))
+    lost = jnp.where(silent, 0, jnp.nan).astype(ct.dtype)
+    z, totals = jax.tree.map(lambda x: jnp.where(undefined, 0, x), (z, totals))
 
-    odds = _odds(z, peak, axis, name)
-    focal = _modulation.focal(odds, gamma)
-    pulls = _modulation.scaled(weights, _modulation.pull(odds, gamma))
-    others = _statistics.all_but_own(pulls, z == peak.top, sums, peak.excess < 1)
-    d_logits = _modulation.scaled(ct, odds.p * others - odds.q * pulls).astype(logits.dtype)
-    # A class of weight 0 stays silent where its loss would be infinite: alpha * y sends this to both.
-    d_weights = _modulation.scaled(ct, jnp.where((weights == 0) & jnp.isinf(focal), 0, focal))
-    d_gamma = _modulation.scaled(weights * ct, _modulation.scaled(odds.log_q, focal))
-    if gamma.shape[axis] == 1:
-        d_gamma = jnp.sum(d_gamma, axis, keepdims=True)
-    return d_logits, d_weights, d_gamma
+    def times(weight, x):  # the weight first: where it makes nothing of x, ct times it may overflow
+        return jnp.where(undefined, lost, scaled(ct, scaled(weight, x)))
+
+    odds = odds_of(z, peak, axis, name)
+    value, pulls = value_of(term, odds), scaled(weights, term.pull(odds))
+    others = _statistics.all_but_own(pulls, z == peak.top, totals, peak.excess < 1)
+    options = by_options(jax.tree.map(lambda x: jnp.broadcast_to(x, z.shape), term), odds)
+
+    def of_option(option, x):
+        x = times(weights, x)
+        return jnp.sum(x, axis, keepdims=True) if option.shape[axis] == 1 else x
+
+    ones = jnp.ones_like(weights)
+    return Gradients(
+        logits=times(ones, odds.p * others - odds.q * pulls),
+        # A class of weight 0 stays silent where its loss would be infinite: alpha * y sends this to both.
+        weights=times(ones, jnp.where((weights == 0) & jnp.isinf(value), 0, value)),
+        term=jax.tree.map(of_option, term, options),
+    )
 
 
-def _odds(z, peak, axis, name):
-    """The odds of every class against all the others."""
-    return _modulation.along(_log_odds(z, peak, axis, name), lax.stop_gradient(_numbers(z, peak)))
+def odds_of(z: jax.Array, peak: Peak, axis: int, name: _mesh.AxisName | None) -> _odds.Odds:
+    """The odds of every class against all the others; `peak` is settled."""
+    return _odds.along(_log_odds(z, peak, axis, name), lax.stop_gradient(_numbers(z, peak)))
 
 
 def _numbers(z, peak):
@@ -94,7 +145,7 @@ def _numbers(z, peak):
     log_top = -jnp.log1p(excess)
     log_rest = jnp.where(excess < 1, jnp.log(excess) + log_top, -jnp.log1p(1 / excess))
     log_q = jnp.where(highest, log_rest, jnp.log1p(-p))
-    return _modulation.complete(p, q, gap + (err + log_top), log_q)
+    return _odds.complete(p, q, gap + (err + log_top), log_q)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -108,12 +159,12 @@ def _log_odds(z, peak, axis, name):
 def _log_odds_jvp(axis, name, primals, tangents):
     z, peak = primals
     dz = tangents[0]
-    odds = _odds(z, peak, axis, name)
+    odds = odds_of(z, peak, axis, name)
     rise, highest = odds.p * dz, z == peak.top
     sums = _statistics.split_sum(rise, highest, axis, name)
     others = _statistics.all_but_own(rise, highest, sums, peak.excess < 1)
     # 1 / q by its logarithm, whose derivative is bounded; q -> 0: there are no others.
-    inverse = _modulation.power(jnp.where(odds.q > 0, odds.q, 1), odds.log_q, -jnp.ones_like(z))
+    inverse = _odds.power(jnp.where(odds.q > 0, odds.q, 1), odds.log_q, -jnp.ones_like(z))
     share = others * jnp.where(odds.q > 0, inverse, 0)
     return _log_odds(z, peak, axis, name), dz - share
 

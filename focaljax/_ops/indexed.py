@@ -1,22 +1,37 @@
-"""Focal loss of integer labels: only the labelled class of each row carries a term.
+"""Loss of integer labels: only the labelled class of each row carries a term.
 
-With `u` the log-odds of the target against all its competitors the loss of a row is
-``alpha * q^gamma * (-log p)`` at ``p = sigmoid(u)``, and
+With `u` the log-odds of the target against all its competitors, a row has the loss ``alpha * value`` of its term
+at ``p = sigmoid(u)``, and
 
-    dL/dz_t = -alpha * q * pull(u)        dL/dz_j = -dL/dz_t * exp(z_j - top) / rest    (j != t)
+    dL/dz_t = -alpha * q * pull        dL/dz_j = -dL/dz_t * exp(z_j - top) / rest    (j != t)
 
-The logits are read once for the statistics and once, to be overwritten, for the gradient.
+Three steps: the statistics of a row (one read of the logits), its term (:func:`losses`, :func:`slopes`; numbers
+of rows only), and the spread of the slope over the logits (one read, which is overwritten).
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _entries, _mesh, _modulation, _statistics
+from focaljax import _entries, _mesh, _odds, _statistics
+from focaljax._odds import scaled
+from focaljax._statistics import Rivals
+from focaljax.terms import Term, by_options, value_of
 
 FEW = 32  # classes: so short a loop XLA:CPU vectorises with a mask too
+NEAR = 2.0**11  # a top from which `z - top` is exact, or its exponential 0 even in float64
+
+
+class Slopes(NamedTuple):
+    """What the statistics of a row decide of its gradients."""
+
+    target: jax.Array  # dL/dz_t; NaN where the row has no answer but should have one
+    silent: jax.Array  # rows without an answer whose weight or cotangent is 0
+    alpha: jax.Array
+    term: Term  # by each option
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -24,77 +39,109 @@ def indexed(
     logits: jax.Array,
     labels: jax.Array,
     alpha: jax.Array,
-    gamma: jax.Array,
+    term: Term,
     axis: int,
     name: _mesh.AxisName | None = None,
 ) -> jax.Array:
-    """One loss per row; `labels`, `alpha` and `gamma` have the shape of `logits` without `axis`.
+    """One loss per row; `labels`, `alpha` and the options of `term` have the shape of `logits` without `axis`.
 
-    A row whose `alpha` or whose cotangent is 0 is silent, whatever its logits hold. `name` is the mesh axis
-    that shards the classes; the labels count from the first of all.
+    A row whose `alpha` or whose cotangent is 0 is silent, whatever its logits and its label hold. `name` is the
+    mesh axis that shards the classes; the labels count from the first of all.
     """
-    return _fwd(logits, labels, alpha, gamma, axis, name)[0]
+    return _fwd(logits, labels, alpha, term, axis, name)[0]
 
 
-def _fwd(logits, labels, alpha, gamma, axis, name):
-    stats = _statistics.rivals(logits.astype(gamma.dtype), labels, axis, name)
-    loss = _modulation.scaled(alpha, _modulation.focal(_odds(stats), gamma))
-    return loss, (logits, labels, alpha, gamma, stats)
+def _fwd(logits, labels, alpha, term, axis, name):
+    stats = _statistics.rivals(logits.astype(alpha.dtype), labels, axis, name)
+    return losses(stats, alpha, term), (logits, labels, alpha, term, stats)
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
 def _bwd(axis, name, residuals, ct):
-    logits, labels, alpha, gamma, stats = residuals
-    labels = _statistics.apart(labels)
-    slope, silent, d_alpha, d_gamma = _of_rows(alpha, gamma, stats, ct)
-    stats = jax.tree.map(lambda x: jnp.where(silent, 0, x), stats)
-    z, labels = logits.astype(gamma.dtype), _mesh.local(labels, logits.shape[axis], name)
-    d_logits = _spread(z, labels, silent, slope, stats, axis, name).astype(logits.dtype)
-    return d_logits, None, d_alpha, d_gamma
+    logits, labels, alpha, term, stats = residuals
+    slope = slopes(stats, alpha, term, ct)
+    mine = _mesh.local(_statistics.apart(labels), logits.shape[axis], name)
+    exact = logits.dtype == alpha.dtype
+    d_logits = spread(logits.astype(alpha.dtype), mine, slope, stats, axis, name, exact)
+    return d_logits.astype(logits.dtype), None, slope.alpha, slope.term
 
 
-def _of_rows(alpha, gamma, stats, ct):
-    """What the statistics alone decide: the slope of each target, the silent rows, d alpha and d gamma."""
-    odds = _odds(stats)
-    focal = _modulation.focal(odds, gamma)
-    slope = -_modulation.scaled(alpha * ct, odds.q * _modulation.pull(odds, gamma))
-    silent = (slope == 0) & jnp.isnan(odds.q)
-    d_gamma = _modulation.scaled(alpha * ct, _modulation.scaled(odds.log_q, focal))
-    return slope, silent, _modulation.scaled(ct, focal), d_gamma
+def losses(stats: Rivals, alpha: jax.Array, term: Term) -> jax.Array:
+    """The loss of each row: NaN where it has no answer, unless it weighs nothing."""
+    stats, undefined = _statistics.settled(stats)
+    loss = scaled(alpha, value_of(term, odds_of(stats)))
+    return jnp.where(undefined, jnp.where(alpha == 0, 0, jnp.nan), loss)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(5, 6))
-def _spread(z, labels, silent, slope, stats, axis, name):
-    """`slope` at the target and its opposite shared out among the competitors; nothing where `silent`."""
-    return lax.platform_dependent(
-        z,
-        labels,
-        silent,
-        slope,
-        stats,
-        cpu=partial(_spread_on_cpu, axis=axis, name=name),
-        default=partial(_spread_by_mask, axis=axis, name=name),
+def slopes(stats: Rivals, alpha: jax.Array, term: Term, ct: jax.Array) -> Slopes:
+    """The gradients that the statistics decide, of losses weighed by `ct`."""
+    stats, undefined = _statistics.settled(stats)
+    odds = odds_of(stats)
+    silent = undefined & ((alpha == 0) | (ct == 0))
+    lost = jnp.where(silent, 0, jnp.nan).astype(ct.dtype)
+
+    def times(weight, x):  # alpha first: where alpha * x underflows, ct * alpha may overflow
+        return jnp.where(undefined, lost, scaled(ct, scaled(weight, x)))
+
+    value = value_of(term, odds)
+    return Slopes(
+        target=-times(alpha, odds.q * term.pull(odds)),
+        silent=silent,
+        alpha=times(jnp.ones_like(alpha), jnp.where((alpha == 0) & jnp.isinf(value), 0, value)),
+        term=jax.tree.map(partial(times, alpha), by_options(term, odds)),
     )
 
 
+def odds_of(stats: Rivals) -> _odds.Odds:
+    """The odds of the target against all its competitors; `stats` are settled."""
+    gap, err = _entries.difference(stats.target, stats.top)
+    u = gap - jnp.log(jnp.where(stats.rest > 0, stats.rest, 1))
+    return _odds.along(u, lax.stop_gradient(_odds.odds_from_gap(gap, err, stats.rest)))
+
+
+def spread(
+    z: jax.Array,
+    labels: jax.Array,
+    slope: Slopes,
+    stats: Rivals,
+    axis: int,
+    name: _mesh.AxisName | None,
+    exact: bool = True,
+) -> jax.Array:
+    """The gradient by the logits of some classes, from which `labels` count; 0 in silent rows.
+
+    Where it will be rounded to a narrow dtype it need not be `exact`, for less arithmetic.
+    """
+    stats = _statistics.settled(stats)[0]
+    return _spread(z, labels, slope.silent, slope.target, stats, axis, name, exact)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(5, 6, 7))
+def _spread(z, labels, silent, slope, stats, axis, name, exact):
+    """`slope` at the target and its opposite shared out among the competitors; nothing where `silent`."""
+    static = {"axis": axis, "name": name, "exact": exact}
+    on_cpu, by_mask = (partial(form, **static) for form in (_spread_on_cpu, _spread_by_mask))
+    return lax.platform_dependent(z, labels, silent, slope, stats, cpu=on_cpu, default=by_mask)
+
+
 @_spread.defjvp
-def _spread_jvp(axis, name, primals, tangents):
-    return jax.jvp(partial(_spread_by_mask, axis=axis, name=name), primals, tangents)
+def _spread_jvp(axis, name, exact, primals, tangents):
+    return jax.jvp(partial(_spread_by_mask, axis=axis, name=name, exact=exact), primals, tangents)
 
 
-def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name):
+def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name, exact):
     own = _entries.is_class(labels, z.shape, axis)
     z = jnp.where(jnp.expand_dims(silent, axis), -jnp.inf, z)  # with `own` it would be a mask of all shards
     others = jnp.where(own, -jnp.inf, z)
     slope = jnp.expand_dims(slope, axis)
-    return jnp.where(own, slope, -slope * _shares(others, stats, axis, name))
+    return jnp.where(own, slope, -slope * _shares(others, stats, axis, name, exact))
 
 
-def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name):
+def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
     """The same where masks are not free: XLA:CPU overlaps the memory accesses of short loops only."""
     # A scatter would have to be told where its result lies, and what sizes its indices have.
     if any(jax.typeof(z).sharding.spec) or not _entries.is_known(z.shape):
-        return _spread_by_mask(z, labels, silent, slope, stats, axis=axis, name=name)
+        return _spread_by_mask(z, labels, silent, slope, stats, axis=axis, name=name, exact=exact)
     base, inverse = _scale(stats)
     quiet = _entries.any_row(silent)
     few = z.shape[axis] <= FEW
@@ -116,14 +163,6 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name):
     return lax.cond(quiet, lambda x: jnp.where(silent, 0, x), lambda x: x, spread)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _shares(others, stats, axis, name):
-    """The softmax of the competitors among themselves; 0 without one."""
-    del name
-    base, inverse = (jnp.expand_dims(x, axis) for x in _scale(stats))
-    return jnp.exp(others - base) * inverse
-
-
 def _scale(stats):
     """``(base, inverse)``: the share of a competitor is ``exp(z - base) * inverse``.
 
@@ -132,17 +171,34 @@ def _scale(stats):
     competitor: exact, but for shares below exp(-64) and then within 16 u.
     """
     base = jnp.rint(jnp.minimum(stats.top, jnp.maximum(stats.top - 64, 0)))
+    base = jnp.where(stats.top < NEAR, base, stats.top)  # from 2^30 on, `top - 64` may round to `top - 128`
     base = jnp.where(base == -jnp.inf, 0, base)
-    total = stats.rest * jnp.exp(stats.top - base)
-    return base, jnp.where(stats.rest > 0, 1 / jnp.where(stats.rest > 0, total, 1), 0)
+    return base, _inverse(stats.rest * jnp.exp(stats.top - base))
+
+
+def _inverse(total):
+    """``1 / total``, or 0 where there is no competitor."""
+    return jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _shares(others, stats, axis, name, exact):
+    """The softmax of the competitors among themselves; 0 without one.
+
+    From `top` itself, as the exponential of a TPU is wrong by |x| u, so the difference is made exact (TwoDiff).
+    """
+    del name
+    top, inverse = (jnp.expand_dims(x, axis) for x in (stats.top, _inverse(stats.rest)))
+    top = jnp.where(top == -jnp.inf, 0, top)
+    return (_entries.shifted_exp(others, top) if exact else jnp.exp(others - top)) * inverse
 
 
 @_shares.defjvp
-def _shares_jvp(axis, name, primals, tangents):
+def _shares_jvp(axis, name, exact, primals, tangents):
     """``dr_k = r_k * sum_{j != k} r_j (dz_k - dz_j)``; the highest, as r -> 1, is left out of its sums."""
     others, stats = primals
     dz = tangents[0]
-    r = _shares(others, stats, axis, name)
+    r = _shares(others, stats, axis, name, exact)
     highest = others == _mesh.highest(jnp.max(others, axis, keepdims=True), name)
     alone = _statistics.row_sum(highest.astype(others.dtype), axis, name) == 1
     mass, rise = (
@@ -150,13 +206,6 @@ def _shares_jvp(axis, name, primals, tangents):
         for x in (r, r * dz)
     )
     return r, r * (mass * dz - rise)
-
-
-def _odds(stats):
-    gap, err = _entries.difference(stats.target, stats.top)
-    u = gap - jnp.log(jnp.where(stats.rest > 0, stats.rest, 1))
-    numbers = _modulation.odds_from_gap(gap, err, stats.rest)
-    return _modulation.along(u, lax.stop_gradient(numbers))
 
 
 indexed.defvjp(_fwd, _bwd)

@@ -3,7 +3,7 @@
 A form takes all classes of some rows at a time (:mod:`focaljax._ops.linear_rows`), or some classes of all
 rows (:mod:`focaljax._ops.linear_classes`). With ``z = cap tanh((x W + b) / cap)`` a row has the loss
 
-    sum_k w_k q_k^gamma (-log p_k) + zeta * logsumexp(z)^2
+    sum_k w_k value_k + zeta * logsumexp(z)^2
 
 The first part is that of :mod:`focaljax._ops.indexed`, or with smoothed labels of
 :mod:`focaljax._ops.dense`; its derivative by z is theirs, that of the second ``2 zeta logsumexp(z) p_k``.
@@ -17,8 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _entries, _mesh, _modulation, _statistics
+from focaljax import _entries, _mesh, _statistics
+from focaljax._odds import scaled
 from focaljax._ops import dense, indexed
+from focaljax.terms import Term
 
 
 class How(NamedTuple):
@@ -42,7 +44,7 @@ class Rows(NamedTuple):
     """One entry per row; without weight and zeta a row is silent."""
 
     weight: jax.Array
-    gamma: jax.Array
+    term: Term
     zeta: jax.Array | None
 
 
@@ -50,7 +52,7 @@ class Classes(NamedTuple):
     """What smoothed labels have besides: one entry per class."""
 
     alpha: jax.Array  # times the weight of the row
-    gamma: jax.Array  # added to that of the row
+    term: Term  # its options are added to those of the row
     smoothing: jax.Array  # a scalar
 
 
@@ -60,20 +62,38 @@ def wide(dtype: Any) -> Any:
 
 
 def logits(x: jax.Array, head: Head, how: How) -> jax.Array:
-    """The capped logits in at least float32; the matmul is in the dtype of `x`."""
+    """The logits before their cap, in at least float32; the matmul is in the dtype of `x`."""
     z = product(x, head.kernel.astype(x.dtype), (1, 0), how)
-    if head.bias is not None:
-        z = z + head.bias.astype(z.dtype)[None, :]
-    return z if how.cap is None else how.cap * jnp.tanh(z / how.cap)
+    return z if head.bias is None else z + head.bias.astype(z.dtype)[None, :]
+
+
+def capped(z: jax.Array, how: How) -> jax.Array:
+    """``cap * tanh(z / cap)``, or the logits as they are."""
+    return z if how.cap is None else _soft_cap(z, how.cap)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _soft_cap(z, cap):
+    return cap * jnp.tanh(z / cap)
+
+
+@_soft_cap.defjvp
+def _soft_cap_jvp(cap, primals, tangents):
+    return _soft_cap(primals[0], cap), _steepness(primals[0] / cap) * tangents[0]
+
+
+def _steepness(x):
+    """``sech(x)^2 = 1 - tanh(x)^2`` without cancellation."""
+    decay = jnp.exp(-2 * jnp.abs(x))
+    return 4 * decay / ((1 + decay) * (1 + decay))
 
 
 def d_head(
     x: jax.Array, head: Head, z: jax.Array, dz: jax.Array, how: How
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """The gradients by x, kernel and bias from that by the capped logits: wide, of what is here."""
+    """The gradients by x, kernel and bias: wide, of what is here; `dz` by the capped logits, `z` before the cap."""
     if how.cap is not None:
-        level = z / how.cap
-        dz = _modulation.scaled(dz, (1 - level) * (1 + level))
+        dz = scaled(dz, _steepness(z / how.cap))
     narrow = dz.astype(x.dtype)  # or the matmuls would be in float32
     dx = product(narrow, head.kernel.astype(x.dtype), (1, 1), how)
     return dx, product(x, narrow, (0, 0), how), None if head.bias is None else jnp.sum(dz, 0)
@@ -97,10 +117,10 @@ def of_rows(
     z: jax.Array, labels: jax.Array, rows: Rows, classes: Classes | None, how: How
 ) -> tuple[jax.Array, Callable[[jax.Array], tuple[jax.Array, Rows, Classes | None]]]:
     """The losses of rows of all classes; and their pull-back to logits, rows and classes."""
-    of_labels = (
+    found = (
         _of_integers(z, labels, rows, how) if classes is None else _of_smoothed(z, labels, rows, classes, how)
     )
-    loss, lse, unpenalised = of_labels
+    loss, lse, unpenalised = found
 
     def pull_back(ct):
         dz, d_rows, d_classes = unpenalised(ct)
@@ -111,36 +131,40 @@ def of_rows(
 
 def _of_integers(z, labels, rows, how):
     """Losses, logsumexp and pull-back without smoothing and penalty."""
-    loss, residuals = indexed._fwd(z, labels, rows.weight, rows.gamma, 1, how.name)
+    stats = _statistics.rivals(z, labels, 1, how.name)
+    loss = indexed.losses(stats, rows.weight, rows.term)
 
     def pull_back(ct):
-        dz, _, d_weight, d_gamma = indexed._bwd(1, how.name, residuals, ct)
-        return dz, Rows(d_weight, d_gamma, None), None
+        slope = indexed.slopes(stats, rows.weight, rows.term, ct)
+        dz = indexed.spread(z, _mesh.local(labels, z.shape[1], how.name), slope, stats, 1, how.name)
+        return dz, Rows(slope.alpha, slope.term, None), None
 
-    return loss, lse_of_rivals(residuals[-1]), pull_back
+    return loss, lse_of_rivals(stats), pull_back
 
 
 def _of_smoothed(z, labels, rows, classes, how):
     """The same with smoothing."""
     mine, count = _mesh.local(labels, z.shape[1], how.name), z.shape[1] * _mesh.shards(how.name)
-    (weights, gamma), unfold = jax.vjp(lambda r, c: folded(mine, r, c, count), rows, classes)
-    loss, residuals = dense._fwd(z, weights, gamma, 1, how.name)
+    (weights, term), unfold = jax.vjp(lambda r, c: folded(mine, r, c, count), rows, classes)
+    every = _statistics.peak(z, 1, how.name)
+    peak = _statistics.known(every, labels >= 0, 1)
+    loss, totals = dense.sums(z, weights, term, peak, 1, how.name)
 
     def pull_back(ct):
-        dz, *of_folded = dense._bwd(1, how.name, residuals, ct)
-        return dz, *unfold(tuple(of_folded))
+        found = dense.gradients(z, weights, term, peak, totals, ct, 1, how.name)
+        return found.logits, *unfold((found.weights, found.term))
 
-    return loss, lse_of_peak(z, residuals[3], how.name), pull_back
+    return jnp.squeeze(loss, 1), lse_of_peak(z, every, how.name), pull_back
 
 
-def folded(labels: jax.Array, rows: Rows, classes: Classes, count: int) -> tuple[jax.Array, jax.Array]:
-    """Weight and gamma of every class of some, of `count` in all; the labels count from their first."""
+def folded(labels: jax.Array, rows: Rows, classes: Classes, count: int) -> tuple[jax.Array, Term]:
+    """Weight and term of every class of some, of `count` in all; the labels count from their first."""
     shape = (labels.shape[0], classes.alpha.shape[0])
     smoothing = classes.smoothing
     own = _entries.is_class(labels, shape, 1)
     label = jnp.where(own, 1 - smoothing + smoothing / count, smoothing / count)
     weights = rows.weight[:, None] * (classes.alpha[None, :] * label)
-    return weights, rows.gamma[:, None] + classes.gamma[None, :]
+    return weights, jax.tree.map(lambda r, c: r[:, None] + c[None, :], rows.term, classes.term)
 
 
 # The penalty of large logits, the z-loss.
@@ -150,7 +174,8 @@ def lse_of_rivals(stats: _statistics.Rivals) -> jax.Array:
     """The logarithm of the sum over all classes, from the statistics of the target and the others."""
     alone = stats.rest == 0
     others = stats.top + jnp.log(jnp.where(alone, 1, stats.rest))
-    return jnp.where(alone, stats.target, jnp.logaddexp(stats.target, others))
+    target = jnp.where(jnp.isnan(stats.target), -jnp.inf, stats.target)  # no class: all are others
+    return jnp.where(alone, target, jnp.logaddexp(target, others))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -170,22 +195,22 @@ def _lse_of_peak_jvp(name, primals, tangents):
 
 def penalty(rows: Rows, lse: jax.Array) -> jax.Array:
     """``zeta * lse^2``, or 0 without a zeta."""
-    return jnp.zeros_like(lse) if rows.zeta is None else _modulation.scaled(rows.zeta, lse * lse)
+    return jnp.zeros_like(lse) if rows.zeta is None else scaled(rows.zeta, lse * lse)
 
 
 def d_penalty(z: jax.Array, rows: Rows, lse: jax.Array, ct: jax.Array) -> jax.Array:
     """The derivative by the logits of some classes."""
     if rows.zeta is None:
         return jnp.zeros((), z.dtype)
-    slope = _modulation.scaled(2 * rows.zeta * ct, lse)
-    return _modulation.scaled(slope[:, None], jnp.exp(z - lse[:, None]))
+    slope = scaled(2 * rows.zeta * ct, lse)
+    return scaled(slope[:, None], jnp.exp(z - lse[:, None]))
 
 
 def d_rows_of(rows: Rows, of_loss: Rows, lse: jax.Array, ct: jax.Array) -> Rows:
     """Adds the derivative by zeta; a weight of 0 hides what is not finite, which alpha would make NaN."""
     weight = _hidden(rows.weight, of_loss.weight)
-    zeta = None if rows.zeta is None else _hidden(rows.zeta, _modulation.scaled(ct, lse * lse))
-    return Rows(weight, of_loss.gamma, zeta)
+    zeta = None if rows.zeta is None else _hidden(rows.zeta, scaled(ct, lse * lse))
+    return Rows(weight, of_loss.term, zeta)
 
 
 def _hidden(weight, x):

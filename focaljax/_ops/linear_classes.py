@@ -9,14 +9,15 @@ Derivatives of higher order are those of :mod:`focaljax._ops.linear_rows`, the s
 operands, as sums over the classes of one chunk cannot have them.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _mesh, _modulation, _statistics
+from focaljax import _mesh, _statistics
 from focaljax._ops import dense, indexed, linear, linear_rows
 from focaljax._ops.linear import Classes, Head, How, Rows
 from focaljax._ops.linear_rows import zeros
@@ -79,37 +80,35 @@ def _of_integers(how, x, head, labels, rows, classes):
     mine = _mesh.local(labels, head.kernel.shape[1], how.name)
 
     def step(merged, part, here):
-        top, rest, target = _statistics.rivals_part(linear.logits(x, part, how), here(mine), 1)
+        top, rest, target = _statistics.rivals_part(_logits(x, part, how), here(mine), 1)
         return _statistics.merge(merged, (top, jnp.where(rest > 0, rest - 1, 0), target)), ()
 
     (top, excess, target), _ = _chunks(step, _nothing(x, 2), head, how)
     part = (top, jnp.where(top == -jnp.inf, 0, 1 + excess), target)
     stats = _statistics.rivals_of_all(part, labels, head.kernel.shape[1], how.name)
-    loss = _modulation.scaled(rows.weight, _modulation.focal(indexed._odds(stats), rows.gamma))
-    return loss, linear.lse_of_rivals(stats), stats
+    return indexed.losses(stats, rows.weight, rows.term), linear.lse_of_rivals(stats), stats
 
 
 def _of_smoothed(how, x, head, labels, rows, classes):
     """The same with it; the statistics are the peak of each row and the sums of what its classes pull."""
 
     def highest(merged, part, here):
-        return _statistics.merge(
-            merged, _statistics.peak_part(linear.logits(x, part, how), 1), exact=True
-        ), ()
+        return _statistics.merge(merged, _statistics.peak_part(_logits(x, part, how), 1), exact=True), ()
 
-    peak = _statistics.peak_of_all(_chunks(highest, _nothing(x, 1), head, how)[0], 1, how.name)
+    every = _statistics.peak_of_all(_chunks(highest, _nothing(x, 1), head, how)[0], 1, how.name)
+    peak = _statistics.known(every, labels >= 0, 1)
     fold = _folds(how, head, labels)
 
     def step(sums, part, here):
         head, options = part
-        weights, gamma = fold(here, rows, options, classes.smoothing)
-        found = dense._sums(linear.logits(x, head, how), weights, gamma, peak, 1, None)
-        return tuple(map(jnp.add, sums, found)), ()
+        weights, term = fold(here, rows, options, classes.smoothing)
+        found = dense.sums(_logits(x, head, how), weights, term, peak, 1, None)
+        return jax.tree.map(jnp.add, sums, found), ()
 
-    start = tuple(zeros(peak.top, peak.top.dtype, like=x) for _ in range(3))
-    sums = _chunks(step, start, (head, classes[:2]), how)[0]
-    loss, *pulls = (_mesh.total(each, how.name) for each in sums)
-    return jnp.squeeze(loss, 1), linear.lse_of_peak(x, peak, how.name), (peak, tuple(pulls))
+    none = zeros(peak.top, peak.top.dtype, like=x)
+    sums = _chunks(step, (none, dense.Pulls(none, none)), (head, classes[:2]), how)[0]
+    loss, totals = jax.tree.map(lambda each: _mesh.total(each, how.name), sums)
+    return jnp.squeeze(loss, 1), linear.lse_of_peak(x, every, how.name), (every, peak, totals)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -117,27 +116,23 @@ def _backward(how, x, head, labels, rows, classes, stats, ct) -> Any:
     """The gradients of the sum of the losses weighed by `ct`."""
     x = linear.silenced(x, rows, ct)
     pull_back = _pull_integers if classes is None else _pull_smoothed
-    start, lse, pull = pull_back(how, x, head, labels, rows, classes, stats, ct)
+    start, pull, finish, lse = pull_back(how, x, head, labels, rows, classes, stats, ct)
 
     def step(sums, part, here):
         (head, _), (dx, others) = part, sums
         z = linear.logits(x, head, how)
-        dz, found, d_options = pull(z, here, part)
-        dz = dz + linear.d_penalty(z, rows, lse, ct)
+        capped = linear.capped(z, how)
+        dz, found, d_options = pull(capped, here, part)
+        dz = dz + linear.d_penalty(capped, rows, lse, ct)
         more, d_kernel, d_bias = linear.d_head(x, head, z, dz, how)
         return (dx + more, jax.tree.map(jnp.add, others, found)), (Head(d_kernel, d_bias), d_options)
 
     options = None if classes is None else classes[:2]
     state = _chunks(step, (zeros(x, linear.wide(x.dtype)), start), (head, options), how, results=True)
     (dx, found), (d_head, d_options) = state
-    if classes is None:
-        d_weight, d_gamma = indexed._of_rows(rows.weight, rows.gamma, stats, ct)[2:]
-        d_classes = None
-    else:
-        d_weight, d_gamma, d_smoothing = found
-        d_classes = Classes(d_options[0], d_options[1], d_smoothing)
-    d_rows = linear.d_rows_of(rows, Rows(d_weight, d_gamma, None), lse, ct)
-    return dx.astype(x.dtype), d_head, d_rows, d_classes
+    d_rows, d_smoothing = finish(found)
+    d_classes = None if classes is None else Classes(*d_options, d_smoothing)
+    return dx.astype(x.dtype), d_head, linear.d_rows_of(rows, d_rows, lse, ct), d_classes
 
 
 @_backward.defjvp
@@ -151,43 +146,57 @@ def _backward_jvp(how, primals, tangents):
     return _backward(how, *primals), jax.jvp(by_rows, (x, head, rows, classes, ct), floating)[1]
 
 
+class _Pull(NamedTuple):
+    """How the chunks of a backward pass are made and gathered."""
+
+    start: Any  # sums over the chunks, of none
+    of_chunk: Callable  # (logits, here, part) -> gradient by the logits, summands, gradients by the options
+    finish: Callable  # sums -> gradients by the rows and by the smoothing
+    lse: jax.Array
+
+
 def _pull_integers(how, x, head, labels, rows, classes, stats, ct):
-    """Sums to start from; logsumexp; the pull-back of a chunk to its logits, to the sums, to its classes."""
     mine = _mesh.local(labels, head.kernel.shape[1], how.name)
+    slope = indexed.slopes(stats, rows.weight, rows.term, ct)
 
-    def pull(z, here, part):
-        residuals = (z, here(mine), rows.weight, rows.gamma, stats)
-        return indexed._bwd(1, None, residuals, ct)[0], (), None
+    def of_chunk(z, here, part):
+        del part
+        return indexed.spread(z, here(mine), slope, stats, 1, None), (), None
 
-    return (), linear.lse_of_rivals(stats), pull
+    def finish(sums):
+        del sums
+        return Rows(slope.alpha, slope.term, None), None
+
+    return _Pull((), of_chunk, finish, linear.lse_of_rivals(stats))
 
 
 def _pull_smoothed(how, x, head, labels, rows, classes, stats, ct):
-    """The same for smoothed labels; the sums are those of weight, gamma and smoothing."""
-    peak, sums = stats
+    every, peak, totals = stats
     fold = _folds(how, head, labels)
 
-    def pull(z, here, part):
-        alpha_and_gamma = part[1]
-        (weights, gamma), unfold = jax.vjp(partial(fold, here), rows, alpha_and_gamma, classes.smoothing)
-        dz, d_weights, d_gamma = dense._bwd(1, None, (z, weights, gamma, peak, sums), ct)
-        d_rows, d_options, d_smoothing = unfold((d_weights, d_gamma))
-        return dz, (d_rows.weight, d_rows.gamma, d_smoothing), d_options
+    def of_chunk(z, here, part):
+        (weights, term), unfold = jax.vjp(partial(fold, here), rows, part[1], classes.smoothing)
+        found = dense.gradients(z, weights, term, peak, totals, ct, 1, None)
+        d_rows, d_options, d_smoothing = unfold((found.weights, found.term))
+        return found.logits, (d_rows._replace(zeta=None), d_smoothing), d_options
 
-    start = tuple(zeros(x, x.dtype) for x in (rows.weight, rows.gamma, classes.smoothing))
-    return start, linear.lse_of_peak(x, peak, how.name), pull
+    start = jax.tree.map(lambda x: zeros(x, x.dtype), (rows._replace(zeta=None), classes.smoothing))
+    return _Pull(start, of_chunk, lambda sums: sums, linear.lse_of_peak(x, every, how.name))
 
 
 def _folds(how, head, labels):
-    """Of the chunk that has its classes `here`: weights and gammas, as functions of what makes them."""
+    """Returns ``fold(here, rows, options, smoothing)``: weights and term of the chunk that is `here`."""
     classes = head.kernel.shape[1]
     mine, count = _mesh.local(labels, classes, how.name), classes * _mesh.shards(how.name)
 
-    def fold(here, rows, alpha_and_gamma, smoothing):
-        alpha, gamma = alpha_and_gamma
-        return linear.folded(here(mine), rows, Classes(alpha, gamma, smoothing), count)
+    def fold(here, rows, options, smoothing):
+        return linear.folded(here(mine), rows, Classes(*options, smoothing), count)
 
     return fold
+
+
+def _logits(x, head, how):
+    return linear.capped(linear.logits(x, head, how), how)
 
 
 def _nothing(x, sums):

@@ -70,7 +70,8 @@ def losses(how, x, head, labels, rows, classes):
 
     def step(nothing, part):
         x, labels, rows = part
-        return nothing, linear.of_rows(linear.logits(x, head, how), labels, rows, classes, how)[0]
+        z = linear.capped(linear.logits(x, head, how), how)
+        return nothing, linear.of_rows(z, labels, rows, classes, how)[0]
 
     head = _cast(head, x)
     return _chunks(step, (), (x, labels, rows), how.chunk)[1]
@@ -81,10 +82,11 @@ def gradient(how, x, head, labels, rows, classes, ct, kept=False):
 
     def step(sums, part):
         x, labels, rows, ct = part
+        x = linear.silenced(x, rows, ct)
         z = linear.logits(x, narrow, how)
-        losses, pull_back = linear.of_rows(z, labels, rows, classes, how)
+        losses, pull_back = linear.of_rows(linear.capped(z, how), labels, rows, classes, how)
         dz, d_rows, d_classes = pull_back(ct)
-        dx, d_kernel, d_bias = linear.d_head(linear.silenced(x, rows, ct), narrow, z, dz, how)
+        dx, d_kernel, d_bias = linear.d_head(x, narrow, z, dz, how)
         sums = jax.tree.map(jnp.add, sums, (Head(d_kernel, d_bias), d_classes))
         return sums, (losses, rounded(dx, x), d_rows)
 

@@ -8,39 +8,45 @@ clip the loss is constant and its gradient 0, which is why logits are the better
 import jax
 import jax.numpy as jnp
 
-from focaljax import _entries, _modulation
+from focaljax import _entries
+from focaljax._odds import complete, scaled
+from focaljax.terms import Focal, Term
 
 EPSILON = 1e-7  # keras.config.epsilon()
 
 
-def dense(probs: jax.Array, weights: jax.Array, gamma: jax.Array, axis: int) -> jax.Array:
+def dense(probs: jax.Array, weights: jax.Array, term: Term, axis: int) -> jax.Array:
     """One loss per row of class probabilities; see `_ops.dense`."""
-    p, defined = _normalised(probs.astype(gamma.dtype), axis)
-    loss = jnp.sum(_modulation.scaled(weights, _focal(p, gamma)), axis)
-    return jnp.where(defined | jnp.all(weights == 0, axis), loss, jnp.nan)
+    p, defined = _normalised(probs.astype(weights.dtype), axis)
+    loss = jnp.sum(scaled(weights, _value(term, p)), axis)
+    return _where_defined(defined, loss, jnp.all(weights == 0, axis))
 
 
-def indexed(probs: jax.Array, labels: jax.Array, alpha: jax.Array, gamma: jax.Array, axis: int) -> jax.Array:
+def indexed(probs: jax.Array, labels: jax.Array, alpha: jax.Array, term: Term, axis: int) -> jax.Array:
     """One loss per row, of the labelled class; see `_ops.indexed`."""
-    p, defined = _normalised(probs.astype(gamma.dtype), axis)
+    p, defined = _normalised(probs.astype(alpha.dtype), axis)
     own = _entries.is_class(labels, probs.shape, axis)
-    target = jnp.sum(jnp.where(own, p, 0), axis)
-    target = jnp.where(jnp.any(own, axis), target, 0.5)  # no such class: alpha is NaN or 0
-    loss = _modulation.scaled(alpha, _focal(target, gamma))
-    return jnp.where(defined | (alpha == 0), loss, jnp.nan)
+    known = jnp.any(own, axis)
+    target = jnp.where(known, jnp.sum(jnp.where(own, p, 0), axis), 0.5)
+    return _where_defined(defined & known, scaled(alpha, _value(term, target)), alpha == 0)
 
 
-def sigmoid(probs: jax.Array, labels: jax.Array, weights: jax.Array, gamma: jax.Array) -> jax.Array:
+def sigmoid(probs: jax.Array, labels: jax.Array, no: jax.Array, weights: jax.Array, term: Focal) -> jax.Array:
     """One loss per probability of an independent label; see `_ops.sigmoid`."""
     defined = jnp.isfinite(probs)
-    p = _clipped(jnp.where(defined, probs.astype(gamma.dtype), 0.5))
-    wrong = labels * (1 - p) + (1 - labels) * p
-    bce = -(labels * jnp.log(p) + (1 - labels) * jnp.log1p(-p))
-    return jnp.where(defined | (weights == 0), weights * jnp.power(wrong, gamma) * bce, jnp.nan)
+    p = _clipped(jnp.where(defined, probs.astype(weights.dtype), 0.5))
+    wrong = labels * (1 - p) + no * p
+    bce = -(labels * jnp.log(p) + no * jnp.log1p(-p))
+    return _where_defined(defined, weights * jnp.power(wrong, term.gamma) * bce, weights == 0)
 
 
-def _focal(p, gamma):
-    return jnp.power(1 - p, gamma) * -jnp.log(p)
+def _value(term, p):
+    return term.value(complete(p, 1 - p, jnp.log(p), jnp.log1p(-p)))
+
+
+def _where_defined(defined, loss, silent):
+    """NaN where there is no answer, or 0 where nothing depends on it."""
+    return jnp.where(defined, loss, jnp.where(silent, 0, jnp.nan))
 
 
 def _clipped(p):
@@ -50,8 +56,7 @@ def _clipped(p):
 def _normalised(probs, axis):
     """The clipped probabilities of each row, and whether it has any.
 
-    A row without (NaN, infinite, or all 0) is replaced before it can spoil a gradient: its loss is NaN,
-    and silent where a weight of 0 takes it away.
+    A row without (NaN, infinite, or all 0) is replaced before it can spoil a gradient.
     """
     total = jnp.sum(probs, axis, keepdims=True)
     defined = jnp.isfinite(total) & (total != 0)

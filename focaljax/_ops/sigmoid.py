@@ -4,9 +4,12 @@
 ``bce = -y log p - (1 - y) log q``, and the loss is ``w * m^gamma * bce``. For labels 0 and 1 it is the
 categorical loss at the log-odds ``(2y - 1) z``; soft labels follow Keras, Optax and torchvision.
 
-    dL/dz = w * m^gamma * (gamma * (1 - 2y) * (pq / m) * bce + (1 - y) p - y q)
+All derivatives are sums of products of four numbers that stay bounded as m vanishes. With
 
-``pq / m`` is bounded and computed without a division by a vanishing m, so gamma < 1 is an ordinary case.
+    ratio = p q / m    phi = bce / m    lean = (d bce / dz) / m = ((1 - y) p - y q) / m
+
+a :func:`product` is ``m^s ratio^i phi^j lean^k``, and its derivatives are products again: along the logit of the
+same exponent s, along the label of s - 1. So gamma < 1 is an ordinary case. In the loss s = gamma + 1, j = 1.
 """
 
 from functools import partial
@@ -16,7 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _modulation, _statistics
+from focaljax import _statistics
+from focaljax._odds import scaled
+from focaljax.terms import Focal
 
 
 class Answer(NamedTuple):
@@ -25,62 +30,141 @@ class Answer(NamedTuple):
     m: jax.Array  # y q + (1 - y) p
     log_m: jax.Array  # finite also where m underflows
     bce: jax.Array
-    lean: jax.Array  # (1 - y) p - y q = d bce / dz
-    tilt: jax.Array  # q - p = dm / dy
-    ratio: jax.Array  # p q / m
-    phi: jax.Array  # bce / m
+    ratio: jax.Array
+    phi: jax.Array
+    lean: jax.Array
+
+
+class Question(NamedTuple):
+    """A logit and its label; `no` and `answer` move with these and carry no derivative of their own."""
+
+    z: jax.Array
+    y: jax.Array
+    no: jax.Array
+    answer: Answer
 
 
 @jax.custom_vjp
-def sigmoid(logits: jax.Array, labels: jax.Array, weights: jax.Array, gamma: jax.Array) -> jax.Array:
+def sigmoid(
+    logits: jax.Array, labels: jax.Array, no: jax.Array, weights: jax.Array, term: Focal
+) -> jax.Array:
     """One loss per logit; all operands have the shape of `logits`.
 
+    `no` is ``1 - labels`` as exactly as the caller knows it; its derivative is counted with that of the labels.
     An entry whose weight or whose cotangent is 0 is silent, whatever its logit holds.
     """
-    return _fwd(logits, labels, weights, gamma)[0]
+    return _fwd(logits, labels, no, weights, term)[0]
 
 
-def _fwd(logits, labels, weights, gamma):
-    answer = _answer(logits.astype(gamma.dtype), labels)
-    modulation = _modulation.power(answer.m, answer.log_m, gamma)
-    loss = _modulation.scaled(weights, modulation * answer.bce)
-    return loss, (logits, labels, weights, gamma)
+def _fwd(logits, labels, no, weights, term):
+    z, undefined = _settled(logits.astype(weights.dtype))
+    loss = scaled(weights, _loss(_question(z, labels, no), term.gamma))
+    loss = jnp.where(undefined, jnp.where(weights == 0, 0, jnp.nan), loss)
+    return loss, (logits, labels, no, weights, term)
 
 
 @partial(jax.jit, inline=True)  # eager gradients run one program too
 def _bwd(residuals, ct):
-    logits, labels, weights, gamma = residuals
-    logits = _statistics.apart(logits)
-    z = logits.astype(gamma.dtype)
-    answer = _answer(z, labels)
-    modulation = _modulation.power(answer.m, answer.log_m, gamma)
-    surprise = _modulation.scaled(answer.ratio, answer.bce)  # z -> -inf at y = 1: 0 * inf; the limit is 0
-    slope = modulation * (gamma * (1 - 2 * labels) * surprise + answer.lean)
-    # The label's gradient does not vanish with m: m^gamma must survive where m itself underflows.
-    lasting = jnp.where(answer.m == 0, jnp.exp(gamma * answer.log_m), modulation)
-    drift = _modulation.scaled(lasting, gamma * answer.tilt * answer.phi - z)
-    focal = modulation * answer.bce
+    logits, labels, no, weights, term = residuals
+    z, undefined = _settled(_statistics.apart(logits).astype(weights.dtype))
+    question, gamma = _question(z, labels, no), term.gamma
+    lost = jnp.where((weights == 0) | (ct == 0), 0, jnp.nan).astype(ct.dtype)
+
+    def times(weight, x):  # the weight first: where it makes nothing of x, ct times it may overflow
+        return jnp.where(undefined, lost, scaled(ct, scaled(weight, x)))
+
+    def of(*powers):
+        return product(powers, question, gamma)
+
+    loss = _loss(question, gamma)
+    slope = gamma * (no - labels) * of(1, 1, 1, 0) + of(1, 0, 0, 1)
+    drift = gamma * _tilt(z) * of(0, 0, 1, 0) - _bounded(z) * of(0, 0, 0, 0)
     return (
-        _modulation.scaled(weights * ct, slope).astype(logits.dtype),
-        _modulation.scaled(weights * ct, drift),
-        _modulation.scaled(ct, focal),
-        _modulation.scaled(weights * ct, _modulation.scaled(answer.log_m, focal)),
+        times(weights, slope).astype(logits.dtype),
+        times(weights, jnp.where(jnp.isinf(loss), -z, drift)),
+        jnp.zeros_like(no),
+        times(jnp.ones_like(weights), jnp.where((weights == 0) & jnp.isinf(loss), 0, loss)),
+        Focal(times(weights, scaled(_log_m(question), loss))),
     )
 
 
-def _answer(z, labels):
-    return _along(z, labels, lax.stop_gradient(_numbers(z, labels)))
+def _settled(z):
+    """The logits with 0 in the place of NaN, and where that was: no derivative multiplies it by 0."""
+    undefined = jnp.isnan(z)
+    return jnp.where(undefined, 0, z), undefined
 
 
-def _numbers(z, y):
-    positive, no = z >= 0, 1 - y  # y is never taken for 1 - (1 - y)
+def _loss(question, gamma):
+    """``m^gamma * bce``, +inf where a certain answer is wrong."""
+    return jnp.where(jnp.isinf(question.answer.bce), jnp.inf, product((1, 0, 1, 0), question, gamma))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def product(powers: tuple[int, ...], question: Question, gamma: jax.Array) -> jax.Array:
+    """``m^(gamma + shift) * ratio^i * phi^j * lean^k`` for ``powers = (shift, i, j, k)``."""
+    shift, i, j, k = powers
+    m, log_m, _, ratio, phi, lean = question.answer
+    if shift > 0:
+        found = jnp.power(m, gamma) * m**shift
+    else:  # it does not vanish with m: m^gamma must survive where m itself underflows
+        found = jnp.where(m == 0, jnp.exp((gamma + shift) * log_m), jnp.power(m, gamma + shift))
+    found = scaled(ratio, found) if i else found
+    found = scaled(found, jnp.minimum(phi, _most(m)) ** j) if j else found
+    return found * (ratio ** max(i - 1, 0) * lean**k)
+
+
+@product.defjvp
+def _product_jvp(powers, primals, tangents):
+    question, gamma = primals
+    d_question, d_gamma = tangents
+    shift, i, j, k = powers
+    left, tilt = gamma + (shift - i - j - k), _tilt(question.z)  # of m
+
+    def other(*steps):
+        return product(tuple(a + b for a, b in zip(powers, steps, strict=True)), question, gamma)
+
+    by_z = scaled(left * (question.no - question.y), other(0, 1, 0, 0))
+    by_y = scaled(left * tilt, other(-1, 0, 0, 0))
+    if i:
+        by_z += i * tilt * other(0, 0, 0, 0)
+    if j:
+        by_z += j * other(0, 0, -1, 1)
+        by_y -= j * _bounded(question.z) * other(-1, 0, -1, 0)
+    if k:
+        by_z += k * other(0, 1, 0, -1)
+        by_y -= k * other(-1, 0, 0, -1)
+    here = other(0, 0, 0, 0)
+    by_gamma = scaled(_log_m(question), here)
+    return here, by_z * d_question.z + _bounded(by_y) * d_question.y + by_gamma * d_gamma
+
+
+@jax.custom_jvp
+def _log_m(question):
+    return question.answer.log_m
+
+
+@_log_m.defjvp
+def _log_m_jvp(primals, tangents):
+    (question,), (d_question,) = primals, tangents
+    zero = jnp.zeros_like(question.z)
+    by_z = (question.no - question.y) * product((0, 1, 0, 0), question, zero)
+    by_y = _tilt(question.z) * product((-1, 0, 0, 0), question, zero)
+    return _log_m(question), by_z * d_question.z + _bounded(by_y) * d_question.y
+
+
+def _question(z, y, no):
+    """The answer with what it is differentiated by: the logit and the label."""
+    return Question(z, y, no, _answer(*lax.stop_gradient((z, y, no))))
+
+
+def _answer(z, y, no):
+    positive = z >= 0
     r = jnp.exp(-jnp.abs(z))
-    likely, unlikely = 1 / (1 + r), r / (1 + r)
-    p, q = jnp.where(positive, likely, unlikely), jnp.where(positive, unlikely, likely)
+    likely = 1 / (1 + r)
     log_likely = -jnp.log1p(r)
     log_p = jnp.where(positive, log_likely, z + log_likely)
     log_q = jnp.where(positive, log_likely - z, log_likely)
-    bce = -(_modulation.scaled(y, log_p) + _modulation.scaled(no, log_q))
+    bce = -(scaled(y, log_p) + scaled(no, log_q))
 
     agreed, refused = jnp.where(positive, y, no), jnp.where(positive, no, y)
     wrong = agreed * r + refused  # = m * (1 + r)
@@ -88,36 +172,34 @@ def _numbers(z, y):
     log_m = jnp.where(m < 0.5, jnp.log(m), jnp.log1p(-right))
     log_m = jnp.where(refused == 0, log_likely - jnp.abs(z), log_m)
     log_m = jnp.maximum(log_m, jnp.finfo(z.dtype).min)
-    ratio = likely * jnp.where(wrong == 0, 1, r / jnp.where(wrong == 0, 1, wrong))  # r -> 0, y hard: r / r
+    vanished = wrong == 0
+    some = jnp.where(vanished, 1, wrong)
+    ratio = likely * jnp.where(vanished, 1, r / some)  # r -> 0, y hard: r / r
+    lean = jnp.where(vanished, -1, (refused - agreed * r) / some) * jnp.where(positive, 1, -1)
     phi = jnp.where(m == 0, 1, bce / jnp.where(m == 0, 1, m))  # bce -> m as both vanish
-    return Answer(m, log_m, bce, no * p - y * q, -jnp.tanh(z / 2), ratio, phi)
+    return Answer(m, log_m, bce, ratio, phi, lean)
 
 
 @jax.custom_jvp
-def _along(z: jax.Array, y: jax.Array, answer: Answer) -> Answer:
-    """The same numbers, differentiated in closed form along the logit and the label."""
-    del z, y
-    return answer
+def _tilt(z):
+    """``q - p = dm / dy``."""
+    return -jnp.tanh(z / 2)
 
 
-@_along.defjvp
-def _along_jvp(primals, tangents):
-    z, y, answer = primals
-    dz, dy, _ = tangents
-    answer = _along(z, y, answer)
-    m, _, _, lean, tilt, ratio, phi = answer
-    inverse = jnp.where(m == 0, 0, 1 / jnp.where(m == 0, 1, m))
-    dlog_m = (1 - 2 * y) * ratio * dz + tilt * inverse * dy
-    dbce = lean * dz - z * dy
-    return answer, Answer(
-        m=m * dlog_m,
-        log_m=dlog_m,
-        bce=dbce,
-        lean=ratio * m * dz - dy,
-        tilt=-2 * ratio * m * dz,
-        ratio=ratio * (tilt * dz - dlog_m),
-        phi=inverse * dbce - phi * dlog_m,
-    )
+@_tilt.defjvp
+def _tilt_jvp(primals, tangents):
+    half = jnp.exp(-jnp.abs(primals[0]))  # 2 p q, where 1 - tanh^2 would cancel
+    return _tilt(*primals), -2 * (half / (1 + half)) / (1 + half) * tangents[0]
+
+
+def _most(x):
+    """A number of that dtype that can still be multiplied."""
+    return float(jnp.finfo(x.dtype).max) * 2.0**-20
+
+
+def _bounded(x):
+    """`x` where it multiplies a derivative that may be 0: inf * 0 would be NaN."""
+    return jnp.clip(x, -_most(x), _most(x))
 
 
 sigmoid.defvjp(_fwd, _bwd)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from focaljax import _arguments, _modulation, _twofold
+from focaljax import _arguments, _odds, _twofold
 from focaljax.calibration._examples import examples
 
 
@@ -276,5 +276,5 @@ def _binned(p, y, weights, bins, from_logits, top):
         return _twofold.sum_over(jnp.where(inside, x[..., None], 0), (0,))
 
     return CalibrationState(
-        *sums(weights), *sums(_modulation.scaled(weights, p)), *sums(_modulation.scaled(weights, right))
+        *sums(weights), *sums(_odds.scaled(weights, p)), *sums(_odds.scaled(weights, right))
     )

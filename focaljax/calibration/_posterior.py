@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from focaljax import _arguments, _modulation
+from focaljax import _arguments
+from focaljax._odds import Odds, along, complete
 
 
 def log_posterior(
@@ -75,7 +76,7 @@ def log_posterior(
     return jax.nn.log_softmax(jnp.minimum(log_eta, jnp.finfo(dtype).max / 4), axis)
 
 
-def _odds(logits: jax.Array, axis: int) -> _modulation.Odds:
+def _odds(logits: jax.Array, axis: int) -> Odds:
     """Of every class against all others, with log q to its last bits: it is divided by, so may not vanish."""
     indices = lax.broadcasted_iota(jnp.int32, logits.shape, axis)
     top = indices == jnp.expand_dims(lax.argmax(logits, axis, jnp.int32), axis)
@@ -90,5 +91,5 @@ def _odds(logits: jax.Array, axis: int) -> _modulation.Odds:
     p = jnp.exp(log_p)
     log_q = jnp.where(top, jnp.where(alive, log_rest - log_total, 0), jnp.log1p(-jnp.where(top, 0, p)))
     q = jnp.where(top & ~alive, 0, jnp.exp(log_q))
-    odds = _modulation.complete(p, q, log_p, log_q)._replace(log_q=log_q)
-    return _modulation.along(log_p - log_q, odds)
+    odds = complete(p, q, log_p, log_q)._replace(log_q=log_q)
+    return along(log_p - log_q, odds)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from focaljax import _arguments, _mesh, _modulation
+from focaljax import _arguments, _mesh, _odds
 from focaljax._mesh import AxisName
 from focaljax.calibration._examples import examples
 
@@ -71,7 +71,7 @@ def fit_temperature(
         p = jax.nn.softmax(jnp.where(dead, -jnp.inf, b * d), axis=1)
         mean = jnp.sum(p * d, 1)
         variance = jnp.sum(p * (d - mean[:, None]) ** 2, 1)
-        first, second = (jnp.sum(_modulation.scaled(weights, x)) for x in (mean, variance))
+        first, second = (jnp.sum(_odds.scaled(weights, x)) for x in (mean, variance))
         return _mesh.total(first, axis_name), _mesh.total(second, axis_name)
 
     return jnp.where(total == 0, 1, 1 / _root(slopes, 1 / high, 1 / low, z.dtype))

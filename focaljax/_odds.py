@@ -1,14 +1,12 @@
-"""The arithmetic of one number: how a log-odds becomes a focal value and a focal slope.
+"""Five exact numbers of one class, and how they move with its log-odds.
 
-Everything the family needs of one class is held by five numbers, its :class:`Odds`. They are computed
-by whoever knows the logits, each in the form that keeps its last bits, and are differentiated here by
-one closed rule along the log-odds ``u``:
+They are computed by whoever knows the logits, each in the form that keeps its last bits. Here they are
+differentiated, by one closed rule along the log-odds ``u``:
 
     p = sigmoid(u)    q = sigmoid(-u)    dp = pq du    dq = -pq du    dlog p = q du    dlog q = -p du
+    phi = -p log(p) / q                  dphi = (phi - p) du
 
-The rule speaks of nothing but the five numbers, so derivatives of every order stay finite and exact.
-
-Reference: Lin et al., "Focal Loss for Dense Object Detection", 2018, equations 3 to 5.
+The rule uses nothing but the five numbers, so derivatives of every order stay finite and exact.
 """
 
 from typing import NamedTuple
@@ -18,13 +16,31 @@ import jax.numpy as jnp
 
 
 class Odds(NamedTuple):
-    """A probability and its complement, neither of them computed from the other near 1."""
+    """The probability of a class and its complement, neither computed from the other near 1.
 
-    p: jax.Array  # probability of the class
-    q: jax.Array  # 1 - p
+    Attributes:
+      p: Probability of the class.
+      q: ``1 - p``.
+      log_p: ``log p``, -inf at p = 0.
+      log_q: ``log q``; 0 where q underflows, as it only multiplies terms that vanish there.
+      phi: ``-p log(p) / q`` in [0, 1], with its limits: 1 as p -> 1, 0 as p -> 0.
+
+    Example:
+      >>> p, q = jnp.float32(0.75), jnp.float32(0.25)
+      >>> odds = complete(p, q, jnp.log(p), jnp.log(q))
+      >>> print(f"{odds.power_of_q(2.0):.4f}, {odds.phi:.4f}")  # 0.25^2 and -3 log 0.75
+      0.0625, 0.8630
+    """
+
+    p: jax.Array
+    q: jax.Array
     log_p: jax.Array
-    log_q: jax.Array  # 0 where q underflows: it only ever multiplies terms that vanish there
-    phi: jax.Array  # -p log(p) / q, in (0, 1]: 1 as p -> 1, 0 as p -> 0
+    log_q: jax.Array
+    phi: jax.Array
+
+    def power_of_q(self, exponent: jax.Array | float) -> jax.Array:
+        """``q ** exponent``, with derivatives that stay finite as q -> 0, also for exponents below 1."""
+        return power(self.q, self.log_q, jnp.asarray(exponent, self.q.dtype))
 
 
 def complete(p: jax.Array, q: jax.Array, log_p: jax.Array, log_q: jax.Array) -> Odds:
@@ -70,8 +86,13 @@ def _along_jvp(primals, tangents):
     u, odds = primals
     du, _ = tangents
     odds = along(u, odds)
-    p, q, log_p, log_q, phi = odds
-    return odds, Odds(p * q * du, -p * q * du, q * du, -p * du, (phi - p) * du)
+    return odds, jax.tree.map(lambda rise: rise * du, rises(odds))
+
+
+def rises(odds: Odds) -> Odds:
+    """The derivative of each of the five along the log-odds."""
+    p, q, _, _, phi = odds
+    return Odds(p * q, -p * q, q, -p, phi - p)
 
 
 @jax.custom_jvp
@@ -87,19 +108,6 @@ def _power_jvp(primals, tangents):
     _, dlog_base, dexponent = tangents
     value = power(base, log_base, exponent)
     return value, value * (exponent * dlog_base + log_base * dexponent)
-
-
-def focal(odds: Odds, gamma: jax.Array) -> jax.Array:
-    """The loss of one class: ``q^gamma * (-log p)``."""
-    return power(odds.q, odds.log_q, gamma) * -odds.log_p
-
-
-def pull(odds: Odds, gamma: jax.Array) -> jax.Array:
-    """How strongly a class pulls its logit up: ``-d focal / du = q * pull``, at least 0.
-
-    ``pull = q^gamma * (1 + gamma * phi)``; no power is negative and no term cancels.
-    """
-    return power(odds.q, odds.log_q, gamma) * (1 + gamma * odds.phi)
 
 
 def scaled(weight: jax.Array, x: jax.Array) -> jax.Array:

@@ -1,0 +1,208 @@
+"""The focal family: a loss is one function of the odds of the labelled class.
+
+A *term* maps the five exact numbers of a class, its :class:`Odds`, to a loss. Everything else (row statistics,
+stable gradients, derivatives of every order, chunks, meshes, metrics) is shared by the whole family. Pass a term
+to any loss of :mod:`focaljax.losses`; ``gamma=2.0`` is short for ``term=Focal(2.0)``.
+
+A new member is a subclass with its options as fields and one method, `value`::
+
+    class Squared(Term):
+        scale: ArrayLike = 1.0
+
+        def value(self, odds):
+            return self.scale * odds.q**2
+
+Its gradient comes from the closed rule of the odds. Write `pull` too where a shorter or more exact form is known.
+Options are data: numbers, ``[C]`` per class or ``[..., 1]`` per example; traced, vmapped and differentiated.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from focaljax._odds import Odds, power, rises
+
+__all__ = ["Detached", "Focal", "Odds", "Poly", "Term"]
+
+INFINITY = float("inf")
+
+
+@dataclass_transform(frozen_default=True)
+class Term:
+    """A loss of one class. A subclass is a frozen dataclass and a pytree of its fields, its options.
+
+    Attributes:
+      ranges: Lowest and highest value of an option by its name, both allowed; any finite number without one.
+
+    Example:
+      >>> class Squared(Term):
+      ...     scale: ArrayLike = 1.0
+      ...
+      ...     def value(self, odds):
+      ...         return self.scale * odds.q**2
+      >>> from focaljax import softmax_focal_loss_with_integer_labels
+      >>> loss = lambda z: softmax_focal_loss_with_integer_labels(z, 0, term=Squared(4.0))
+      >>> value, gradient = jax.value_and_grad(loss)(jnp.zeros(2))
+      >>> print(value, gradient)  # 4 / 2^2; -2 q * pq * 4
+      1.0 [-1.  1.]
+    """
+
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Makes a dataclass and a pytree of each subclass."""
+        super().__init_subclass__(**options)
+        dataclass(frozen=True)(cls)
+        jax.tree_util.register_dataclass(cls, [field.name for field in fields(cls)], [])  # type: ignore[arg-type]
+
+    def value(self, odds: Odds) -> jax.Array:
+        """The loss of a class with these odds; differentiable in the odds and in the options.
+
+        `odds.phi` moves by a difference of near numbers as p -> 1: keep it out of a value.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no `value`.")
+
+    def pull(self, odds: Odds) -> jax.Array:
+        """How strongly the class pulls its logit up: ``-d value / du = q * pull``."""
+        odds = _finite(odds)
+        slope = jax.jvp(self.value, (odds,), (rises(odds),))[1]
+        known = odds.q >= jnp.finfo(odds.q.dtype).tiny
+        q, log_q = jnp.where(known, odds.q, 1), jnp.where(known, odds.log_q, 0)
+        # q -> 0: whatever is multiplied by the pull vanishes too.
+        return jnp.where(known, -slope * power(q, log_q, -jnp.ones_like(q)), 0)
+
+    def factor(self, odds: Odds) -> jax.Array:
+        """What modulates the cross-entropy: ``value = factor * (-log p)``."""
+        odds = _finite(odds)
+        some = odds.log_p < 0
+        return jnp.where(some, self.value(odds) / jnp.where(some, -odds.log_p, 1), 0)
+
+
+def _finite(odds: Odds) -> Odds:
+    """p -> 0: products such as ``p * log p`` have the limit 0, not 0 * inf."""
+    return odds._replace(log_p=jnp.maximum(odds.log_p, jnp.finfo(odds.log_p.dtype).min))
+
+
+def value_of(term: Term, odds: Odds) -> jax.Array:
+    """The value of a term; where it is infinite, at p = 0, its derivatives are still finite."""
+    limit = lax.stop_gradient(term.value(odds))
+    return term.value(_finite(odds)) + jnp.where(jnp.isinf(limit), limit, 0)
+
+
+def by_options(term: Any, odds: Odds) -> Any:
+    """The derivative of the value by each option; options and odds of one shape.
+
+    An infinite loss does not depend on them: at p = 0 the factor is 1 or its limit.
+    """
+    value, pull_back = jax.vjp(lambda term: term.value(_finite(odds)), term)
+    return pull_back(jnp.ones_like(value))[0]
+
+
+class Focal(Term):
+    r"""Focal loss, ``q^gamma * (-log p)``: the easier an example is, the less it counts.
+
+    Attributes:
+      gamma: Focusing exponent, at least 0; 0 is the cross-entropy.
+
+    Example:
+      >>> from focaljax import softmax_focal_loss_with_integer_labels
+      >>> logits, label = jnp.log(jnp.array([0.5, 0.25, 0.25])), 0
+      >>> loss = softmax_focal_loss_with_integer_labels(logits, label, term=Focal(1.0))
+      >>> print(f"{loss / jnp.log(2):.4f}")  # (1 - 0.5) * log 2
+      0.5000
+
+    References:
+      Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
+      equation 4.
+    """
+
+    gamma: ArrayLike = 2.0
+
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0, INFINITY)}
+
+    def value(self, odds: Odds) -> jax.Array:
+        """``q^gamma * (-log p)``."""
+        return self.factor(odds) * -odds.log_p
+
+    def pull(self, odds: Odds) -> jax.Array:
+        """``q^gamma * (1 + gamma * phi)``: no power is negative and no term cancels."""
+        return self.factor(odds) * (1 + self.gamma * odds.phi)
+
+    def factor(self, odds: Odds) -> jax.Array:
+        """``q^gamma``."""
+        return odds.power_of_q(self.gamma)
+
+
+class Poly(Term):
+    r"""Poly-1 focal loss: the first coefficient of focal loss as a polynomial of q is raised by epsilon.
+
+    .. math:: L = q^\gamma (-\log p) + \epsilon \, q^{\gamma + 1}
+
+    Attributes:
+      gamma: Focusing exponent, at least 0; 0 is the poly cross-entropy.
+      epsilon: The change of the first coefficient, finite; the paper searches from -1 upwards. Below 0 the
+        two terms have different signs: the error is relative to the sum of their sizes.
+
+    Example:
+      >>> import optax
+      >>> from focaljax import softmax_focal_loss
+      >>> logits, labels = jnp.array([[2.0, 1.0, -1.0]]), jnp.array([[0.0, 1.0, 0.0]])
+      >>> ours = softmax_focal_loss(logits, labels, term=Poly(gamma=0.0, epsilon=2.0))
+      >>> print(ours, optax.losses.poly_loss_cross_entropy(logits, labels, epsilon=2.0))
+      [2.827736] [2.827736]
+
+    References:
+      Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", 2022
+      (https://arxiv.org/abs/2204.12511), equations 4 and 7.
+    """
+
+    gamma: ArrayLike = 2.0
+    epsilon: ArrayLike = 1.0
+
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0, INFINITY)}
+
+    def value(self, odds: Odds) -> jax.Array:
+        """``q^gamma * (-log p + epsilon q)``."""
+        return odds.power_of_q(self.gamma) * (self.epsilon * odds.q - odds.log_p)
+
+    def pull(self, odds: Odds) -> jax.Array:
+        """``q^gamma * (1 + gamma phi + epsilon (gamma + 1) p)``."""
+        gamma, p = self.gamma, odds.p
+        return odds.power_of_q(gamma) * (1 + gamma * odds.phi + self.epsilon * (gamma + 1) * p)
+
+
+class Detached(Term):
+    """Another term whose modulating factor is a constant to derivatives.
+
+    The value is that of the term, the gradient that of a cross-entropy weighed by
+    ``factor = value / (-log p)``: easy examples are down-weighted, but a change of the factor itself is no reason
+    to move. Options inside the factor have the gradient 0.
+
+    Attributes:
+      term: A term.
+
+    Example:
+      >>> from focaljax import softmax_focal_loss_with_integer_labels
+      >>> loss = lambda z: softmax_focal_loss_with_integer_labels(z, 0, term=Detached(Focal(1.0)))
+      >>> print(jax.grad(loss)(jnp.zeros(2)))  # that of the cross-entropy, -q, times q
+      [-0.25  0.25]
+
+    References:
+      `disable_torch_grad_focal_loss` of Ridnik et al., "Asymmetric Loss For Multi-Label Classification", 2021
+      (https://arxiv.org/abs/2009.14119), in its authors' code.
+    """
+
+    term: Any
+
+    def value(self, odds: Odds) -> jax.Array:
+        """``factor * (-log p)``."""
+        return self.pull(odds) * -odds.log_p
+
+    def pull(self, odds: Odds) -> jax.Array:
+        """The factor of the term."""
+        return lax.stop_gradient(self.term.factor(odds))
