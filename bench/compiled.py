@@ -9,6 +9,7 @@ the optimised HLO. One pass is one read or write of an array of the size of the 
 import functools
 import importlib.metadata
 import os
+import re
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,8 +55,8 @@ def measure(f: Callable, logits: jax.ShapeDtypeStruct, *others: jax.ShapeDtypeSt
     sharding = place(target)
     operands = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in (logits, *others)]
     compiled = jax.jit(f).lower(*operands).compile()
-    text, costs, memory = compiled.as_text(), compiled.cost_analysis(), compiled.memory_analysis()
-    assert text is not None and memory is not None
+    text, costs, memory = text_of(compiled, target), compiled.cost_analysis(), compiled.memory_analysis()
+    assert memory is not None
     module = hlo.parse(text)
     size = logits.size * logits.dtype.itemsize
     moved = hlo.traffic(module) if target == "h200" or costs is None else costs["bytes accessed"]
@@ -68,6 +69,30 @@ def measure(f: Callable, logits: jax.ShapeDtypeStruct, *others: jax.ShapeDtypeSt
         forbidden=hlo.forbidden(module, logits.size),
         text=text,
     )
+
+
+def text_of(program: jax.stages.Compiled, target: str) -> str:
+    """The optimised HLO of a compiled program.
+
+    Raises:
+      Unavailable: The compiler wrote a program that this jaxlib cannot read, as one that is much newer does.
+    """
+    try:
+        text = program.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        wheel, why = WHEELS[target], str(error).splitlines()[0]
+        have, want = importlib.metadata.version(wheel), wanted(wheel)
+        raise Unavailable(
+            f"{target}: jax {jax.__version__} wants {want} and cannot read a program of {wheel} {have}: {why}"
+        ) from error
+    assert text is not None
+    return text
+
+
+def wanted(wheel: str) -> str:
+    """The version of a wheel that this JAX asks for in its extras, such as "libtpu==0.0.42.*"."""
+    asked = (line.partition(";")[0].strip() for line in importlib.metadata.requires("jax") or ())
+    return next((line for line in asked if re.split(r"[^\w.-]", line)[0] == wheel), f"no {wheel}")
 
 
 @functools.cache

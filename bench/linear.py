@@ -183,14 +183,17 @@ def program(loss: Loss, shape: Shape, dtype: str, target: str) -> dict[str, Any]
     """Temporary bytes, matmuls and moved bytes of value and gradient, compiled for one device of `target`.
 
     What happens inside a kernel of Pallas the compiler does not know.
+
+    Raises:
+      Unavailable: As `bench.compiled.measure`.
     """
     sharding = compiled.place(target)
     given = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in operands(shape, dtype)]
     here = None if target == "h200" else next(iter(sharding.device_set))
     with jax.default_device(here):  # a kernel of Pallas asks which TPU it is for
         done = jax.jit(both(loss)).lower(*given).compile()
-    text, memory = done.as_text(), done.memory_analysis()
-    assert text is not None and memory is not None
+    text, memory = compiled.text_of(done, target), done.memory_analysis()
+    assert memory is not None
     opaque = 'custom_call_target="tpu_custom_call"' in text
     return {
         "temp": memory.temp_size_in_bytes,

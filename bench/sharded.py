@@ -121,7 +121,7 @@ def measure(lowered: Any, mesh: Mesh, classes: int, dtype: str) -> Program:
     """Compiles, and reads back what the program of one device does."""
     program = lowered.compile()
     size = LOCAL * jnp.dtype(dtype).itemsize
-    found = hlo.collectives(hlo.parse(program.as_text()))
+    found = hlo.collectives(hlo.parse(compiled.text_of(program, "v5e")))
     return Program(
         passes=program.cost_analysis()["bytes accessed"] / size,
         temp=program.memory_analysis().temp_size_in_bytes / size,

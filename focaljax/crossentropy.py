@@ -4,8 +4,9 @@ The functions return one loss per example; the classes hold the options, weigh a
 `gamma` may be scalars, ``[C]`` per class or ``[..., 1]`` per example, traced or not.
 
 Probabilities (``from_logits=False``) are read as Keras reads them: labels smoothed, probabilities divided by
-their sum, clipped to [1e-7, 1 - 1e-7]. Logits are not clipped: below p = 1e-7 Keras returns a constant and
-a gradient of zero, which drops the very examples that focal loss exists for.
+their sum, clipped to [1e-7, 1 - 1e-7]. Outside, the loss is constant and its gradient 0, in the binary loss
+too, where Keras clips the logarithm only. Logits are not clipped: below p = 1e-7 Keras returns a constant and
+a gradient of zero, which drops the very examples that focal loss exists for. README lists all differences.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,7 +44,8 @@ def categorical_focal_crossentropy(
       alpha: Class weights; ``[C]`` follows `axis`.
       gamma: Focusing exponent, at least 0.
       from_logits: Whether `y_pred` holds logits.
-      label_smoothing: Scalar s in [0, 1]: the labels become ``y * (1 - s) + s / K``.
+      label_smoothing: Scalar s in [0, 1]: the labels become ``y * (1 - s) + s / K``. K is the number of
+        classes, where Keras up to 3.15 takes the size of the last axis.
       axis: The class axis.
 
     Returns:

@@ -15,9 +15,11 @@ What holds for the whole file:
 * **Silence.** A weight of exactly 0 silences NaN and infinite losses, in value and gradient. The
   derivative with respect to a weight of 0 is still the loss itself, where that is finite.
 * **Broadcasting.** A weight may have one trailing axis of size 1 more than the losses, or one axis
-  less (one weight per row of losses), or none; then every axis must be 1 or equal. sum(w) is over
-  the weights after broadcasting. (Keras 3.15 sums them before: ones of shape [2, 3] under weights
-  [[1], [2]] have the weighted mean 3 there, 1 here.)
+  less, or none; then every axis must be 1 or equal. Weights [N] of losses [N, T] are one per row,
+  also where N = T; one per column is [1, T]. (Keras 3.15 raises, or weighs columns where N = T.)
+  The weighted losses have the shape of the losses. sum(w) is over the weights after broadcasting.
+  (Keras 3.15 sums them before: ones of shape [2, 3] under weights [[1], [2]] have the weighted
+  mean 3 there, 1 here.)
 * **Precision.** Losses narrower than float32 are widened; float64 stays. The result has that dtype.
 """
 
@@ -203,9 +205,12 @@ def _sample_weight(x: ArrayLike, losses: jax.Array) -> jax.Array:
     elif x.ndim == losses.ndim - 1:
         shape = (*shape, 1)
     if len(shape) != losses.ndim or any(n not in (1, m) for n, m in zip(shape, losses.shape, strict=True)):
+        column = losses.ndim > x.ndim > 0 and x.shape == losses.shape[-x.ndim :]
+        spelled = (1,) * (losses.ndim - x.ndim) + x.shape
         raise ValueError(
             f"`sample_weight` must be a scalar or fit the shape of the losses, {losses.shape}, "
             f"or that shape without its last axis; got shape {x.shape}."
+            + (f" For one weight per entry of the last axes give it the shape {spelled}." if column else "")
         )
     return jnp.broadcast_to(x.astype(losses.dtype).reshape(shape), losses.shape)
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import keras
 import numpy as np
 import pytest
 import tolerances
+from keras.src.backend import set_keras_mask  # it has no public name
 
 import focaljax
+import focaljax.keras.losses
 from focaljax import (
     BinaryFocalCrossentropy,
     CategoricalFocalCrossentropy,
@@ -37,6 +40,17 @@ def relaxed(function):
     def call(*args, **kwargs):
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return np.asarray(function(*args, **kwargs))
+
+    return call
+
+
+def their(function):
+    """The same of a function with several results."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return jax.tree.map(np.asarray, function(*args, **kwargs))
 
     return call
 
@@ -199,29 +213,6 @@ def test_alpha_of_a_class_follows_the_axis(from_logits):
         )
 
 
-def test_smoothing_counts_the_classes_of_the_axis():
-    """Keras 3.15 takes K from the last axis: 0.1 / 3 here, where 0.1 / 2 is right."""
-    y_true = np.array([[1, 0, 1], [0, 1, 0]], np.float32)
-    y_pred = np.array([[0.5, 0.75, 0.5], [0.5, 0.25, 0.5]], np.float32)
-    found = categorical_focal_crossentropy(y_true, y_pred, 1.0, 0.0, label_smoothing=0.1, axis=0)
-    middle = -0.05 * np.log(0.75) - 0.95 * np.log(0.25)
-    np.testing.assert_allclose(found, [np.log(2), middle, np.log(2)], rtol=RTOL)
-
-
-def test_alpha_is_not_ignored():
-    """Keras ignores alpha without apply_class_balancing."""
-    with pytest.raises(ValueError, match="`alpha` has no effect"):
-        BinaryFocalCrossentropy(alpha=0.5)([[1.0]], jnp.array([[0.5]]))
-
-
-def test_weighted_mean_divides_by_the_weights_of_all_losses():
-    """Keras 3.15 divides by the sum before broadcasting: 3 for a loss of 1 everywhere."""
-    y_true, y_pred = np.zeros((2, 3), int), jnp.full((2, 3, 2), 0.5)
-    ours = SparseCategoricalFocalCrossentropy(alpha=1.0, gamma=0.0, reduction="mean_with_sample_weight")
-    mean = ours(y_true, y_pred, sample_weight=np.array([[1.0], [2.0]], np.float32))
-    np.testing.assert_allclose(mean, np.log(2), rtol=RTOL)
-
-
 @pytest.mark.parametrize("cls", OBJECTS)
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum", None])
 def test_nan_under_a_weight_of_zero_is_silent(cls, reduction):
@@ -241,6 +232,254 @@ def test_nan_under_a_weight_of_zero_is_silent(cls, reduction):
     for found, plain in zip(result(spoiled), result(y_pred), strict=True):
         np.testing.assert_array_equal(found, plain)
         assert np.isfinite(found).all()
+
+
+# The differences from Keras that README lists: what Keras does, run, and what focaljax does.
+
+DIFFERENCES = {}
+KERAS = tuple(int(n) for n in keras.__version__.split(".")[:2])
+
+
+def difference(row):
+    """Registers the test of a row of README's table, by its first cell."""
+
+    def register(test):
+        DIFFERENCES[row] = test
+        return test
+
+    return register
+
+
+def named(library, name, **options):
+    loss = getattr(library, name)(**options)
+    return relaxed(loss) if library is keras.losses else loss
+
+
+def test_each_difference_in_readme_has_a_test():
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    table = readme.split("with these differences:")[1].split("\n\n")[1]
+    rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert len(rows) > 10 and sorted(rows) == sorted(DIFFERENCES)
+
+
+difference("from logits")(test_examples_that_keras_drops_keep_their_gradient)
+difference("`alpha` of shape `[C]` with `axis=1`")(test_alpha_of_a_class_follows_the_axis)
+
+
+@difference("`alpha` without `apply_class_balancing`")
+def test_alpha_is_not_ignored():
+    y_true, y_pred = np.array([[1.0]], np.float32), np.array([[0.5]], np.float32)
+    losses = [named(keras.losses, "BinaryFocalCrossentropy", alpha=a)(y_true, y_pred) for a in (0.25, 0.5)]
+    assert losses[0] == losses[1]
+    with pytest.raises(ValueError, match="`alpha` has no effect"):
+        BinaryFocalCrossentropy(alpha=0.5)(y_true, y_pred)
+
+
+@difference('`"mean_with_sample_weight"`')
+@pytest.mark.parametrize("weights", [np.float32(2), np.array([[1], [2]], np.float32)])
+def test_weighted_mean_divides_by_the_weights_of_all_losses(weights):
+    """A loss of log 2 everywhere; Keras sums the weights before it broadcasts them."""
+    y_true, y_pred = np.zeros((2, 3), int), np.full((2, 3, 2), 0.5, np.float32)
+    options = {"alpha": 1.0, "gamma": 0.0, "reduction": "mean_with_sample_weight"}
+    ours = SparseCategoricalFocalCrossentropy(**options)(y_true, y_pred, sample_weight=weights)
+    theirs = named(keras.losses, "CategoricalFocalCrossentropy", **options)(
+        np.eye(2, dtype=np.float32)[y_true], y_pred, sample_weight=weights
+    )
+    np.testing.assert_allclose(ours, np.log(2), rtol=RTOL)
+    np.testing.assert_allclose(theirs, np.log(2) * 6 / weights.size, rtol=RTOL)
+
+
+@difference("NaN under a weight of 0, or masked")
+def test_nan_that_does_not_count_is_silent():
+    y_true, y_pred = draw(False)
+    y_pred[1] = np.nan
+    weights = np.array([1, 0, 2, 1, 1, 0.5], np.float32)
+    for name in ("CategoricalFocalCrossentropy", "BinaryFocalCrossentropy"):
+        assert np.isnan(named(keras.losses, name)(y_true, y_pred, weights))
+        assert np.isfinite(named(focaljax, name)(y_true, y_pred, weights))
+    for library, silent in ((keras.losses, False), (focaljax.keras.losses, True)):
+        masked = jnp.asarray(y_pred)
+        set_keras_mask(masked, jnp.asarray(weights > 0))
+        assert np.isfinite(named(library, "CategoricalFocalCrossentropy")(y_true, masked)) == silent
+
+
+@difference("`ignore_class`")
+@pytest.mark.skipif(KERAS > (3, 16), reason="newer than what README speaks of")
+def test_keras_has_no_focal_loss_of_class_indices():
+    """The mean over the entries that count is tested with the objects, below."""
+    assert not hasattr(keras.losses, "SparseCategoricalFocalCrossentropy")
+
+
+@difference("label smoothing, `axis` not the last")
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_smoothing_counts_the_classes_of_the_axis(from_logits):
+    y_true, y_pred = (np.moveaxis(x, -1, 0) for x in draw(from_logits, (5, C)))
+    ours, theirs = (
+        f(y_true, y_pred, 1.0, 2.0, from_logits, 0.1, 0)
+        for f in (categorical_focal_crossentropy, their_categorical)
+    )
+    by_hand = categorical_focal_crossentropy(0.9 * y_true + 0.1 / C, y_pred, 1.0, 2.0, from_logits, 0.0, 0)
+    tolerances.assert_close(ours, np.asarray(by_hand), rtol=RTOL)
+    counted = 5 if KERAS < (3, 16) else C  # 5 is the size of the last axis
+    by_hand = categorical_focal_crossentropy(
+        0.9 * y_true + np.float32(0.1 / counted), y_pred, 1.0, 2.0, from_logits, 0.0, 0
+    )
+    tolerances.assert_close(by_hand, theirs, rtol=RTOL)
+
+
+@difference("weights `[N]` of losses `[N, T]`")
+@pytest.mark.parametrize("columns", [2, 3])
+def test_weights_of_one_axis_weigh_rows(columns):
+    """In Keras they are an error, or weigh columns when a batch happens to have as many examples."""
+    y_true, y_pred = draw(False, (2, columns, C))
+    weights = np.array([1, 3], np.float32)
+    name = "CategoricalFocalCrossentropy"
+    losses = np.asarray(categorical_focal_crossentropy(y_true, y_pred))
+    ours = named(focaljax, name, reduction=None)
+    np.testing.assert_allclose(ours(y_true, y_pred, weights), losses * weights[:, None], rtol=RTOL)
+    by_column = np.arange(1, columns + 1, dtype=np.float32)
+    np.testing.assert_allclose(ours(y_true, y_pred, by_column[None]), losses * by_column, rtol=RTOL)
+    theirs = named(keras.losses, name, reduction=None)
+    if columns == 2:
+        np.testing.assert_allclose(theirs(y_true, y_pred, weights), losses * weights, rtol=2 * RTOL)
+    else:
+        with pytest.raises(ValueError, match="[Ii]ncompatible shapes"):
+            theirs(y_true, y_pred, weights)
+        with pytest.raises(ValueError, match=r"`sample_weight` .* give it the shape \(1, 3\)"):
+            ours(y_true, y_pred, by_column)
+
+
+@difference("weights of more entries than the losses")
+@pytest.mark.parametrize("shape", [(1, N), (N, N), (N, 1, 1)])
+def test_weights_do_not_broadcast_the_losses(shape):
+    y_true, y_pred = draw(False)
+    weights = np.ones(shape, np.float32)
+    theirs = named(keras.losses, "CategoricalFocalCrossentropy", reduction=None)(y_true, y_pred, weights)
+    assert theirs.shape == np.broadcast_shapes(shape, (N,))
+    with pytest.raises(ValueError, match="`sample_weight` must be a scalar or fit"):
+        CategoricalFocalCrossentropy(reduction=None)(y_true, y_pred, weights)
+
+
+@difference("`reduction=None`, weights `[N, 1]` of losses `[N]`")
+@pytest.mark.parametrize("name", ["CategoricalFocalCrossentropy", "BinaryFocalCrossentropy"])
+def test_weighted_losses_have_the_shape_of_the_losses(name):
+    """Keras makes the losses a column, which a vector would broadcast to [N, N]."""
+    y_true, y_pred = draw(False)
+    weights = np.linspace(0.5, 2, N, dtype=np.float32)[:, None]
+    ours, theirs = (
+        named(library, name, reduction=None)(y_true, y_pred, weights) for library in (focaljax, keras.losses)
+    )
+    assert ours.shape == (N,) and theirs.shape == (N, 1)
+    np.testing.assert_allclose(ours, theirs[:, 0], rtol=1e-5)  # of Keras' 1 - p_t
+
+
+@difference("no examples")
+def test_a_mean_of_no_examples_is_zero():
+    y_true, y_pred = np.zeros((0, C), np.float32), np.zeros((0, C), np.float32)
+    for name in ("CategoricalFocalCrossentropy", "BinaryFocalCrossentropy"):
+        for reduction in ("sum_over_batch_size", "sum", None):
+            ours, theirs = (
+                named(library, name, reduction=reduction)(y_true, y_pred)
+                for library in (focaljax, keras.losses)
+            )
+            assert theirs.shape == (0,)
+            assert ours.shape == ((0,) if reduction is None else ()) and np.sum(ours) == 0
+
+
+@difference("binary probabilities outside [1e-7, 1 - 1e-7]")
+@pytest.mark.parametrize("label", [1.0, 0.3, 0.0])
+def test_binary_gradient_outside_the_clip_is_zero(label):
+    """Keras keeps the slope of the modulating factor, which is infinite for gamma < 1 at p_t = 1."""
+
+    def of(library, p, gamma=2.0):
+        y_true, y_pred = jnp.array([[label]], jnp.float32), jnp.array([[p]], jnp.float32)
+
+        def loss(p):
+            return jnp.sum(library.binary_focal_crossentropy(y_true, p, gamma=gamma))
+
+        both = jax.value_and_grad(loss)
+        value, gradient = both(y_pred) if library is focaljax else their(both)(y_pred)
+        return float(value), float(np.sum(gradient))
+
+    u = 2.0**-24
+    for p, slope in ((1e-9, 1 - 2 * label), (1.0, 1 - 2 * label)):
+        value, gradient = of(focaljax, p)
+        theirs, their_gradient = of(keras.losses, p)
+        wrong = label * (1 - p) + (1 - label) * p
+        np.testing.assert_allclose(value, theirs, rtol=4 * RTOL, atol=1e-12)
+        assert gradient == 0
+        edge = np.clip(np.float32(p), np.float32(1e-7), np.float32(1) - np.float32(1e-7)).astype(float)
+        bce = -label * np.log(edge) - (1 - label) * np.log1p(-edge)
+        # d wrong^2 / dp * bce; log(1 - edge) of an edge rounded to u has a relative error of u / 1e-7 / 16.
+        np.testing.assert_allclose(their_gradient, 2 * wrong * slope * bce, rtol=0.04, atol=10 * u)
+    if label == 1:
+        assert of(focaljax, 1.0, gamma=0.5)[1] == 0
+        assert not np.isfinite(of(keras.losses, 1.0, gamma=0.5)[1])
+
+
+@difference("labels that need broadcasting")
+def test_labels_are_not_broadcast():
+    y_true, y_pred = draw(False)
+    y_true, y_pred = y_true[:C], y_pred[:C]
+    for labels in (y_true[0], y_true[:1], np.arange(C)):  # the last are class indices, read as one-hot
+        assert np.isfinite(named(keras.losses, "CategoricalFocalCrossentropy")(labels, y_pred))
+        with pytest.raises(ValueError, match="`y_true` must have the shape of `y_pred`"):
+            CategoricalFocalCrossentropy()(labels, y_pred)
+
+
+@difference("labels `[N]` and predictions `[N, 1]`, or the reverse")
+@pytest.mark.parametrize(("of_labels", "of_predictions"), [((N,), (N, 1)), ((N, 1), (N,))])
+def test_only_the_adapter_for_keras_adds_an_axis(of_labels, of_predictions):
+    y_true, y_pred = draw(False, (N, 2))
+    y_true, y_pred = y_true[:, 0].reshape(of_labels), y_pred[:, 0].reshape(of_predictions)
+    weights = np.linspace(0.5, 2, N, dtype=np.float32)
+    name = "BinaryFocalCrossentropy"
+    theirs = named(keras.losses, name)(y_true, y_pred, weights)
+    adapted = named(focaljax.keras.losses, name)(y_true, y_pred, weights)
+    np.testing.assert_allclose(adapted, theirs, rtol=1e-5)  # of Keras' 1 - p_t
+    with pytest.raises(ValueError, match="`y_true` must have the shape of `y_pred`"):
+        named(focaljax, name)(y_true, y_pred, weights)
+
+
+@difference("labels `[N, T]`, predictions `[N, T, 1]`, binary, in a model")
+def test_binary_entries_of_a_model_keep_their_losses():
+    y_true, y_pred = draw(False, (N, 3))
+    ours, theirs = (
+        named(library, "BinaryFocalCrossentropy", reduction=None)(y_true, y_pred[..., None])
+        for library in (focaljax.keras.losses, keras.losses)
+    )
+    assert ours.shape == (N, 3) and theirs.shape == (N,)
+    np.testing.assert_allclose(np.mean(ours, -1), theirs, rtol=1e-5)  # of Keras' 1 - p_t
+
+
+@difference("float16 and bfloat16 in a function")
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_functions_compute_in_float32(dtype):
+    y_true, y_pred = draw(False)
+    y_true, y_pred = hard(y_true), jnp.asarray(y_pred).astype(dtype)
+    for ours, theirs in (
+        (categorical_focal_crossentropy, their_categorical),
+        (binary_focal_crossentropy, their_binary),
+    ):
+        assert theirs(y_true, y_pred).dtype == dtype
+        wide = ours(y_true, y_pred)
+        assert wide.dtype == jnp.float32
+        np.testing.assert_array_equal(wide, ours(y_true, y_pred.astype(jnp.float32)))
+
+
+@difference("`keras.config.set_epsilon`")
+def test_the_clip_does_not_move():
+    y_true, y_pred = np.array([[1.0, 0.0]], np.float32), np.array([[0.0, 1.0]], np.float32)
+    before = keras.config.epsilon()
+    keras.config.set_epsilon(1e-3)
+    try:
+        ours, theirs = (
+            f(y_true, y_pred, 1.0, 0.0) for f in (categorical_focal_crossentropy, their_categorical)
+        )
+    finally:
+        keras.config.set_epsilon(before)
+    np.testing.assert_allclose(ours, -np.log(1e-7), rtol=RTOL)
+    np.testing.assert_allclose(theirs, -np.log(1e-3), rtol=RTOL)
 
 
 # The objects.

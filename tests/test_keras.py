@@ -252,6 +252,41 @@ def test_labels_as_keras_makes_them():
     assert a == b
 
 
+@pytest.mark.parametrize(
+    ("of_labels", "of_predictions", "of_losses"),
+    [
+        ((6,), (6, 1), (6,)),
+        ((6, 1), (6,), (6,)),
+        ((2, 3), (2, 3, 1), (2, 3)),
+        ((2, 3, 1), (2, 3), (2,)),
+    ],
+)
+def test_labels_take_the_rank_of_the_predictions(of_labels, of_predictions, of_losses):
+    rng = np.random.default_rng(0)
+    y_true = rng.integers(0, 2, of_labels).astype(np.float32)
+    y_pred = rng.uniform(0.1, 0.9, of_predictions).astype(np.float32)
+    ours, theirs = (
+        np.asarray(m.BinaryFocalCrossentropy(reduction=None)(y_true, y_pred)) for m in (losses, keras.losses)
+    )
+    assert ours.shape == of_losses
+    assert theirs.shape == of_losses[:1]  # Keras takes the mean over the entries of [2, 3, 1]
+    np.testing.assert_allclose(ours.reshape(len(ours), -1).mean(1), theirs, rtol=1e-5)  # of Keras' 1 - p_t
+    metric = metrics.BinaryFocalCrossentropy()
+    metric.update_state(y_true, y_pred)
+    np.testing.assert_allclose(metric.result(), np.mean(theirs), rtol=1e-5)
+
+
+@pytest.mark.parametrize("label", [np.nan, 1.7, np.inf, -np.inf, 3e9, 2.0**31])
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_a_label_that_is_no_whole_number_is_no_class(label, dtype):
+    y_pred = jnp.array([[0.1, 0.8, 0.1], [0.1, 0.8, 0.1]])
+    loss = losses.SparseCategoricalFocalCrossentropy(reduction=None, ignore_class=-1)
+    found = loss(jnp.array([1, label]).astype(dtype), y_pred)
+    assert np.isfinite(found[0]) and np.isnan(found[1])
+    silent = losses.SparseCategoricalFocalCrossentropy()(jnp.array([1, label]), y_pred, jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(silent, found[0] / 2, rtol=1e-6)
+
+
 def test_metrics_need_a_dtype_that_counts():
     with pytest.raises(ValueError, match="`dtype` must be float32, or float64"):
         metrics.CategoricalFocalCrossentropy(dtype="bfloat16")

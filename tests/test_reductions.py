@@ -331,6 +331,12 @@ def test_weights_that_do_not_fit(shape, given):
     with pytest.raises(ValueError, match="`sample_weight`") as error:
         reduce_loss(np.ones(shape, np.float32), np.ones(given, np.float32))
     assert str(shape) in str(error.value) and str(given) in str(error.value)
+    # One per column, in a shape that fits; (1,) and what does not broadcast get no such advice.
+    spelled = {((2, 3), (3,)): "(1, 3)"}.get((shape, given))
+    assert ("give it the shape" in str(error.value)) == (spelled is not None)
+    if spelled is not None:
+        assert str(error.value).endswith(f"give it the shape {spelled}.")
+        reduce_loss(np.ones(shape, np.float32), np.ones((1, *given), np.float32))
 
 
 @pytest.mark.parametrize("reduction", ["average", "", 0, "SUM", ("mean",)])

@@ -1,33 +1,31 @@
 """A pod without one: what each device of a TPU mesh reads, stores and exchanges, from the real compiler.
 
-Skips where libtpu is missing, unless COMPILERS=required. Passes and memory are in units of the logits of ONE
-device; N is the number of examples of all of them.
+Skips where libtpu is missing or does not fit this JAX, unless COMPILERS=required. Passes and memory are in
+units of the logits of ONE device; N is the number of examples of all of them.
 """
 
 import functools
-import os
 from functools import partial
 
 import jax
 import pytest
+from compilers import available, require
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import focaljax
 from bench import __main__ as command
-from bench import compiled, hlo, pod, results, sharded, tables
+from bench import hlo, pod, results, sharded, tables
 
 LARGE = "v5e 16x16"
 NEEDS = pytest.mark.usefixtures("as_users_have_it")
+compile_loss = available(sharded.compile_loss)
 STATISTICS = 16  # bytes per example that devices may tell each other: three floats, and room for one more
 
 
 @pytest.fixture(scope="module")
 def compiler():
-    try:
-        compiled.place("v5e")
-    except compiled.Unavailable as error:
-        (pytest.fail if os.environ.get("COMPILERS") == "required" else pytest.skip)(str(error))
+    require("v5e")
 
 
 @pytest.fixture
@@ -39,12 +37,12 @@ def as_users_have_it(compiler):
 
 @functools.cache
 def loss(target, layout, classes, form, kind=AxisType.Auto, dtype="float32"):
-    return sharded.compile_loss(sharded.mesh_of(target, layout, kind), classes, form, dtype)
+    return compile_loss(sharded.mesh_of(target, layout, kind), classes, form, dtype)
 
 
 @functools.cache
 def step(layout, form):
-    return sharded.compile_step(sharded.mesh_of(LARGE, layout), sharded.CLASSES[0], form)
+    return available(sharded.compile_step)(sharded.mesh_of(LARGE, layout), sharded.CLASSES[0], form)
 
 
 @NEEDS
@@ -75,7 +73,7 @@ OTHERS = {  # the loss, whether its labels are soft, passes
 def test_no_loss_exchanges_logits(name, form, kind):
     function, soft, passes = OTHERS[name]
     mesh = sharded.mesh_of(LARGE, "data x classes", kind)
-    found = sharded.compile_loss(mesh, sharded.CLASSES[0], form, loss=function, soft=soft)
+    found = compile_loss(mesh, sharded.CLASSES[0], form, loss=function, soft=soft)
     assert found.passes <= passes
     assert found.temp <= 0.02
     assert found.exchanged <= 20 * found.rows + 16  # five floats
@@ -93,7 +91,7 @@ def test_a_metric_takes_sharded_classes():
     logits = sharded.struct(mesh, (rows, classes), "float32", sharded.LOGITS)
     with jax.set_mesh(mesh):
         lowered = jax.jit(pod.METRIC.update).lower(start, labels, logits)
-    found = sharded.measure(lowered, mesh, classes, "float32")
+    found = available(sharded.measure)(lowered, mesh, classes, "float32")
     assert found.passes <= 1.1
     assert found.temp <= 0.02
     assert found.exchanged <= STATISTICS * found.rows + 4096  # the sums of 16 devices, as pairs

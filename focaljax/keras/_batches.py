@@ -4,17 +4,32 @@ import jax
 import jax.numpy as jnp
 from keras.src.backend import get_keras_mask  # it has no public name
 
+NO_CLASS = 2**31 - 1  # what a label becomes that is no whole number: its loss is NaN
 
-def labels(y_true, y_pred, indices: bool) -> jax.Array:
-    """Keras' labels: class indices may be floating and have a last axis of 1, binary ones may lack it."""
+
+def examples(y_true, y_pred, indices: bool) -> tuple[jax.Array, jax.Array]:
+    """Labels in the rank of the predictions: either may have a last axis of size 1 that the other lacks.
+
+    Predictions [N] of labels [N, 1] are [N, 1], as in Keras. Class indices may be floating.
+    """
     y_true, y_pred = jnp.asarray(y_true), jnp.asarray(y_pred)
     if indices:
         if y_true.ndim == y_pred.ndim and y_true.shape[-1] == 1:
             y_true = y_true[..., 0]
-        return y_true if jnp.issubdtype(y_true.dtype, jnp.integer) else y_true.astype(jnp.int32)
+        return _whole(y_true), y_pred
     if y_true.ndim == y_pred.ndim - 1 and y_pred.shape[-1] == 1:
-        y_true = y_true[..., None]
-    return y_true
+        return y_true[..., None], y_pred
+    if y_true.ndim == y_pred.ndim + 1 and y_true.shape[-1] == 1:
+        return (y_true, y_pred[..., None]) if y_pred.ndim == 1 else (y_true[..., 0], y_pred)
+    return y_true, y_pred
+
+
+def _whole(labels: jax.Array) -> jax.Array:
+    """Class indices as integers."""
+    if not jnp.issubdtype(labels.dtype, jnp.floating):
+        return labels if jnp.issubdtype(labels.dtype, jnp.integer) else labels.astype(jnp.int32)
+    whole = (labels == jnp.round(labels)) & (jnp.abs(labels) < 2.0**31)
+    return jnp.where(whole, labels, 0).astype(jnp.int32) + jnp.where(whole, 0, NO_CLASS)
 
 
 def mask(y_pred) -> jax.Array | None:

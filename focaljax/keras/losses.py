@@ -45,7 +45,7 @@ class _Loss(keras.losses.Loss):
           [1.0, 2.0]
         """
         indices = isinstance(self, SparseCategoricalFocalCrossentropy)
-        return self._loss.call(_batches.labels(y_true, y_pred, indices), y_pred)
+        return self._loss.call(*_batches.examples(y_true, y_pred, indices))
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """The losses of a batch, weighed, masked and reduced."""
@@ -118,7 +118,8 @@ class CategoricalFocalCrossentropy(_Loss):
 class SparseCategoricalFocalCrossentropy(_Loss):
     """:func:`focaljax.sparse_categorical_focal_crossentropy` for `model.compile(loss=...)`.
 
-    Keras has none of class indices. They may be floating, as Keras makes them, and have a last axis of 1.
+    Keras has none of class indices. They may be floating, as Keras makes them, and have a last axis of 1. One
+    that is no whole number has the loss NaN.
 
     Args:
       alpha, gamma, from_logits, ignore_class, axis: As in the function; arrays become lists.

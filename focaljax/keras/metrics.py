@@ -39,7 +39,7 @@ class _Metric(keras.metrics.Metric):
         """Adds a batch to what was seen."""
         mask, y_pred = _batches.mask(y_pred), jnp.asarray(y_pred)
         indices = isinstance(self, SparseCategoricalFocalCrossentropy)
-        y_true = _batches.labels(y_true, y_pred, indices)
+        y_true, y_pred = _batches.examples(y_true, y_pred, indices)
         weights = reductions.masked(sample_weight, mask)
         state = self._metric.update(self._seen(), y_true, y_pred, weights)
         for variable, value in zip(self._state, vars(state).values(), strict=True):
