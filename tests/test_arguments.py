@@ -192,17 +192,17 @@ WRONG = {
     "axis of a scalar": Wrong(
         soft, ValueError, "`axis` must be in [0, 0) for `logits` of rank 0, got -1.", 1.0, 1.0
     ),
-    "boolean axis": Wrong(integer, TypeError, "`axis` must be an int, got True.", axis=True),
+    "boolean axis": Wrong(integer, TypeError, "`axis` must be an int, got bool.", axis=True),
     "NumPy's boolean axis": Wrong(binary, TypeError, "`axis` must be an int, got ", axis=np.True_),
     "floating axis": Wrong(categorical, TypeError, "`axis` must be an int, got float.", axis=1.0),
     "two axes": Wrong(binary, TypeError, "`axis` must be an int, got tuple.", axis=(0, 1)),
     # gamma and alpha
-    "negative gamma": Wrong(soft, ValueError, "`gamma` must be at least 0, got -1.0.", gamma=-1.0),
+    "negative gamma": Wrong(soft, ValueError, "`gamma` must be at least 0 and finite, got -1.0.", gamma=-1.0),
     "negative gamma of a class": Wrong(
-        integer, ValueError, "`gamma` must be at least 0, got -0.5.", gamma=jnp.array([1, -0.5, 0])
+        integer, ValueError, "`gamma` must be at least 0 and finite, got -0.5.", gamma=jnp.array([1, -0.5, 0])
     ),
     "gamma not a number": Wrong(
-        independent, ValueError, "`gamma` must be at least 0, got nan.", gamma=np.nan
+        independent, ValueError, "`gamma` must be at least 0 and finite, got nan.", gamma=np.nan
     ),
     "boolean gamma": Wrong(
         categorical,

@@ -442,7 +442,7 @@ TOP, EACH = ExpectedCalibrationError, ClasswiseCalibrationError
     ("call", "error", "words"),
     [
         (lambda: log_posterior([1, 2]), TypeError, "`logits` must be floating, got int32"),
-        (lambda: log_posterior(LOGITS, gamma=-1.0), ValueError, "`gamma` must be at least 0, got -1"),
+        (lambda: log_posterior(LOGITS, gamma=-1.0), ValueError, "`gamma` must be at least 0 and finite, got -1"),
         (lambda: log_posterior(LOGITS, alpha=[1.0, 0.0, 1.0]), ValueError, "`alpha` must be above 0, got 0"),
         (lambda: log_posterior(LOGITS, alpha=[1.0, 1.0]), ValueError, "`alpha` must have one entry"),
         (lambda: log_posterior(LOGITS, axis=2), ValueError, "`axis` must be in"),

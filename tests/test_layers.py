@@ -18,9 +18,10 @@ FLOORS = {
     "_modulation": 0,
     "_arguments": 1,
     "_twofold": 1,
+    "_streams": 2,
     "_cpu": 1,
     "_statistics": 2,
-    "class_weights": 2,
+    "class_weights": 3,
     "reductions": 2,
     "calibration": 3,
     "_ops": 3,
@@ -38,7 +39,7 @@ FLOORS = {
 LONGEST = 320
 LONGER = {  # each with its reason, and a limit of its own
     "crossentropy.py": 380,  # three functions and three objects, half of it docstrings
-    "_arguments.py": 480,  # every rule about arguments, and nothing else
+    "_arguments.py": 600,  # every rule about arguments, and nothing else
 }
 
 

@@ -5,13 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
 
 from focaljax import _arguments, _modulation
+from focaljax._arguments import Values
 
 
 def log_posterior(
-    logits: ArrayLike, *, gamma: ArrayLike = 2.0, alpha: ArrayLike | None = None, axis: int = -1
+    logits: Values, *, gamma: Values = 2.0, alpha: Values | None = None, axis: int = -1
 ) -> jax.Array:
     r"""Log-probabilities of the classes, from the logits of a model trained by softmax focal loss.
 
@@ -64,7 +64,6 @@ def log_posterior(
     option = functools.partial(
         _arguments.option, like=logits, like_name="logits", axis=axis, dtype=dtype, classes=logits.shape[axis]
     )
-    _arguments.not_negative("gamma", gamma)
     exponent = option("gamma", gamma)
     odds = _odds(logits.astype(dtype), axis)
     log_eta = odds.log_p - exponent * odds.log_q - jnp.log1p(exponent * odds.phi)

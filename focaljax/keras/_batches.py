@@ -1,17 +1,25 @@
 """What Keras hands to a loss or a metric, as focaljax wants it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from keras.src.backend import get_keras_mask  # it has no public name
 
+from focaljax import _arguments
 
-def labels(y_true, y_pred, indices: bool) -> jax.Array:
-    """Keras' labels: class indices may be floating and have a last axis of 1, binary ones may lack it."""
-    y_true, y_pred = jnp.asarray(y_true), jnp.asarray(y_pred)
+
+def labels(y_true: Any, y_pred: Any, indices: bool, ignored: int | None = None) -> Any:
+    """Keras' labels: class indices may be floating and have a last axis of 1, binary ones may lack it.
+
+    What is no JAX array stays so: its values are known, and checked before JAX narrows them.
+    """
+    values = _arguments.on_host(y_true)
+    y_true = jnp.asarray(y_true) if values is None else values
     if indices:
         if y_true.ndim == y_pred.ndim and y_true.shape[-1] == 1:
             y_true = y_true[..., 0]
-        return y_true if jnp.issubdtype(y_true.dtype, jnp.integer) else y_true.astype(jnp.int32)
+        return _arguments.whole_numbers("y_true", y_true, ignored)
     if y_true.ndim == y_pred.ndim - 1 and y_pred.shape[-1] == 1:
         y_true = y_true[..., None]
     return y_true
