@@ -43,19 +43,25 @@ def on_host(x: Any) -> np.ndarray | None:
         return None
     try:
         values = np.asarray(x)
-        if isinstance(x, list | tuple) and values.dtype == np.float64 and np.any(np.abs(values) >= 2**63):
-            values = np.asarray(x, object)  # NumPy rounds a list of 2^63 and -1
+        exact = (
+            np.asarray(x, object) if values.dtype == np.float64 and isinstance(x, list | tuple) else values
+        )
     except (TypeError, ValueError):  # traced entries, or a ragged list
         return None
-    return values if values.dtype != object or all(type(one) is int for one in values.flat) else None
+    if exact.size and exact.dtype == object and all(type(one) is int for one in exact.flat):
+        return exact  # NumPy rounds a list of 2^63 and -1
+    return values if values.dtype != object else None
 
 
 def array(name: str, x: Any) -> jax.Array:
     """`x` as a JAX array; lists and other non-arrays are named, not guessed at."""
     try:
-        return jnp.asarray(x)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"`{name}` must be an array, got {type(x).__name__}: {error}") from error
+        if not isinstance(x, str):  # JAX takes a letter for a dtype
+            return jnp.asarray(x)
+        error = "a string"
+    except (TypeError, ValueError, OverflowError) as found:
+        error = found
+    raise TypeError(f"`{name}` must be an array, got {type(x).__name__}: {error}")
 
 
 def without_gradient(*arguments: Any) -> tuple[Any, ...]:
@@ -143,10 +149,10 @@ def in_range(
 
 
 def positive(name: str, x: Any) -> None:
-    """Every known value is above 0."""
+    """No known value, of those at least 0, is 0."""
     values = known(x)
-    if values is not None and not np.all(values > 0):
-        raise ValueError(f"`{name}` must be above 0, got {values[~(values > 0)][0]}.")
+    if values is not None and np.any(values == 0):
+        raise ValueError(f"`{name}` must be above 0, got {values[values == 0][0]}.")
 
 
 def bounds(name: str, x: Any) -> tuple[float, float]:

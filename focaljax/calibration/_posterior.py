@@ -68,8 +68,8 @@ def log_posterior(
     odds = _odds(logits.astype(dtype), axis)
     log_eta = odds.log_p - exponent * odds.log_q - jnp.log1p(exponent * odds.phi)
     if alpha is not None:
-        _arguments.positive("alpha", alpha)
         log_eta = log_eta - jnp.log(option("alpha", alpha))
+        _arguments.positive("alpha", alpha)
     # A gap beyond all others may overflow to inf here: it is certain, not NaN.
     return jax.nn.log_softmax(jnp.minimum(log_eta, jnp.finfo(dtype).max / 4), axis)
 
