@@ -40,8 +40,8 @@ def fit_temperature(
       axis_name: Mesh axis or axes that shard the examples, inside `jax.shard_map`.
 
     Returns:
-      A scalar in at least float32; 1 if nothing counts or the logits of each row are all equal. Its
-      derivative is 0, as a fit is data, not a layer.
+      A scalar in at least float32; where nothing counts, or the logits of each row are all equal, every
+      temperature is as good and it is 1. Its derivative is 0, as a fit is data, not a layer.
 
     Raises:
       TypeError: An argument has the wrong dtype.
@@ -79,7 +79,8 @@ def fit_temperature(
         first, second = (jnp.sum(_modulation.scaled(weights, x)) for x in (mean, variance))
         return _mesh.total(first, axis_name), _mesh.total(second, axis_name)
 
-    return jnp.where((total == 0) | (differ == 0), 1, 1 / _root(slopes, 1 / high, 1 / low, z.dtype))
+    neutral = min(max(1.0, low), high)
+    return jnp.where((total == 0) | (differ == 0), neutral, 1 / _root(slopes, 1 / high, 1 / low, z.dtype))
 
 
 def _root(slopes, low: float, high: float, dtype: Any) -> jax.Array:
