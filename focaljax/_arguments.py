@@ -1,12 +1,15 @@
 """What may be passed: every rule about arguments and every error message.
 
-The checks run while a program is traced. They look at shapes and dtypes always, and at values only where
-these are known: Python numbers, NumPy arrays and small JAX arrays outside a transformation.
+The rules run while a program is traced. They look at shapes and dtypes always, and at values where these are
+known: Python numbers, lists, NumPy arrays, and small JAX arrays outside a transformation. JAX arrays of
+labels may be large and are never read.
 """
 
+import dataclasses
+import math
 import operator
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,272 +19,88 @@ from jax.typing import ArrayLike
 
 from focaljax import _mesh
 
-REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
-LINEAR_REDUCTIONS = ("mean", "sum", None)
-STRATEGIES = ("rows", "classes", None)
+# An array, a number, or lists of them.
+Values = (
+    ArrayLike | Sequence[ArrayLike] | Sequence[Sequence[ArrayLike]] | Sequence[Sequence[Sequence[ArrayLike]]]
+)
+Reduction = Literal["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"] | None
+LinearReduction = Literal["sum_over_batch_size", "mean", "sum", "none"] | None
+Strategy = Literal["rows", "classes"] | None
+Normalization = Literal["examples", "classes", "sum", "max"] | None
+SMALL = 2**20  # entries of a JAX array that is copied to the host to be looked at
 
 
-def known(x: ArrayLike) -> np.ndarray | None:
+def known(x: Any) -> np.ndarray | None:
     """The value of `x` where it is known while tracing, else None."""
-    if isinstance(x, core.Tracer):
-        return None
+    if isinstance(x, jax.Array) and not isinstance(x, core.Tracer):
+        return np.asarray(jax.device_get(x)) if x.is_fully_addressable and x.size <= SMALL else None
+    return on_host(x)
+
+
+def on_host(x: Any) -> np.ndarray | None:
+    """`x` as a NumPy array of numbers, where it is none of JAX'; its integers may be of any size."""
     if isinstance(x, jax.Array):
-        return np.asarray(jax.device_get(x)) if x.is_fully_addressable else None
-    return np.asarray(x)
+        return None
+    try:
+        values = np.asarray(x)
+        exact = (
+            np.asarray(x, object) if values.dtype == np.float64 and isinstance(x, list | tuple) else values
+        )
+    except (TypeError, ValueError):  # traced entries, or a ragged list
+        return None
+    if exact.size and exact.dtype == object and all(type(one) is int for one in exact.flat):
+        return exact  # NumPy rounds a list of 2^63 and -1
+    return values if values.dtype != object else None
 
 
-def array(name: str, x: ArrayLike) -> jax.Array:
+def array(name: str, x: Any) -> jax.Array:
     """`x` as a JAX array; lists and other non-arrays are named, not guessed at."""
     try:
-        return jnp.asarray(x)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"`{name}` must be an array, got {type(x).__name__}: {error}") from error
+        if not isinstance(x, str):  # JAX takes a letter for a dtype
+            return jnp.asarray(x)
+        error = "a string"
+    except (TypeError, ValueError, OverflowError) as found:
+        error = found
+    raise TypeError(f"`{name}` must be an array, got {type(x).__name__}: {error}")
 
 
-def floating(name: str, x: ArrayLike) -> jax.Array:
-    """A floating-point array."""
-    x = array(name, x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"`{name}` must be floating, got {x.dtype}.")
-    return x
+def without_gradient(*arguments: Any) -> tuple[Any, ...]:
+    """The arguments as constants of a differentiation; what is no JAX array is one already."""
+    return jax.tree.map(lambda x: lax.stop_gradient(x) if isinstance(x, jax.Array) else x, arguments)
 
 
-def logits(name: str, x: ArrayLike, axis: int) -> tuple[jax.Array, int]:
-    """Logits (or probabilities) with at least one class, and the class axis counted from 0."""
-    x = floating(name, x)
-    axis = class_axis(name, x.ndim, axis)
-    if x.shape[axis] == 0:
-        raise ValueError(f"`{name}` must have at least one class, got shape {x.shape} with axis={axis}.")
-    return x, axis
+# Numbers and words.
 
 
-def class_axis(name: str, ndim: int, axis: int) -> int:
-    """`axis` counted from 0."""
-    if isinstance(axis, bool | np.bool_):
-        raise TypeError(f"`axis` must be an int, got {axis!r}.")
+def integer(name: str, x: Any, also: str = "") -> int:
+    """A Python int."""
     try:
-        position = operator.index(axis)
+        if not isinstance(x, bool | np.bool_ | core.Tracer):
+            return operator.index(x)
     except TypeError:
-        raise TypeError(f"`axis` must be an int, got {type(axis).__name__}.") from None
-    if not -ndim <= position < ndim:
-        raise ValueError(f"`axis` must be in [{-ndim}, {ndim}) for `{name}` of rank {ndim}, got {position}.")
-    return position % ndim
+        pass
+    raise TypeError(f"`{name}` must be an int{also}, got {type(x).__name__}.")
 
 
-def dense_labels(
-    name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, indexed: str | None
-) -> jax.Array:
-    """One label per logit, of the shape of `like`; `indexed` names the function for integer labels."""
-    x = array(name, x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise TypeError(f"`{name}` must be real, got {x.dtype}.")
-    if x.shape != like.shape:
-        hint = ""
-        if indexed and x.shape == like.shape[:axis] + like.shape[axis + 1 :]:
-            hint = f" For class indices use `{indexed}`."
-        raise ValueError(f"`{name}` must have the shape of `{like_name}`, {like.shape}, got {x.shape}.{hint}")
-    return x
+def index(name: str, x: Any) -> int | None:
+    """A Python int or None."""
+    return None if x is None else integer(name, x, " or None")
 
 
-def integer_labels(
-    name: str,
-    x: ArrayLike,
-    like: jax.Array,
-    like_name: str,
-    axis: int,
-    ignored: int | None,
-    dense: str,
-    classes: int,
-) -> jax.Array:
-    """One class index per row of `like`, of at least 32 bits; `dense` is the function for one-hot labels."""
-    values = known(x) if not isinstance(x, jax.Array) else None
-    x = array(name, x)
-    if not jnp.issubdtype(x.dtype, jnp.integer):
-        hint = f" For one-hot or soft labels use `{dense}`." if x.shape == like.shape else ""
-        raise TypeError(f"`{name}` must be integer class indices, got {x.dtype}.{hint}")
-    rows = like.shape[:axis] + like.shape[axis + 1 :]
-    if x.shape != rows:
-        hint = f" For one-hot or soft labels use `{dense}`." if x.shape == like.shape else ""
-        raise ValueError(
-            f"`{name}` must have shape {rows}, that of `{like_name}` without axis {axis}, "
-            f"got {x.shape}.{hint}"
-        )
-    return _class_range(name, x, values, classes, ignored)
-
-
-def class_indices(name: str, x: ArrayLike, classes: int, ignored: int | None) -> jax.Array:
-    """Class indices of any shape, of at least 32 bits."""
-    values = known(x) if not isinstance(x, jax.Array) else None
-    x = array(name, x)
-    if not jnp.issubdtype(x.dtype, jnp.integer):
-        raise TypeError(f"`{name}` must be integer class indices, got {x.dtype}.")
-    return _class_range(name, x, values, classes, ignored)
-
-
-def _class_range(
-    name: str, x: jax.Array, values: np.ndarray | None, classes: int, ignored: int | None
-) -> jax.Array:
-    if values is not None and values.size:
-        wrong = values[(values < 0) | (values >= classes)]
-        wrong = wrong[wrong != ignored] if ignored is not None else wrong
-        if wrong.size:
-            raise ValueError(f"`{name}` must be in [0, {classes}), got {wrong.flat[0]}.")
-    return x if x.dtype.itemsize >= 4 else x.astype(jnp.int32)
-
-
-def class_counts(name: str, x: ArrayLike) -> jax.Array:
-    """One count per class, [C], at least 0, floating in at least float32."""
-    default = jax.dtypes.canonicalize_dtype(float)
-    values = known(x) if not isinstance(x, jax.Array) else None
-    if values is not None and values.dtype.kind in "iu":
-        x = values.astype(default)  # before JAX wraps an int64 to 32 bits
-    x = array(name, x)
-    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
-        raise TypeError(f"`{name}` must be real, got {x.dtype}.")
-    if x.ndim != 1 or not x.size:
-        raise ValueError(f"`{name}` must have one entry per class, shape [C], got {x.shape}.")
-    not_negative(name, x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return x.astype(default)
-    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
-
-
-def weights_like(name: str, x: ArrayLike, like: jax.Array, like_name: str) -> jax.Array:
-    """One real or boolean weight per entry of `like`."""
-    x = array(name, x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise TypeError(f"`{name}` must be real, got {x.dtype}.")
-    if x.shape != like.shape:
-        raise ValueError(f"`{name}` must have the shape of `{like_name}`, {like.shape}, got {x.shape}.")
-    return x
-
-
-def scalar_in(name: str, x: ArrayLike, lowest: float, highest: float) -> None:
-    """A real scalar whose value, where known, lies in [lowest, highest]."""
-    if np.shape(x) != ():
-        raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(x)}.")
-    values = known(x)
-    dtype = jnp.result_type(x) if values is None else values.dtype
-    if not (dtype.kind in "fiu" or dtype == jnp.bfloat16):
-        raise TypeError(f"`{name}` must be a real number, got {dtype}.")
-    if values is not None and not lowest <= values <= highest:
-        raise ValueError(f"`{name}` must be in [{lowest:g}, {highest:g}], got {values}.")
-
-
-def positive_int(name: str, x: int) -> int:
+def positive_int(name: str, x: Any, also: str = "") -> int:
     """A Python int of at least 1: it is a shape."""
-    value = index(name, x)
-    if value is None:
-        raise TypeError(f"`{name}` must be an int, got NoneType.")
+    value = integer(name, x, also)
     if value < 1:
         raise ValueError(f"`{name}` must be at least 1, got {value}.")
     return value
 
 
-def choice(name: str, x: Any, choices: tuple) -> None:
-    """One of the choices."""
-    if not any(x is one or (isinstance(x, str) and x == one) for one in choices):
-        raise ValueError(f"`{name}` must be one of {choices}, got {x!r}.")
+def chunk(x: Any) -> int | None:
+    """A positive int or None."""
+    return None if x is None else positive_int("chunk", x, " or None")
 
 
-def sum_dtype(name: str, x: Any) -> jnp.dtype:
-    """The dtype of a stream's sums, of at least 32 bits: that named, or JAX' default."""
-    dtype = jax.dtypes.canonicalize_dtype(x or float)
-    if x not in (None, dtype.name) or dtype.itemsize < 4:
-        raise ValueError(f"`{name}` must be float32, or float64 with `jax_enable_x64`, or None; got {x}.")
-    return dtype
-
-
-def option(
-    name: str, x: ArrayLike, like: jax.Array, like_name: str, axis: int, dtype: jnp.dtype, classes: int
-) -> jax.Array:
-    """A real option in `dtype`, with the rank of `like` and its class axis at `axis`.
-
-    It broadcasts against `like` with the class axis moved last: a scalar, `[C]`, or `[..., 1]`. Where `like`
-    holds a shard of all `classes`, an option may have an entry for each of either.
-    """
-    if isinstance(x, list | tuple):
-        x = np.asarray(x)
-    x = array(name, x)
-    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
-        raise TypeError(f"`{name}` must be a real number or an array of them, got {x.dtype}.")
-    last = like.shape[:axis] + like.shape[axis + 1 :] + like.shape[axis : axis + 1]
-    if x.ndim and last and x.shape[-1] not in (1, last[-1], classes):
-        shard = f" ({last[-1]} of a shard)" if last[-1] != classes else ""
-        raise ValueError(
-            f"`{name}` must have one entry per class, {classes}{shard}, or 1; got shape {x.shape}."
-        )
-    if x.ndim > len(last) or any(
-        n not in (1, m) for n, m in zip(x.shape[-2::-1], last[-2::-1], strict=False)
-    ):
-        raise ValueError(
-            f"`{name}` must be a scalar, [classes], or broadcast against `{like_name}` with the class axis "
-            f"last, {last}; got shape {x.shape}."
-        )
-    x = x.astype(dtype).reshape((1,) * (len(last) - x.ndim) + x.shape)
-    return jnp.moveaxis(x, -1, axis) if last else x
-
-
-def mesh_axis(x: _mesh.AxisName | None, like: jax.Array, like_name: str) -> _mesh.AxisName | None:
-    """None, or the mesh axes that shard the classes of `like`, known to do so."""
-    if x is None:
-        return None
-    names = x if isinstance(x, tuple) else (x,)
-    if not names or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"`axis_name` must be the name of a mesh axis or a tuple of names, got {x!r}.")
-    if not _mesh.varies(like, x):
-        raise ValueError(
-            f"`axis_name` must name mesh axes that shard `{like_name}`, inside `jax.shard_map` with "
-            f"check_vma=True; got {x!r} where `{like_name}` is {jax.typeof(like)}."
-        )
-    return x
-
-
-def not_negative(name: str, x: ArrayLike) -> None:
-    """Every known value is at least 0."""
-    values = known(x)
-    if values is not None and not np.all(values >= 0):
-        raise ValueError(f"`{name}` must be at least 0, got {_first(values, ~(values >= 0))}.")
-
-
-def positive(name: str, x: ArrayLike) -> None:
-    """Every known value is above 0."""
-    values = known(x)
-    if values is not None and not np.all(values > 0):
-        raise ValueError(f"`{name}` must be above 0, got {_first(values, ~(values > 0))}.")
-
-
-def bounds(name: str, x: tuple[float, float]) -> tuple[float, float]:
-    """Two known numbers, 0 < low <= high."""
-    try:
-        low, high = map(float, x)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"`{name}` must be two known numbers, got {x!r}.") from error
-    if not 0 < low <= high < float("inf"):
-        raise ValueError(f"`{name}` must be 0 < low <= high, got {x!r}.")
-    return low, high
-
-
-def scalar_in_unit_interval(name: str, x: ArrayLike) -> None:
-    """A scalar whose value, where known, lies in [0, 1]."""
-    scalar_in(name, x, 0, 1)
-
-
-def mask(name: str, x: ArrayLike, like: jax.Array, like_name: str) -> jax.Array:
-    """A boolean array of the rank of `like` that broadcasts to its shape."""
-    x = array(name, x)
-    if x.dtype != jnp.bool_:
-        raise TypeError(f"`{name}` must be boolean, got {x.dtype}.")
-    if x.ndim not in (0, like.ndim) or any(
-        n not in (1, m) for n, m in zip(x.shape, like.shape, strict=False)
-    ):
-        raise ValueError(
-            f"`{name}` must broadcast to the shape of `{like_name}`, {like.shape}; got {x.shape}."
-        )
-    return x.reshape((1,) * like.ndim) if x.ndim == 0 else x
-
-
-def flag(name: str, x: bool) -> bool:
+def flag(name: str, x: Any) -> bool:
     """A Python bool: it chooses the program, so it cannot be traced."""
     if isinstance(x, core.Tracer):
         raise TypeError(
@@ -292,48 +111,93 @@ def flag(name: str, x: bool) -> bool:
     return bool(x)
 
 
-def index(name: str, x: int | None) -> int | None:
-    """A Python int or None."""
+def choice(name: str, x: Any, words: Any) -> Any:
+    """One of the words of a `Literal`, or None."""
+    choices = (*get_args(get_args(words)[0]), None)
+    if not any(x is one or (isinstance(x, str) and x == one) for one in choices):
+        raise ValueError(f"`{name}` must be one of {choices}, got {x!r}.")
+    return x
+
+
+def linear_reduction(x: Any) -> Any:
+    """The short one of two words for a reduction."""
+    return {"sum_over_batch_size": "mean", "none": None}.get(choice("reduction", x, LinearReduction), x)
+
+
+def scalar_in(name: str, x: Any, lowest: float, highest: float) -> None:
+    """A real scalar whose value, where known, lies in [lowest, highest] and is finite."""
+    values = known(x)
+    found = _numbers(name, array(name, x) if values is None else values, "a real number")
+    if found.shape != ():
+        raise ValueError(f"`{name}` must be a scalar, got shape {found.shape}.")
+    in_range(name, values, lowest, highest)
+
+
+def in_range(
+    name: str, values: np.ndarray | None, lowest: float, highest: float, marks: tuple[int, ...] = ()
+) -> None:
+    """All known values lie in [lowest, highest] and are finite; `marks` are usual outside."""
+    if values is None:
+        return
+    with np.errstate(invalid="ignore"):  # NaN compares as False
+        wrong = values[~((values >= lowest) & (values <= highest) & (values < math.inf))]
+    if wrong.size:
+        wanted = f"in [{lowest:g}, {highest:g}]" if highest < math.inf else f"at least {lowest:g} and finite"
+        hint = f" {', '.join(map(str, marks))} usually mark entries to ignore: give these the weight 0."
+        hint = hint if np.any(np.isin(wrong, marks)) else ""
+        raise ValueError(f"`{name}` must be {wanted}, got {wrong[0]}.{hint}")
+
+
+def positive(name: str, x: Any) -> None:
+    """No known value, of those at least 0, is 0."""
+    values = known(x)
+    if values is not None and np.any(values == 0):
+        raise ValueError(f"`{name}` must be above 0, got {values[values == 0][0]}.")
+
+
+def bounds(name: str, x: Any) -> tuple[float, float]:
+    """Two known numbers, 0 < low <= high."""
+    try:
+        low, high = map(float, x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must be two known numbers, got {x!r}.") from error
+    if not 0 < low <= high < float("inf"):
+        raise ValueError(f"`{name}` must be 0 < low <= high, got {x!r}.")
+    return low, high
+
+
+def cap(x: Any) -> float | None:
+    """A positive Python number: it is part of the program."""
     if x is None:
         return None
-    if isinstance(x, bool | np.bool_ | core.Tracer):
-        raise TypeError(f"`{name}` must be an int or None, got {type(x).__name__}.")
-    try:
-        return operator.index(x)
-    except TypeError:
-        raise TypeError(f"`{name}` must be an int or None, got {type(x).__name__}.") from None
+    if isinstance(x, core.Tracer) or isinstance(x, bool) or not isinstance(x, int | float | np.number):
+        raise TypeError(f"`logit_soft_cap` must be a Python number or None, got {type(x).__name__}.")
+    if not 0 < x < np.inf:
+        raise ValueError(f"`logit_soft_cap` must be positive and finite, got {x}.")
+    return float(x)
 
 
-def reduction(name: str | None) -> str | None:
-    """One of the reductions."""
-    if not any(name is choice or name == choice for choice in REDUCTIONS):
-        raise ValueError(f"`reduction` must be one of {REDUCTIONS}, got {name!r}.")
-    return name
+def precision(x: Any) -> Any:
+    """What `jax.numpy.matmul` takes, in a form that can be hashed."""
+    if x is None or isinstance(x, str | lax.Precision | lax.DotAlgorithmPreset | lax.DotAlgorithm):
+        return x
+    if isinstance(x, list | tuple) and len(x) == 2:
+        return tuple(x)
+    raise TypeError(f"`precision` must be a JAX matmul precision or None, got {x!r}.")
 
 
-def _first(values: np.ndarray, wrong: Sequence[bool] | np.ndarray) -> object:
-    return values[np.asarray(wrong)].flat[0]
+def size_of_chunks(strategy: str, size: Any) -> None:
+    """Classes in chunks need their number; in an exported program it may be a symbol."""
+    if strategy == "classes" and not isinstance(size, int):
+        raise ValueError(
+            f'`strategy` "classes" needs a known number of classes, got {size}; "rows" does not.'
+        )
 
 
-def untouched(name: str, x: ArrayLike, default: float, needed: str) -> None:
-    """An option that would have no effect still has its default."""
-    values = known(x)
-    if values is None or values.shape != () or values != default:
-        raise ValueError(f"`{name}` has no effect without {needed}, got {x!r}.")
-
-
-def plain(name: str, x: Any) -> Any:
-    """An option as plain Python values: arrays and sequences become nested tuples of numbers."""
-    values = known(x)
-    if values is None:
-        raise TypeError(f"`{name}` of an object must be a known value, got a traced one.")
-    if isinstance(x, bool) or values.dtype.kind not in "fiuV":
-        raise TypeError(f"`{name}` must be a real number or an array of them, got {x!r}.")
-    return x if isinstance(x, int | float) else _tuples(values.astype(np.float64).tolist())
-
-
-def float_dtype(name: str, x: Any) -> str:
-    """The name of a floating dtype."""
+def float_dtype(name: str, x: Any) -> str | None:
+    """The name of a floating dtype, or None."""
+    if x is None:
+        return None
     try:
         dtype = jnp.dtype(x)
     except TypeError:
@@ -343,8 +207,40 @@ def float_dtype(name: str, x: Any) -> str:
     return dtype.name
 
 
-def _tuples(x: Any) -> Any:
-    return tuple(map(_tuples, x)) if isinstance(x, list) else x
+def sum_dtype(name: str, x: Any) -> jnp.dtype:
+    """The dtype of a stream's sums, of at least 32 bits: that named, or JAX' default."""
+    dtype = jax.dtypes.canonicalize_dtype(x or float)
+    if x not in (None, dtype.name) or dtype.itemsize < 4:
+        raise ValueError(f"`{name}` must be float32, or float64 with `jax_enable_x64`, or None; got {x}.")
+    return dtype
+
+
+# Logits, inputs and the class axis.
+
+
+def floating(name: str, x: Any) -> jax.Array:
+    """A floating-point array."""
+    x = array(name, x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"`{name}` must be floating, got {x.dtype}.")
+    return x
+
+
+def logits(name: str, x: Any, axis: Any) -> tuple[jax.Array, int]:
+    """Logits (or probabilities) with at least one class, and the class axis counted from 0."""
+    x = floating(name, x)
+    axis = class_axis(name, x.ndim, axis)
+    if x.shape[axis] == 0:
+        raise ValueError(f"`{name}` must have at least one class, got shape {x.shape} with axis={axis}.")
+    return x, axis
+
+
+def class_axis(name: str, ndim: int, axis: Any) -> int:
+    """`axis` counted from 0."""
+    position = integer("axis", axis)
+    if not -ndim <= position < ndim:
+        raise ValueError(f"`axis` must be in [{-ndim}, {ndim}) for `{name}` of rank {ndim}, got {position}.")
+    return position % ndim
 
 
 class Layer(NamedTuple):
@@ -357,7 +253,7 @@ class Layer(NamedTuple):
     logits: jax.ShapeDtypeStruct  # what they would be; in the dtype of the arithmetic
 
 
-def layer(inputs: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, axis_name: Any) -> Layer:
+def layer(inputs: Any, kernel: Any, bias: Any, axis_name: Any) -> Layer:
     """Floating inputs, kernel and bias whose shapes fit."""
     x, w = floating("inputs", inputs), floating("kernel", kernel)
     if w.ndim != 2 or w.shape[1] == 0:
@@ -372,17 +268,241 @@ def layer(inputs: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, axis_nam
     return Layer(x, w, b, name, jax.ShapeDtypeStruct((*x.shape[:-1], w.shape[1]), dtype))
 
 
-def layer_labels(x: ArrayLike, logits: jax.ShapeDtypeStruct, ignored: int | None, classes: int) -> jax.Array:
-    """One class index per example."""
-    like: Any = logits
-    axis = len(logits.shape) - 1
-    return integer_labels("labels", x, like, "inputs", axis, ignored, "softmax_focal_loss", classes)
+def mesh_axis(x: Any, like: jax.Array, like_name: str) -> _mesh.AxisName | None:
+    """None, or the mesh axes that shard the classes of `like`, known to do so."""
+    if x is None:
+        return None
+    names = x if isinstance(x, tuple) else (x,)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`axis_name` must be the name of a mesh axis or a tuple of names, got {x!r}.")
+    if not _mesh.varies(like, x):
+        raise ValueError(
+            f"`axis_name` must name mesh axes that shard `{like_name}`, inside `jax.shard_map` with "
+            f"check_vma=True; got {x!r} where `{like_name}` is {jax.typeof(like)}."
+        )
+    return x
 
 
-def layer_option(name: str, x: ArrayLike, logits: jax.ShapeDtypeStruct, classes: int) -> jax.Array:
+def summed_axis(x: Any) -> _mesh.AxisName | None:
+    """None, or axes of `jax.shard_map` or `jax.vmap` over which something is summed."""
+    try:
+        for name in () if x is None else x if isinstance(x, tuple) else (x,):
+            lax.axis_size(name)
+    except (NameError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`axis_name` must name an axis of `jax.shard_map` or `jax.vmap` around the call, got {x!r}."
+        ) from error
+    return x
+
+
+# Labels, weights and masks.
+
+
+def dense_labels(
+    name: str,
+    x: Any,
+    like: jax.Array,
+    like_name: str,
+    axis: int,
+    indexed: str | None,
+    where: Any = None,
+    highest: float = math.inf,
+) -> jax.Array:
+    """One label per logit, of the shape of `like`; `indexed` names the function for integer labels.
+
+    Known labels that a mask leaves lie in [0, highest]. What an unknown mask leaves is unknown.
+    """
+    values = on_host(x)
+    x = real(name, x)
+    if x.shape != like.shape:
+        hint = ""
+        if indexed and x.shape == like.shape[:axis] + like.shape[axis + 1 :]:
+            hint = f" For class indices use `{indexed}`."
+        raise ValueError(f"`{name}` must have the shape of `{like_name}`, {like.shape}, got {x.shape}.{hint}")
+    if values is not None and where is not None:
+        kept = known(where)
+        values = None if kept is None else values[np.broadcast_to(kept, values.shape)]
+    in_range(name, values, 0, highest, (-1, -100, 255))
+    return x
+
+
+def integer_labels(
+    name: str,
+    x: Any,
+    like: Any,
+    like_name: str,
+    axis: int,
+    ignored: int | None,
+    dense: str,
+    classes: int,
+) -> tuple[jax.Array, int | None]:
+    """One class index per row of `like`, and what is ignored; `dense` is the function for one-hot labels."""
+    hint = f" For one-hot or soft labels use `{dense}`."
+    x, ignored = class_indices(name, x, classes, ignored, like.shape, hint)
+    rows = like.shape[:axis] + like.shape[axis + 1 :]
+    if x.shape != rows:
+        raise ValueError(
+            f"`{name}` must have shape {rows}, that of `{like_name}` without axis {axis}, "
+            f"got {x.shape}.{hint if x.shape == like.shape else ''}"
+        )
+    return x, ignored
+
+
+def class_indices(
+    name: str, x: Any, classes: int, ignored: int | None, dense: tuple[int, ...] | None = None, hint: str = ""
+) -> tuple[jax.Array, int | None]:
+    """Class indices of at least 32 bits, and the one that is ignored, None if none of them can be.
+
+    Known values are looked at before JAX narrows them. They are classes or ignored; an ignored label that is
+    no class becomes -1.
+    """
+    values = on_host(x)
+    if values is not None and values.dtype.kind in "iuO":
+        outside = (values < 0) | (values >= classes)
+        wrong = values[outside if ignored is None else outside & (values != ignored)]
+        if wrong.size:
+            raise ValueError(f"`{name}` must be in [0, {classes}), got {wrong[0]}.")
+        ignored = ignored if ignored is None or 0 <= ignored < classes else -1
+        narrow = np.full(values.shape, -1, np.int32)
+        narrow[~outside] = values[~outside]
+        return jnp.asarray(narrow), ignored
+    x = array(name, x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(
+            f"`{name}` must be integer class indices, got {x.dtype}.{hint if x.shape == dense else ''}"
+        )
+    info = jnp.iinfo(x.dtype)
+    ignored = ignored if ignored is not None and info.min <= ignored <= info.max else None
+    return x if x.dtype.itemsize >= 4 else x.astype(jnp.int32), ignored
+
+
+def whole_numbers(name: str, x: Any, ignored: int | None) -> Any:
+    """Class indices from what may be floating, as Keras hands them over.
+
+    Known values are whole numbers. Of unknown ones those that are not become an index that is no class and
+    not the ignored one, so that their loss is NaN.
+    """
+    values = on_host(x)
+    if values is not None and values.dtype.kind in "iuO":
+        return values
+    labels: Any = array(name, x) if values is None else values
+    if not jnp.issubdtype(labels.dtype, jnp.floating):
+        return labels
+    if values is None:
+        whole = (labels == jnp.floor(labels)) & (jnp.abs(labels) < 2**31)
+        return jnp.where(whole, labels, -2 if ignored == -1 else -1).astype(jnp.int32)
+    wrong = values[~((values == np.floor(values)) & (np.abs(values) < 2**63))]
+    if wrong.size:
+        raise ValueError(f"`{name}` must be whole numbers, the indices of classes, got {wrong[0]}.")
+    return values.astype(np.int64)
+
+
+def is_ignored(name: str, x: Any, ignored: Any) -> Any:
+    """Where a label is the ignored one, whatever its dtype can hold."""
+    values = on_host(x)
+    if values is not None:
+        return values == ignored
+    x = array(name, x)
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        info = jnp.iinfo(x.dtype)
+        if not info.min <= ignored <= info.max:  # uint8 has no -1
+            return jnp.zeros(x.shape, bool)
+    return x == jnp.asarray(ignored, x.dtype)
+
+
+def class_counts(name: str, x: Any) -> jax.Array:
+    """One count per class, [C], at least 0, floating in at least float32."""
+    values, default = known(x), jax.dtypes.canonicalize_dtype(float)
+    if values is not None and not isinstance(x, jax.Array) and values.dtype.kind in "iu":
+        x = values.astype(default)  # before JAX wraps an int64 to 32 bits
+    x = _numbers(name, array(name, x), "real")
+    if x.ndim != 1 or not x.size:
+        raise ValueError(f"`{name}` must have one entry per class, shape [C], got {x.shape}.")
+    in_range(name, values, 0, math.inf)
+    return x.astype(default) if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize < 4 else x
+
+
+def real(name: str, x: Any) -> jax.Array:
+    """A real or boolean array."""
+    x = array(name, x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(f"`{name}` must be real, got {x.dtype}.")
+    return x
+
+
+def weights(name: str, x: Any, shape: tuple[int, ...]) -> jax.Array:
+    """One real or boolean weight per label, or one for all."""
+    x = real(name, x)
+    if x.shape not in ((), shape):
+        raise ValueError(f"`{name}` must be a scalar or have the shape of `labels`, {shape}; got {x.shape}.")
+    return jnp.broadcast_to(x, shape)
+
+
+def mask(name: str, x: Any, like: jax.Array, like_name: str) -> jax.Array:
+    """A boolean array of the rank of `like` that broadcasts to its shape."""
+    x = array(name, x)
+    if x.dtype != jnp.bool_:
+        raise TypeError(f"`{name}` must be boolean, got {x.dtype}.")
+    if x.ndim not in (0, like.ndim) or any(
+        n not in (1, m) for n, m in zip(x.shape, like.shape, strict=False)
+    ):
+        raise ValueError(
+            f"`{name}` must broadcast to the shape of `{like_name}`, {like.shape}; got {x.shape}."
+        )
+    return x.reshape((1,) * like.ndim) if x.ndim == 0 else x
+
+
+# Options.
+
+
+def _numbers(name: str, x: Any, what: str) -> Any:
+    """An array of real numbers; booleans are none."""
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
+        raise TypeError(f"`{name}` must be {what}, got {x.dtype}.")
+    return x
+
+
+def option(
+    name: str,
+    x: Any,
+    like: Any,
+    like_name: str,
+    axis: int,
+    dtype: Any,
+    classes: int,
+    highest: float = math.inf,
+) -> jax.Array:
+    """A real option in `dtype`, with the rank of `like` and its class axis at `axis`.
+
+    It broadcasts against `like` with the class axis moved last: a scalar, `[C]`, or `[..., 1]`. Where `like`
+    holds a shard of all `classes`, an option may have an entry for each of either. Known values lie in
+    [0, highest] and are finite.
+    """
+    values = known(x)
+    if values is not None and not isinstance(x, jax.Array) and values.dtype.kind in "iuf":
+        x = values.astype(np.float64)  # before JAX wraps an int64 to 32 bits
+    x = _numbers(name, array(name, x), "a real number or an array of them")
+    last = like.shape[:axis] + like.shape[axis + 1 :] + like.shape[axis : axis + 1]
+    if x.ndim and last and x.shape[-1] not in (1, last[-1], classes):
+        shard = f" ({last[-1]} of a shard)" if last[-1] != classes else ""
+        raise ValueError(
+            f"`{name}` must have one entry per class, {classes}{shard}, or 1; got shape {x.shape}."
+        )
+    if x.ndim > len(last) or any(
+        n not in (1, m) for n, m in zip(x.shape[-2::-1], last[-2::-1], strict=False)
+    ):
+        raise ValueError(
+            f"`{name}` must be a scalar, [classes], or broadcast against `{like_name}` with the class axis "
+            f"last, {last}; got shape {x.shape}."
+        )
+    in_range(name, values, 0, highest)
+    x = x.astype(dtype).reshape((1,) * (len(last) - x.ndim) + x.shape)
+    return jnp.moveaxis(x, -1, axis) if last else x
+
+
+def layer_option(name: str, x: Any, logits: jax.ShapeDtypeStruct, classes: int) -> jax.Array:
     """A scalar, [C], or [..., 1], in the rank of the logits; not one entry per logit."""
-    like: Any = logits
-    found = option(name, x, like, "inputs @ kernel", len(logits.shape) - 1, logits.dtype, classes)
+    found = option(name, x, logits, "inputs @ kernel", len(logits.shape) - 1, logits.dtype, classes)
     if found.shape[-1] != 1 and any(n != 1 for n in found.shape[:-1]):
         raise ValueError(
             f"`{name}` must be a scalar, [classes], or one per example, [..., 1]; got shape {np.shape(x)}."
@@ -390,64 +510,77 @@ def layer_option(name: str, x: ArrayLike, logits: jax.ShapeDtypeStruct, classes:
     return found
 
 
-def layer_weights(x: ArrayLike, logits: jax.ShapeDtypeStruct) -> jax.Array:
-    """One real or boolean weight per example, or one for all."""
-    x = array("weights", x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise TypeError(f"`weights` must be real, got {x.dtype}.")
-    if x.shape not in ((), logits.shape[:-1]):
-        raise ValueError(
-            f"`weights` must be a scalar or have the shape of `labels`, {logits.shape[:-1]}; got {x.shape}."
-        )
-    return jnp.broadcast_to(x.astype(logits.dtype), logits.shape[:-1])
+def untouched(name: str, x: Any, default: float, needed: str) -> None:
+    """An option that would have no effect still has its default."""
+    values = known(x)
+    if values is None or values.shape != () or values != default:
+        raise ValueError(f"`{name}` has no effect without {needed}, got {x!r}.")
 
 
-def factor(name: str, x: ArrayLike) -> None:
-    """A real scalar, at least 0."""
-    if np.shape(x) != ():
-        raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(x)}.")
-    dtype = jnp.result_type(x)
-    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
-        raise TypeError(f"`{name}` must be a real number, got {dtype}.")
-    not_negative(name, x)
+# Objects and their states.
 
 
-def cap(x: float | None) -> float | None:
-    """A positive Python number: it is part of the program."""
-    if x is None:
-        return None
-    if isinstance(x, core.Tracer) or isinstance(x, bool) or not isinstance(x, int | float | np.number):
-        raise TypeError(f"`logit_soft_cap` must be a Python number or None, got {type(x).__name__}.")
-    if not 0 < x < np.inf:
-        raise ValueError(f"`logit_soft_cap` must be positive and finite, got {x}.")
-    return float(x)
+def plain(name: str, x: Any, highest: float = math.inf) -> Any:
+    """An option in [0, highest] as plain Python values: arrays and lists become nested tuples of numbers."""
+    values = known(x)
+    if values is None:
+        array(name, x)  # names a ragged list
+        raise TypeError(f"`{name}` of an object must be a known value, got a traced one.")
+    if values.dtype.kind not in "fiuV":
+        raise TypeError(f"`{name}` must be a real number or an array of them, got {x!r}.")
+    in_range(name, values, 0, highest)
+    return x if isinstance(x, int | float) else _tuples(values.astype(np.float64).tolist())
 
 
-def chunk(x: int | None) -> int | None:
-    """A positive int or None."""
-    if x is None:
-        return None
-    try:
-        size = operator.index(x)
-    except TypeError:
-        raise TypeError(f"`chunk` must be an int or None, got {type(x).__name__}.") from None
-    if isinstance(x, bool) or size < 1:
-        raise ValueError(f"`chunk` must be at least 1, got {x!r}.")
-    return size
+def _tuples(x: Any) -> Any:
+    return tuple(map(_tuples, x)) if isinstance(x, list) else x
 
 
-def size_of_chunks(strategy: str, size: Any) -> None:
-    """Classes in chunks need their number; in an exported program it may be a symbol."""
-    if strategy == "classes" and not isinstance(size, int):
-        raise ValueError(
-            f'`strategy` "classes" needs a known number of classes, got {size}; "rows" does not.'
-        )
+def _smoothing(name: str, x: Any) -> Any:
+    scalar_in(name, x, 0, 1)
+    return plain(name, x)
 
 
-def precision(x: Any) -> Any:
-    """What `jax.numpy.matmul` takes, in a form that can be hashed."""
-    if x is None or isinstance(x, str | lax.Precision | lax.DotAlgorithmPreset | lax.DotAlgorithm):
+RULES: dict[str, Callable[[str, Any], Any]] = {
+    "alpha": plain,
+    "gamma": plain,
+    "label_smoothing": _smoothing,
+    "from_logits": flag,
+    "apply_class_balancing": flag,
+    "ignore_class": index,
+    "ignore_index": index,
+    "axis": integer,
+    "bins": positive_int,
+    "num_classes": positive_int,
+    "reduction": lambda name, x: choice(name, x, Reduction),
+    "dtype": float_dtype,
+}
+
+
+def settle(made: Any) -> None:
+    """Checks the options of a frozen dataclass and stores them as plain Python values."""
+    for field in dataclasses.fields(made):
+        if field.name in RULES:
+            object.__setattr__(made, field.name, RULES[field.name](field.name, getattr(made, field.name)))
+    if hasattr(made, "apply_class_balancing"):
+        positive_weight(made.alpha, made.apply_class_balancing)
+
+
+def positive_weight(alpha: Any, balanced: bool) -> None:
+    """The alpha of a binary loss of Keras: in [0, 1] where it is used, else untouched."""
+    if balanced:
+        in_range("alpha", known(alpha), 0, 1)
+    else:
+        untouched("alpha", alpha, 0.25, "apply_class_balancing=True")
+
+
+def state(x: Any, cls: Any, shape: tuple[int, ...]) -> Any:
+    """A state of a stream: all its arrays have `shape` and one dtype, float32 or float64."""
+    leaves = vars(x).values() if type(x) is cls else ()
+    found = {(np.shape(leaf), str(getattr(leaf, "dtype", type(leaf).__name__))) for leaf in leaves}
+    if len(found) == 1 and found <= {(shape, "float32"), (shape, "float64")}:
         return x
-    if isinstance(x, list | tuple) and len(x) == 2:
-        return tuple(x)
-    raise TypeError(f"`precision` must be a JAX matmul precision or None, got {x!r}.")
+    got = " and ".join(f"{dtype} of shape {size}" for size, dtype in sorted(found)) or type(x).__name__
+    raise (ValueError if found else TypeError)(
+        f"`state` must be a {cls.__name__} of float32 or float64 arrays of shape {shape}, got {got}."
+    )

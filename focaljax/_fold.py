@@ -5,6 +5,7 @@ weight of 0 is silent in every operation, so masks need no rule of their own. Bo
 three functions; `Words` holds what the arguments are called there.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -13,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType
-from jax.typing import ArrayLike
 
 from focaljax import _arguments, _entries, _mesh, _statistics
+from focaljax._arguments import Values
 from focaljax._ops.dense import dense
 from focaljax._ops.indexed import indexed
 from focaljax.terms import Focal
@@ -28,50 +29,51 @@ class Words(NamedTuple):
     labels: str
     dense: str  # the function that takes one label per class
     indexed: str  # the function that takes class indices
+    ignored: str = "ignore_index"
 
 
 def soft_labels(
-    logits: ArrayLike,
-    labels: ArrayLike,
+    logits: Values,
+    labels: Values,
     words: Words,
     *,
-    gamma: ArrayLike,
-    alpha: ArrayLike | None,
-    label_smoothing: ArrayLike,
+    gamma: Values,
+    alpha: Values | None,
+    label_smoothing: Values,
     axis: int,
-    where: ArrayLike | None = None,
+    where: Values | None = None,
     axis_name: _mesh.AxisName | None = None,
     op: Callable = dense,
 ) -> jax.Array:
     """One loss per row from one label per class."""
     logits, axis = _arguments.logits(words.logits, logits, axis)
     name = _arguments.mesh_axis(axis_name, logits, words.logits)
-    labels = _arguments.dense_labels(words.labels, labels, logits, words.logits, axis, words.indexed)
-    where = None if where is None else _arguments.mask("where", where, logits, words.logits)
+    mask = None if where is None else _arguments.mask("where", where, logits, words.logits)
+    labels = _arguments.dense_labels(words.labels, labels, logits, words.logits, axis, words.indexed, where)
     options = _options(logits, words, gamma, alpha, label_smoothing, axis, name)
-    return _soft(logits, labels, *options, where, axis=axis, name=name, op=op)
+    return _soft(logits, labels, *options, mask, axis=axis, name=name, op=op)
 
 
 def class_indices(
-    logits: ArrayLike,
-    labels: ArrayLike,
+    logits: Values,
+    labels: Values,
     words: Words,
     *,
-    gamma: ArrayLike,
-    alpha: ArrayLike | None,
-    label_smoothing: ArrayLike = 0.0,
+    gamma: Values,
+    alpha: Values | None,
+    label_smoothing: Values = 0.0,
     axis: int,
-    where: ArrayLike | None = None,
+    where: Values | None = None,
     ignore_index: int | None,
     axis_name: _mesh.AxisName | None = None,
     op: Callable = indexed,
 ) -> jax.Array:
     """One loss per row from one class index per row."""
-    ignored = _arguments.index("ignore_index" if op is indexed else "ignore_class", ignore_index)
+    ignored = _arguments.index(words.ignored, ignore_index)
     logits, axis = _arguments.logits(words.logits, logits, axis)
     name = _arguments.mesh_axis(axis_name, logits, words.logits)
     classes = logits.shape[axis] * _mesh.shards(name)
-    labels = _arguments.integer_labels(
+    labels, ignored = _arguments.integer_labels(
         words.labels, labels, logits, words.logits, axis, ignored, words.dense, classes
     )
     where = None if where is None else _arguments.mask("where", where, logits, words.logits)
@@ -80,13 +82,13 @@ def class_indices(
 
 
 def independent_labels(
-    logits: ArrayLike,
-    labels: ArrayLike,
+    logits: Values,
+    labels: Values,
     words: Words,
     *,
-    gamma: ArrayLike,
-    alpha: ArrayLike | None,
-    label_smoothing: ArrayLike = 0.0,
+    gamma: Values,
+    alpha: Values | None,
+    label_smoothing: Values = 0.0,
     axis: int | None = None,
     op: Callable,
 ) -> jax.Array:
@@ -95,21 +97,20 @@ def independent_labels(
     `axis`, the last one if None, is that of options per class.
     """
     logits = _arguments.floating(words.logits, logits)
-    labels = _arguments.dense_labels(words.labels, labels, logits, words.logits, logits.ndim, None)
+    labels = _arguments.dense_labels(words.labels, labels, logits, words.logits, logits.ndim, None, highest=1)
     axis = max(logits.ndim - 1, 0) if axis is None else axis
-    options = _options(logits, words, gamma, alpha, label_smoothing, axis)
+    options = _options(logits, words, gamma, alpha, label_smoothing, axis, highest=1)
     return _independent(logits, labels, *options, op=op)
 
 
-def _options(logits, words, gamma, alpha, label_smoothing, axis, name=None):
+def _options(logits, words, gamma, alpha, label_smoothing, axis, name=None, highest=math.inf):
     """(gamma, alpha or None, label_smoothing or None) in the dtype of the arithmetic."""
     dtype = logits.dtype if logits.dtype.itemsize >= 4 else jnp.float32
     classes = logits.shape[axis] * _mesh.shards(name) if logits.ndim else 1
     exponent = _arguments.option("gamma", gamma, logits, words.logits, axis, dtype, classes)
-    _arguments.not_negative("gamma", gamma)
     if alpha is not None:
-        alpha = _arguments.option("alpha", alpha, logits, words.logits, axis, dtype, classes)
-    _arguments.scalar_in_unit_interval("label_smoothing", label_smoothing)
+        alpha = _arguments.option("alpha", alpha, logits, words.logits, axis, dtype, classes, highest)
+    _arguments.scalar_in("label_smoothing", label_smoothing, 0, 1)
     value = _arguments.known(label_smoothing)
     smoothing = None if value is not None and value == 0 else jnp.asarray(label_smoothing).astype(dtype)
     return Focal(exponent), alpha, smoothing

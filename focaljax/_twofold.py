@@ -3,23 +3,16 @@
 An addition of terms of one sign has a relative error of at most 3 u^2 (1.1e-14 in float32). Streams of
 counts and of weights are held so, within a batch and from batch to batch: where a float32 count stops at
 2^24 and an int32 one wraps at 2^31, a pair of float32 is exact to 2^46.
-
-A state is a pytree whose leaves alternate: high, low, high, low. States merge leaf by leaf.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from focaljax._mesh import AxisName
-
 Pair = tuple[jax.Array, jax.Array]
-State = TypeVar("State")
 
 
 def add(x: Pair, y: Pair) -> Pair:
@@ -103,82 +96,3 @@ def counts(numbers: jax.Array, dtype: Any) -> Pair:
     """Integers from 0 to 2^31 - 1: 16 bits and 15 bits are exact in every float, and so is their pair."""
     low = (numbers & 0xFFFF).astype(dtype)
     return _fast_two_sum((numbers >> 16).astype(dtype) * 2**16, low)
-
-
-class Stream(Generic[State]):
-    """What gathers a state of such sums; a subclass says how to begin, to see and to tell."""
-
-    init: Callable[[], State]
-    update: Callable[..., State]
-    result: Callable[[State], jax.Array]
-
-    def merge(self, *states: State, axis_name: AxisName | None = None) -> State:
-        """The state that has seen all that these have seen; without states, nothing.
-
-        Inside `jax.shard_map` or `jax.vmap`, `axis_name` merges over that axis too, and the result
-        is the same on each device (``out_specs=P()``). Each device must bring its own share: a
-        state that all of them hold would count once per device. So a replicated state takes in a
-        sharded batch by::
-
-            batch = metric.merge(metric.update(metric.init(), y_true, y_pred), axis_name="data")
-            state = metric.merge(state, batch)
-
-        Hosts that each saw examples of their own bring their states together by::
-
-            every = jax.experimental.multihost_utils.process_allgather(state)
-            of = lambda host: jax.tree.map(lambda x: x[host], every)
-            state = metric.merge(*map(of, range(jax.process_count())))
-
-        Args:
-          *states: States of this object.
-          axis_name: Mesh axis or axes whose devices hold different states.
-
-        Returns:
-          One state.
-
-        Raises:
-          TypeError: The states have different dtypes.
-
-        Example:
-          >>> from focaljax.class_weights import ClassCounts
-          >>> counter = ClassCounts(2)
-          >>> morning, evening = (counter.update(counter.init(), jnp.array(x)) for x in ([0, 1], [1, 1]))
-          >>> print(counter.result(counter.merge(morning, evening)))
-          [1. 3.]
-        """
-        return merge(*(states or (self.init(),)), axis_name=axis_name)
-
-
-def merge(*states: State, axis_name: AxisName | None = None) -> State:
-    """What all states have seen, at least one of them; `axis_name` merges over mesh axes too."""
-    dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(states)}
-    if len(dtypes) > 1:
-        raise TypeError(f"`states` must have one dtype, got {' and '.join(sorted(dtypes))}.")
-    merged = functools.reduce(_merge, states)
-    return merged if axis_name is None else _merge_over(merged, axis_name)
-
-
-def _merge(a: State, b: State) -> State:
-    return _map(add, a, b)
-
-
-def _merge_over(state: State, axis_name: AxisName) -> State:
-    """Each device fills a row of its own, the other rows are 0."""
-    here = jnp.arange(lax.axis_size(axis_name)) == lax.axis_index(axis_name)
-
-    def rows(x: jax.Array) -> jax.Array:
-        return jnp.where(here.reshape(-1, *(1,) * x.ndim), x[None], 0)
-
-    # x + 0 + ... + 0 is exact, and the type of a psum says that all devices hold the same.
-    every = lax.psum(jax.tree.map(rows, state), axis_name)
-    return _map(lambda pair: sum_pairs(pair, (0,)), every)
-
-
-def _map(function, *states: State) -> State:
-    """`function` of the pairs of each state."""
-    pairs = []
-    for state in states:
-        leaves = jax.tree.leaves(state)
-        pairs.append(list(zip(leaves[::2], leaves[1::2], strict=True)))
-    made = [leaf for group in zip(*pairs, strict=True) for leaf in function(*group)]
-    return jax.tree.unflatten(jax.tree.structure(states[0]), made)

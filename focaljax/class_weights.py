@@ -36,11 +36,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from focaljax import _arguments, _twofold
+from focaljax import _arguments, _streams, _twofold
+from focaljax._arguments import Normalization, Values
 
 __all__ = ["ClassCounts", "CountState", "effective_number", "inverse_frequency"]
-
-NORMALIZATIONS = ("examples", "classes", "sum", "max", None)
 
 
 @functools.partial(
@@ -62,7 +61,7 @@ class CountState:
 
 
 @dataclass(frozen=True)
-class ClassCounts(_twofold.Stream[CountState]):
+class ClassCounts(_streams.Stream[CountState]):
     """Counts the labels of a stream; its methods are those of :mod:`focaljax.metrics`, and as pure.
 
     Attributes:
@@ -89,64 +88,49 @@ class ClassCounts(_twofold.Stream[CountState]):
     ignore_index: int | None = None
     dtype: DTypeLike | None = None
 
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        object.__setattr__(self, "num_classes", _arguments.positive_int("num_classes", self.num_classes))
-        object.__setattr__(self, "ignore_index", _arguments.index("ignore_index", self.ignore_index))
-        if self.dtype is not None:
-            object.__setattr__(self, "dtype", _arguments.float_dtype("dtype", self.dtype))
+    _state = CountState
 
-    def init(self) -> CountState:
-        """The state that has seen nothing, its fields in separate buffers: it can be donated.
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (self.num_classes,)
 
-        Returns:
-          Zeros in the dtype of the counter.
-
-        Raises:
-          ValueError: `dtype` is neither float32 nor, with `jax_enable_x64`, float64.
-        """
-        dtype = _arguments.sum_dtype("dtype", self.dtype)
-        return CountState(jnp.zeros(self.num_classes, dtype), jnp.zeros(self.num_classes, dtype))
-
-    def update(
-        self, state: CountState, labels: ArrayLike, sample_weight: ArrayLike | None = None
-    ) -> CountState:
+    def update(self, state: CountState, labels: Values, sample_weight: Values | None = None) -> CountState:
         """The state that has also seen these labels.
 
         Args:
           state: What was seen before.
           labels: Class indices in [0, C), integer, of any shape. A label outside is an error where it is a
             NumPy array or a list, and makes all counts NaN otherwise: a lost label would go unnoticed.
-          sample_weight: What each label counts, of the shape of `labels`, or None for 1. With weights the
-            batch is sorted.
+          sample_weight: What each label counts, of the shape of `labels` or one for all; None for 1. With
+            weights the batch is sorted.
 
         Returns:
           A state in the dtype of `state`.
 
         Raises:
-          TypeError: `labels` are not integer, or the weights not real.
-          ValueError: The weights have another shape, or there are 2^31 labels or more.
+          TypeError: `labels` are not integer, the weights not real, or the state is of another kind.
+          ValueError: The state has another number of classes, the weights have another shape, or there are
+            2^31 labels or more.
         """
-        labels = _arguments.class_indices("labels", labels, self.num_classes, self.ignore_index)
+        state = self._own(state)
+        labels, ignored = _arguments.class_indices("labels", labels, self.num_classes, self.ignore_index)
         if labels.size >= 2**31:
             raise ValueError(f"`labels` must be fewer than 2^31 in one update, got {labels.size}.")
         dtype, classes = state.count.dtype, self.num_classes
         groups, known = labels.reshape(-1), (labels >= 0) & (labels < classes)
-        info, ignore = jnp.iinfo(labels.dtype), self.ignore_index
-        if ignore is not None and info.min <= ignore <= info.max:
-            ignored = labels == jnp.asarray(ignore, labels.dtype)
-            groups = jnp.where(ignored.reshape(-1), classes, groups)
-            known = known | ignored
+        if ignored is not None:
+            silent = labels == jnp.asarray(ignored, labels.dtype)
+            groups, known = jnp.where(silent.reshape(-1), classes, groups), known | silent
         groups = jnp.where(groups < 0, classes, groups)  # an index below 0 would count from the end
         if sample_weight is None:
             zeros = jnp.zeros(classes, jnp.int32)
             pair = _twofold.counts(zeros.at[groups].add(1, mode="drop"), dtype)
         else:
-            weights = _arguments.weights_like("sample_weight", sample_weight, labels, "labels")
+            weights = _arguments.weights("sample_weight", sample_weight, labels.shape)
             weights = lax.stop_gradient(weights).astype(dtype).reshape(-1)
             pair = _twofold.sum_by(weights, groups, classes)
         lost = jnp.where(jnp.all(known), 0, jnp.nan).astype(dtype)
-        return _twofold.merge(state, CountState(pair[0] + lost, pair[1]))
+        return _streams.merge(state, CountState(pair[0] + lost, pair[1]))
 
     def result(self, state: CountState) -> jax.Array:
         """The counts, [C], each rounded to one float.
@@ -156,15 +140,19 @@ class ClassCounts(_twofold.Stream[CountState]):
 
         Returns:
           The counts in the dtype of `state`; ``float(count) + float(count_compensation)`` has them exactly.
+
+        Raises:
+          TypeError: The state is of another kind.
+          ValueError: The state has another number of classes.
         """
-        return state.count
+        return self._own(state).count
 
 
 def inverse_frequency(
-    counts: ArrayLike | CountState,
+    counts: Values | CountState,
     *,
     power: ArrayLike = 1.0,
-    normalize: str | None = "examples",
+    normalize: Normalization = "examples",
     unseen: ArrayLike = 0.0,
 ) -> jax.Array:
     r"""Weights that fall as the class grows; by default scikit-learn's ``compute_class_weight("balanced")``.
@@ -197,15 +185,19 @@ def inverse_frequency(
     """
     counts = _counts(counts)
     _arguments.scalar_in("power", power, 0, math.inf)
-    number = jnp.where(counts == 0, 1, counts)
+    if normalize is None:
+        number = jnp.where(counts == 0, 1, counts)
+    else:  # from the rarest class, whose weight is then 1: no power leaves the range of the floats
+        rarest = jnp.min(jnp.where(counts == 0, jnp.inf, counts))
+        number = jnp.where(counts == 0, 1, counts / rarest)
     return _normalized(number ** -_as(power, counts), counts, normalize, unseen)
 
 
 def effective_number(
-    counts: ArrayLike | CountState,
+    counts: Values | CountState,
     *,
     beta: ArrayLike = 0.999,
-    normalize: str | None = "classes",
+    normalize: Normalization = "classes",
     unseen: ArrayLike = 0.0,
 ) -> jax.Array:
     r"""Weights by the effective number of samples: new examples of a large class add less and less.
@@ -252,7 +244,7 @@ def effective_number(
     return _normalized(weights, counts, normalize, unseen)
 
 
-def _counts(counts: ArrayLike | CountState) -> jax.Array:
+def _counts(counts: Values | CountState) -> jax.Array:
     return counts.count if isinstance(counts, CountState) else _arguments.class_counts("counts", counts)
 
 
@@ -270,7 +262,7 @@ def _mean(x: jax.Array, seen: jax.Array) -> jax.Array:
 def _normalized(weights, counts, normalize, unseen):
     """The weights by the table at the top of this file."""
     seen = counts != 0  # NaN too: the counts of a stream that had a wrong label
-    _arguments.choice("normalize", normalize, NORMALIZATIONS)
+    _arguments.choice("normalize", normalize, Normalization)
     _arguments.scalar_in("unseen", unseen, 0, math.inf)
     if normalize == "examples":
         share = counts / _mean(counts, seen)

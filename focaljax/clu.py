@@ -20,7 +20,7 @@ import jax
 from jax.typing import ArrayLike
 
 from focaljax import reductions
-from focaljax._twofold import Stream
+from focaljax._streams import Stream
 
 __all__ = ["metric_class"]
 

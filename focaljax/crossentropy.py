@@ -18,18 +18,23 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from focaljax import _arguments, _fold, reductions
+from focaljax._arguments import Reduction, Values
 from focaljax._ops import dense, indexed, probabilities, sigmoid
 
 _WORDS = _fold.Words(
-    "y_pred", "y_true", "categorical_focal_crossentropy", "sparse_categorical_focal_crossentropy"
+    "y_pred",
+    "y_true",
+    "categorical_focal_crossentropy",
+    "sparse_categorical_focal_crossentropy",
+    "ignore_class",
 )
 
 
 def categorical_focal_crossentropy(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    alpha: ArrayLike = 0.25,
-    gamma: ArrayLike = 2.0,
+    y_true: Values,
+    y_pred: Values,
+    alpha: Values = 0.25,
+    gamma: Values = 2.0,
     from_logits: bool = False,
     label_smoothing: ArrayLike = 0.0,
     axis: int = -1,
@@ -75,10 +80,10 @@ def categorical_focal_crossentropy(
 
 
 def sparse_categorical_focal_crossentropy(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    alpha: ArrayLike = 0.25,
-    gamma: ArrayLike = 2.0,
+    y_true: Values,
+    y_pred: Values,
+    alpha: Values = 0.25,
+    gamma: Values = 2.0,
     from_logits: bool = False,
     ignore_class: int | None = None,
     axis: int = -1,
@@ -120,11 +125,11 @@ def sparse_categorical_focal_crossentropy(
 
 
 def binary_focal_crossentropy(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
+    y_true: Values,
+    y_pred: Values,
     apply_class_balancing: bool = False,
-    alpha: ArrayLike = 0.25,
-    gamma: ArrayLike = 2.0,
+    alpha: Values = 0.25,
+    gamma: Values = 2.0,
     from_logits: bool = False,
     label_smoothing: ArrayLike = 0.0,
     axis: int = -1,
@@ -184,18 +189,14 @@ class _Loss:
     """A frozen loss with its options: callable, reducing, and rebuilt from its configuration."""
 
     _function: ClassVar[Callable[..., jax.Array]]
-    reduction: str | None
+    reduction: Reduction
     dtype: DTypeLike | None
 
     def __post_init__(self):
-        _arguments.reduction(self.reduction)
-        for name in ("alpha", "gamma", "label_smoothing"):
-            if hasattr(self, name):
-                object.__setattr__(self, name, _arguments.plain(name, getattr(self, name)))
-        if self.dtype is not None:
-            object.__setattr__(self, "dtype", _arguments.float_dtype("dtype", self.dtype))
+        """Checks the options."""
+        _arguments.settle(self)
 
-    def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
+    def call(self, y_true: Values, y_pred: Values) -> jax.Array:
         """One loss per example, neither weighed nor reduced.
 
         Example:
@@ -209,9 +210,7 @@ class _Loss:
             del options[name]
         return type(self)._function(y_true, y_pred, **options)
 
-    def __call__(
-        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
-    ) -> jax.Array:
+    def __call__(self, y_true: Values, y_pred: Values, sample_weight: Values | None = None) -> jax.Array:
         """The losses of a batch, weighed and reduced by :func:`focaljax.reduce_loss`."""
         y_pred = _arguments.floating("y_pred", y_pred)
         losses = self.call(y_true, y_pred if self.dtype is None else y_pred.astype(self.dtype))
@@ -257,7 +256,7 @@ class CategoricalFocalCrossentropy(_Loss):
 
     Raises:
       TypeError: An option has the wrong type.
-      ValueError: `reduction` is none of the above.
+      ValueError: An option is out of its range, or `reduction` is none of the above.
 
     Example:
       >>> y_true, y_pred = [[0, 1, 0], [0, 0, 1]], jnp.array([[0.05, 0.95, 0], [0.1, 0.8, 0.1]])
@@ -276,12 +275,12 @@ class CategoricalFocalCrossentropy(_Loss):
     """
 
     _function = staticmethod(categorical_focal_crossentropy)
-    alpha: Any = 0.25
-    gamma: Any = 2.0
+    alpha: Values = 0.25
+    gamma: Values = 2.0
     from_logits: bool = False
     label_smoothing: float = 0.0
     axis: int = -1
-    reduction: str | None = "sum_over_batch_size"
+    reduction: Reduction = "sum_over_batch_size"
     name: str = "categorical_focal_crossentropy"
     dtype: DTypeLike | None = None
 
@@ -304,7 +303,7 @@ class SparseCategoricalFocalCrossentropy(_Loss):
 
     Raises:
       TypeError: An option has the wrong type.
-      ValueError: `reduction` is none of the above.
+      ValueError: An option is out of its range, or `reduction` is none of the above.
 
     Example:
       >>> y_pred = jnp.array([[0.05, 0.95, 0], [0.1, 0.8, 0.1]])
@@ -313,12 +312,12 @@ class SparseCategoricalFocalCrossentropy(_Loss):
     """
 
     _function = staticmethod(sparse_categorical_focal_crossentropy)
-    alpha: Any = 0.25
-    gamma: Any = 2.0
+    alpha: Values = 0.25
+    gamma: Values = 2.0
     from_logits: bool = False
     ignore_class: int | None = None
     axis: int = -1
-    reduction: str | None = "sum_over_batch_size"
+    reduction: Reduction = "sum_over_batch_size"
     name: str = "sparse_categorical_focal_crossentropy"
     dtype: DTypeLike | None = None
 
@@ -340,7 +339,7 @@ class BinaryFocalCrossentropy(_Loss):
 
     Raises:
       TypeError: An option has the wrong type.
-      ValueError: `reduction` is none of the above.
+      ValueError: An option is out of its range, or `reduction` is none of the above.
 
     Example:
       >>> loss = BinaryFocalCrossentropy(gamma=0.0)
@@ -353,11 +352,11 @@ class BinaryFocalCrossentropy(_Loss):
 
     _function = staticmethod(binary_focal_crossentropy)
     apply_class_balancing: bool = False
-    alpha: Any = 0.25
-    gamma: Any = 2.0
+    alpha: Values = 0.25
+    gamma: Values = 2.0
     from_logits: bool = False
     label_smoothing: float = 0.0
     axis: int = -1
-    reduction: str | None = "sum_over_batch_size"
+    reduction: Reduction = "sum_over_batch_size"
     name: str = "binary_focal_crossentropy"
     dtype: DTypeLike | None = None

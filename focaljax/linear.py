@@ -18,6 +18,7 @@ from jax.sharding import AxisType, PartitionSpec
 from jax.typing import ArrayLike
 
 from focaljax import _arguments, _mesh
+from focaljax._arguments import LinearReduction, Strategy, Values
 from focaljax._ops import linear_classes, linear_rows
 from focaljax._ops.linear import Classes, Head, How, Rows, wide
 from focaljax.terms import Focal, Term
@@ -37,20 +38,20 @@ FORMS = {  # of the sum, of each loss
 
 
 def linear_softmax_focal_loss(
-    inputs: ArrayLike,
-    kernel: ArrayLike,
-    labels: ArrayLike,
+    inputs: Values,
+    kernel: Values,
+    labels: Values,
     *,
-    bias: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-    reduction: str | None = "mean",
-    gamma: ArrayLike = 2.0,
-    alpha: ArrayLike | None = None,
+    bias: Values | None = None,
+    weights: Values | None = None,
+    reduction: LinearReduction = "mean",
+    gamma: Values = 2.0,
+    alpha: Values | None = None,
     label_smoothing: ArrayLike = 0.0,
     ignore_index: int | None = None,
     logit_soft_cap: float | None = None,
     z_loss: ArrayLike = 0.0,
-    strategy: str | None = None,
+    strategy: Strategy = None,
     chunk: int | None = None,
     precision: Any = None,
     axis_name: _mesh.AxisName | None = None,
@@ -68,8 +69,9 @@ def linear_softmax_focal_loss(
       labels: Class indices in [0, C), integer, of the shape of `inputs` without the last axis.
       bias: The layer's bias b, floating, [C].
       weights: A weight w per example, of the shape of `labels`, or one for all.
-      reduction: "sum", "mean" (the sum divided by the number of examples that are not ignored; 0 if there
-        is none), or None for one loss per example, whose gradient computes the logits again.
+      reduction: "sum"; "mean" or "sum_over_batch_size", the sum divided by the number of examples that are
+        not ignored, 0 if there is none; None or "none" for one loss per example, whose gradient computes
+        the logits again.
       gamma: Focusing exponent, at least 0: a scalar, [C], or [..., 1] per example.
       alpha: Class weights: a scalar, [C], or [..., 1] per example; None weighs every class with 1.
       label_smoothing: Scalar s in [0, 1]: labels become ``y * (1 - s) + s / C``.
@@ -111,16 +113,19 @@ def linear_softmax_focal_loss(
     layer = _arguments.layer(inputs, kernel, bias, axis_name)
     count = layer.kernel.shape[1] * _mesh.shards(layer.name)
     ignored = _arguments.index("ignore_index", ignore_index)
-    labels = _arguments.layer_labels(labels, layer.logits, ignored, count)
-    weights = None if weights is None else _arguments.layer_weights(weights, layer.logits)
+    last = len(layer.logits.shape) - 1
+    labels, ignored = _arguments.integer_labels(
+        "labels", labels, layer.logits, "inputs", last, ignored, "softmax_focal_loss", count
+    )
+    if weights is not None:
+        weights = _arguments.weights("weights", weights, labels.shape).astype(layer.logits.dtype)
     exponent = _arguments.layer_option("gamma", gamma, layer.logits, count)
-    _arguments.not_negative("gamma", gamma)
     if alpha is not None:
         alpha = _arguments.layer_option("alpha", alpha, layer.logits, count)
-    _arguments.scalar_in_unit_interval("label_smoothing", label_smoothing)
-    _arguments.factor("z_loss", z_loss)
-    _arguments.choice("reduction", reduction, _arguments.LINEAR_REDUCTIONS)
-    _arguments.choice("strategy", strategy, _arguments.STRATEGIES)
+    _arguments.scalar_in("label_smoothing", label_smoothing, 0, 1)
+    _arguments.scalar_in("z_loss", z_loss, 0, math.inf)
+    reduction = _arguments.linear_reduction(reduction)
+    _arguments.choice("strategy", strategy, _arguments.Strategy)
     strategy, size = _plan(layer, strategy, _arguments.chunk(chunk))
     cap, precision = _arguments.cap(logit_soft_cap), _arguments.precision(precision)
     smoothing, zeta = (_unless_zero(x, exponent.dtype) for x in (label_smoothing, z_loss))
@@ -159,7 +164,7 @@ def _unless_zero(x: ArrayLike, dtype: Any) -> jax.Array | None:
     return None if value is not None and value == 0 else jnp.asarray(x).astype(dtype)
 
 
-def _plan(layer: _arguments.Layer, strategy: str | None, chunk: int | None) -> tuple[str, int]:
+def _plan(layer: _arguments.Layer, strategy: str | None, chunk: int | None) -> tuple[Any, int]:
     """What is chunked, and into how many rows or classes."""
     sizes = (math.prod(layer.logits.shape[:-1]), *layer.kernel.shape)
     rows, width, classes = (n if isinstance(n, int) else m for n, m in zip(sizes, TYPICAL, strict=True))

@@ -32,10 +32,10 @@ from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
-from focaljax import _arguments, _twofold, reductions
+from focaljax import _arguments, _streams, _twofold, reductions
+from focaljax._arguments import Values
 from focaljax.crossentropy import (
     binary_focal_crossentropy,
     categorical_focal_crossentropy,
@@ -75,42 +75,24 @@ class MeanState:
     weight_compensation: jax.Array
 
 
-class _Mean(_twofold.Stream[MeanState]):
+class _Mean(_streams.Stream[MeanState]):
     """The methods of a streaming mean; a subclass names its function and the options of that."""
 
+    _state = MeanState
     _function: ClassVar[Callable[..., jax.Array]]
     ignore_class: int | None = None
     dtype: DTypeLike | None = None
-
-    def __post_init__(self) -> None:
-        for option in ("alpha", "gamma", "label_smoothing"):
-            if hasattr(self, option):
-                object.__setattr__(self, option, _arguments.plain(option, getattr(self, option)))
-        if self.dtype is not None:
-            object.__setattr__(self, "dtype", _arguments.float_dtype("dtype", self.dtype))
 
     def _options(self) -> dict[str, Any]:
         names = (field.name for field in fields(cast(Any, self)))
         return {name: getattr(self, name) for name in names if name not in ("name", "dtype")}
 
-    def init(self) -> MeanState:
-        """The state that has seen nothing, its fields in separate buffers: it can be donated.
-
-        Returns:
-          Zeros in the dtype of the metric.
-
-        Raises:
-          ValueError: `dtype` is neither float32 nor, with `jax_enable_x64`, float64.
-        """
-        dtype = _arguments.sum_dtype("dtype", self.dtype)
-        return MeanState(*(jnp.zeros((), dtype) for _ in range(4)))
-
     def update(
         self,
         state: MeanState,
-        y_true: ArrayLike,
-        y_pred: ArrayLike,
-        sample_weight: ArrayLike | None = None,
+        y_true: Values,
+        y_pred: Values,
+        sample_weight: Values | None = None,
     ) -> MeanState:
         """The state that has also seen this batch.
 
@@ -124,10 +106,11 @@ class _Mean(_twofold.Stream[MeanState]):
           A state in the dtype of `state`.
 
         Raises:
-          TypeError: An argument has the wrong dtype.
+          TypeError: An argument has the wrong dtype, or the state is of another kind.
           ValueError: An argument has the wrong shape or range.
         """
-        y_true, y_pred, sample_weight = lax.stop_gradient((y_true, y_pred, sample_weight))
+        state = self._own(state)
+        y_true, y_pred, sample_weight = _arguments.without_gradient(y_true, y_pred, sample_weight)
         losses = type(self)._function(y_true, y_pred, **self._options())
         losses = losses.astype(state.total.dtype)
         where = reductions.not_ignored(y_true, self.ignore_class, losses)
@@ -136,7 +119,7 @@ class _Mean(_twofold.Stream[MeanState]):
             weight = _twofold.count(losses.size, losses.dtype)
         else:
             weight = _twofold.sum_all(weights)
-        return _twofold.merge(state, MeanState(*_twofold.sum_all(weighted), *weight))
+        return _streams.merge(state, MeanState(*_twofold.sum_all(weighted), *weight))
 
     def result(self, state: MeanState) -> jax.Array:
         """The mean of what was seen.
@@ -147,7 +130,12 @@ class _Mean(_twofold.Stream[MeanState]):
         Returns:
           sum(w v) / sum(w) in the dtype of `state`, its relative error at most 3 u; 0 if sum(w)
           is 0.
+
+        Raises:
+          TypeError: The state is of another kind.
+          ValueError: The state has another shape.
         """
+        state = self._own(state)
         nothing = state.weight == 0
         return jnp.where(nothing, 0, state.total / jnp.where(nothing, 1, state.weight))
 
@@ -163,6 +151,7 @@ class CategoricalFocalCrossentropy(_Mean):
 
     Raises:
       TypeError: An option has the wrong type, for example a traced one.
+      ValueError: An option is out of its range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -183,8 +172,8 @@ class CategoricalFocalCrossentropy(_Mean):
     """
 
     _function = staticmethod(categorical_focal_crossentropy)
-    alpha: Any = 0.25
-    gamma: Any = 2.0
+    alpha: Values = 0.25
+    gamma: Values = 2.0
     from_logits: bool = False
     label_smoothing: float = 0.0
     axis: int = -1
@@ -205,6 +194,7 @@ class SparseCategoricalFocalCrossentropy(_Mean):
 
     Raises:
       TypeError: An option has the wrong type, for example a traced one.
+      ValueError: An option is out of its range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -219,8 +209,8 @@ class SparseCategoricalFocalCrossentropy(_Mean):
     """
 
     _function = staticmethod(sparse_categorical_focal_crossentropy)
-    alpha: Any = 0.25
-    gamma: Any = 2.0
+    alpha: Values = 0.25
+    gamma: Values = 2.0
     from_logits: bool = False
     ignore_class: int | None = None
     axis: int = -1
@@ -239,6 +229,7 @@ class BinaryFocalCrossentropy(_Mean):
 
     Raises:
       TypeError: An option has the wrong type, for example a traced one.
+      ValueError: An option is out of its range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -253,8 +244,8 @@ class BinaryFocalCrossentropy(_Mean):
 
     _function = staticmethod(binary_focal_crossentropy)
     apply_class_balancing: bool = False
-    alpha: Any = 0.25
-    gamma: Any = 2.0
+    alpha: Values = 0.25
+    gamma: Values = 2.0
     from_logits: bool = False
     label_smoothing: float = 0.0
     axis: int = -1

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from focaljax import reductions
-from focaljax._twofold import Stream
+from focaljax._streams import Stream
 
 __all__ = ["Metric"]
 

@@ -25,18 +25,18 @@ What holds for the whole file:
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from focaljax import _arguments, _mesh
+from focaljax._arguments import Reduction, Values
 from focaljax._mesh import AxisName
 
 
 def reduce_loss(
-    losses: ArrayLike,
-    sample_weight: ArrayLike | None = None,
-    reduction: str | None = "sum_over_batch_size",
+    losses: Values,
+    sample_weight: Values | None = None,
+    reduction: Reduction = "sum_over_batch_size",
     *,
-    where: ArrayLike | None = None,
+    where: Values | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Weighs the losses and gathers them by the table at the top of this file.
@@ -60,7 +60,8 @@ def reduce_loss(
     Raises:
       TypeError: The losses are not floating, the weights complex, or `where` not boolean.
       ValueError: `reduction` is no name from the table; the weights or `where` do not broadcast to
-        the losses; or `axis_name` comes with "none", where there is nothing to gather.
+        the losses; `axis_name` names no axis around the call, or comes with "none", where there is
+        nothing to gather.
 
     Example:
       >>> import jax.numpy as jnp
@@ -81,7 +82,8 @@ def reduce_loss(
     References:
       The Keras 3 API, `keras.losses.Loss`, for the names of the reductions.
     """
-    _arguments.reduction(reduction)
+    _arguments.choice("reduction", reduction, Reduction)
+    _arguments.summed_axis(axis_name)
     weighted, weights = weigh(losses, sample_weight, where=where)
     if reduction in (None, "none"):
         if axis_name is not None:
@@ -101,7 +103,7 @@ def reduce_loss(
 
 
 def weigh(
-    losses: ArrayLike, sample_weight: ArrayLike | None = None, *, where: ArrayLike | None = None
+    losses: Values, sample_weight: Values | None = None, *, where: Values | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """The weighted losses and their weights, the two summands of a weighted mean.
 
@@ -138,7 +140,7 @@ def weigh(
     return weights * jnp.where(silent, 0, losses), weights
 
 
-def masked(sample_weight: ArrayLike | None, mask: ArrayLike | None) -> jax.Array | None:
+def masked(sample_weight: Values | None, mask: Values | None) -> jax.Array | None:
     """The weights of what a mask leaves, as frameworks hand over the two apart.
 
     Args:
@@ -166,7 +168,7 @@ def masked(sample_weight: ArrayLike | None, mask: ArrayLike | None) -> jax.Array
     return jnp.where(mask == 0, 0, weights * mask)
 
 
-def not_ignored(labels: ArrayLike, ignore_class: int | None, losses: jax.Array) -> jax.Array | None:
+def not_ignored(labels: Values, ignore_class: int | None, losses: jax.Array) -> jax.Array | None:
     """Where a class index is not the ignored one: the `where` of losses with an `ignore_class`.
 
     Args:
@@ -184,19 +186,12 @@ def not_ignored(labels: ArrayLike, ignore_class: int | None, losses: jax.Array) 
     """
     if ignore_class is None:
         return None
-    labels = _arguments.array("labels", labels)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
-        info = jnp.iinfo(labels.dtype)
-        if not info.min <= ignore_class <= info.max:  # uint8 has no -1
-            return jnp.ones(losses.shape, bool)
-    return (labels != jnp.asarray(ignore_class, labels.dtype)).reshape(losses.shape)
+    return jnp.asarray(~_arguments.is_ignored("labels", labels, ignore_class)).reshape(losses.shape)
 
 
-def _sample_weight(x: ArrayLike, losses: jax.Array) -> jax.Array:
+def _sample_weight(x: Values, losses: jax.Array) -> jax.Array:
     """The weights by Keras' rank rule, in the shape and dtype of the losses."""
-    x = _arguments.array("sample_weight", x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise TypeError(f"`sample_weight` must be real, got {x.dtype}.")
+    x = _arguments.real("sample_weight", x)
     shape = x.shape
     if x.ndim == 0:
         shape = (1,) * losses.ndim

@@ -1,7 +1,9 @@
 """Wrong arguments raise at trace time; the message names argument, rule and what came."""
 
+import inspect
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import hypothesis
@@ -13,16 +15,21 @@ from hypothesis import strategies as st
 
 import focaljax
 from focaljax import (
-    BinaryFocalCrossentropy,
     CategoricalFocalCrossentropy,
     SparseCategoricalFocalCrossentropy,
     binary_focal_crossentropy,
+    calibration,
     categorical_focal_crossentropy,
+    class_weights,
+    linear_softmax_focal_loss,
+    metrics,
     sigmoid_focal_loss,
     softmax_focal_loss,
     softmax_focal_loss_with_integer_labels,
     sparse_categorical_focal_crossentropy,
 )
+from focaljax.keras import losses as losses_of_keras
+from focaljax.keras import metrics as metrics_of_keras
 
 N, C = 4, 3
 Z = jnp.ones((N, C))
@@ -192,17 +199,13 @@ WRONG = {
     "axis of a scalar": Wrong(
         soft, ValueError, "`axis` must be in [0, 0) for `logits` of rank 0, got -1.", 1.0, 1.0
     ),
-    "boolean axis": Wrong(integer, TypeError, "`axis` must be an int, got True.", axis=True),
+    "boolean axis": Wrong(integer, TypeError, "`axis` must be an int, got bool.", axis=True),
     "NumPy's boolean axis": Wrong(binary, TypeError, "`axis` must be an int, got ", axis=np.True_),
     "floating axis": Wrong(categorical, TypeError, "`axis` must be an int, got float.", axis=1.0),
     "two axes": Wrong(binary, TypeError, "`axis` must be an int, got tuple.", axis=(0, 1)),
     # gamma and alpha
-    "negative gamma": Wrong(soft, ValueError, "`gamma` must be at least 0, got -1.0.", gamma=-1.0),
     "negative gamma of a class": Wrong(
-        integer, ValueError, "`gamma` must be at least 0, got -0.5.", gamma=jnp.array([1, -0.5, 0])
-    ),
-    "gamma not a number": Wrong(
-        independent, ValueError, "`gamma` must be at least 0, got nan.", gamma=np.nan
+        integer, ValueError, "`gamma` must be at least 0 and finite, got -0.5.", gamma=jnp.array([1, -0.5, 0])
     ),
     "boolean gamma": Wrong(
         categorical,
@@ -265,15 +268,6 @@ WRONG = {
         alpha=[0.25] * C,
     ),
     # label_smoothing
-    "smoothing above 1": Wrong(
-        soft, ValueError, "`label_smoothing` must be in [0, 1], got 1.5.", label_smoothing=1.5
-    ),
-    "negative smoothing": Wrong(
-        integer, ValueError, "`label_smoothing` must be in [0, 1], got -0.1.", label_smoothing=-0.1
-    ),
-    "smoothing not a number": Wrong(
-        binary, ValueError, "`label_smoothing` must be in [0, 1], got nan.", label_smoothing=np.nan
-    ),
     "smoothing per class": Wrong(
         categorical,
         ValueError,
@@ -298,30 +292,7 @@ WRONG = {
     "boolean ignore_class": Wrong(
         sparse, TypeError, "`ignore_class` must be an int or None, got bool.", ignore_class=True
     ),
-    # flags
-    "from_logits as a number": Wrong(
-        categorical, TypeError, "`from_logits` must be a bool, got int.", from_logits=1
-    ),
-    "from_logits in words": Wrong(
-        sparse, TypeError, "`from_logits` must be a bool, got str.", from_logits="yes"
-    ),
-    "balancing as a number": Wrong(
-        binary,
-        TypeError,
-        "`apply_class_balancing` must be a bool, got float.",
-        apply_class_balancing=0.5,
-    ),
     # loss objects
-    "reduction": Wrong(
-        CategoricalFocalCrossentropy,
-        ValueError,
-        "`reduction` must be one of ('sum_over_batch_size', 'mean', 'mean_with_sample_weight', "
-        "'sum', 'none', None), got 'average'.",
-        reduction="average",
-    ),
-    "reduction of another type": Wrong(
-        BinaryFocalCrossentropy, ValueError, "`reduction` must be one of", reduction=0
-    ),
     "dtype": Wrong(
         SparseCategoricalFocalCrossentropy,
         TypeError,
@@ -333,15 +304,6 @@ WRONG = {
         TypeError,
         "`dtype` must be a floating dtype or None",
         dtype="wide",
-    ),
-    "alpha of an object": Wrong(
-        CategoricalFocalCrossentropy,
-        TypeError,
-        "`alpha` must be a real number or an array",
-        alpha="auto",
-    ),
-    "gamma of an object": Wrong(
-        BinaryFocalCrossentropy, TypeError, "`gamma` must be a real number or an array", gamma=True
     ),
 }
 
@@ -530,9 +492,291 @@ def test_labels_fit_or_raise(shape, given, axis, soft_labels):
             jax.eval_shape(lambda z, y: loss(z, y, axis=axis), z, y)
 
 
+# What is known and out of its range, in every function and every object.
+
+
+def linear(**options):
+    return linear_softmax_focal_loss(Z, jnp.ones((C, C)), **({"labels": T} | options))
+
+
+def posterior(**options):
+    return calibration.log_posterior(Z, **options)
+
+
+def balanced(**options):
+    return binary(apply_class_balancing=True, **options)
+
+
+OBJECTS = [
+    getattr(module, f"{name}FocalCrossentropy")
+    for module in (focaljax, metrics, losses_of_keras, metrics_of_keras)
+    for name in ("Categorical", "SparseCategorical", "Binary")
+]
+STREAMS = [calibration.ExpectedCalibrationError, partial(calibration.ClasswiseCalibrationError, 3)]
+COUNTS = partial(class_weights.ClassCounts, 3)
+MAKERS = [*OBJECTS, *STREAMS, COUNTS]
+FUNCTIONS = [soft, integer, independent, categorical, sparse, balanced, linear, posterior]
+HALVES = {independent, balanced}  # alpha weighs one answer, and 1 - alpha the other
+BAD = {
+    "gamma": [-1, -0.5, np.nan, np.inf, -np.inf],
+    "alpha": [-1, np.nan, np.inf],
+    "label_smoothing": [-0.1, 1.5, np.nan],
+    "z_loss": [-1, np.nan, np.inf],
+    "weight": [1.5],
+}
+KINDS = {
+    "number": lambda x: x,
+    "NumPy": np.asarray,
+    "bfloat16": jnp.bfloat16,
+    "JAX": jnp.asarray,
+    "list": lambda x: [1.0, 0.5, x],
+    "rows": lambda x: [[0.5], [x], [1.0], [1.0]],
+}
+
+
+def takes(function, name):
+    """Whether the function behind one of those above has an option."""
+    try:
+        function(**{name: object()})
+    except TypeError as error:
+        return "unexpected keyword argument" not in str(error)
+    return True
+
+
+RANGES = [
+    (function, name, value, kind)
+    for function in FUNCTIONS
+    for name in ("gamma", "alpha", "label_smoothing", "z_loss")
+    if takes(function, name)
+    for value in [*BAD[name], *([2, 1.5] if name == "alpha" and function in HALVES else [])]
+    for kind in KINDS
+    if name in ("gamma", "alpha") or kind not in ("list", "rows")
+]
+
+
+@pytest.mark.parametrize(("function", "name", "value", "kind"), RANGES)
+def test_known_options_out_of_range(function, name, value, kind):
+    given = KINDS[kind](value)
+    got = re.escape(str(KINDS[kind](value) if kind == "bfloat16" else float(value)))
+    message = f"`{name}` must be (at least 0 and finite|in \\[0, 1\\]|above 0), got ({got}|{value})"
+    with pytest.raises(ValueError, match=message):
+        function(**{name: given})
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda x: (function(**{name: given}), x)[1])(1.0)
+
+
+def test_the_ranges_are_of_all_losses():
+    assert {(function.__name__, name) for function, name, *_ in RANGES} == {
+        *((f.__name__, name) for f in FUNCTIONS for name in ("gamma", "alpha")),
+        *((f, "label_smoothing") for f in ("soft", "integer", "categorical", "balanced", "linear")),
+        ("linear", "z_loss"),
+    }
+
+
+WRONG_OPTIONS = {
+    "gamma": [-1, np.nan, np.inf, "two", True, None, [[1], [1, 2]], [1.0, -1.0]],
+    "alpha": [-1, np.nan, np.inf, "auto", True, None, [[1], [1, 2]]],
+    "label_smoothing": [2, -0.1, np.nan, [0.1, 0.1, 0.1], "a", None, True],
+    "axis": ["x", 1.0, None, True, (0, 1)],
+    "from_logits": [3, 0, "yes", None],
+    "apply_class_balancing": [2, 0.5, "no", None],
+    "ignore_class": [1.5, True, "x", [1]],
+    "ignore_index": [1.5, True, "x", [1]],
+    "reduction": ["average", 0, "", ("mean",)],
+    "dtype": ["int32"],
+    "bins": [0, 2.5, None, True],
+}
+MADE = [
+    (cls, name, value)
+    for cls in MAKERS
+    for name, values in WRONG_OPTIONS.items()
+    if name in inspect.signature(cls).parameters and (name != "dtype" or "keras" not in cls.__module__)
+    for value in values
+]
+
+
+@pytest.mark.parametrize(("cls", "name", "value"), MADE)
+def test_objects_check_their_options_when_they_are_made(cls, name, value):
+    with pytest.raises((TypeError, ValueError), match=f"^`{name}` (must be|has no effect)"):
+        cls(**{name: value})
+
+
+@pytest.mark.parametrize("cls", [cls for cls in OBJECTS if "Binary" in cls.__name__])
+@pytest.mark.parametrize("alpha", [1.5, -1, [0.5, 2.0]])
+def test_binary_objects_know_the_range_of_alpha(cls, alpha):
+    with pytest.raises(ValueError, match=r"^`alpha` must be (in \[0, 1\]|at least 0)"):
+        cls(apply_class_balancing=True, alpha=alpha)
+    with pytest.raises(ValueError, match="^`alpha` has no effect without apply_class_balancing=True"):
+        cls(alpha=0.5)
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+@pytest.mark.parametrize("wrong", [1.5, True, "x"])
+def test_the_ignored_class_has_its_own_name(from_logits, wrong):
+    with pytest.raises(TypeError, match="^`ignore_class` must be an int or None"):
+        sparse(ignore_class=wrong, from_logits=from_logits)
+    with pytest.raises(TypeError, match="^`ignore_index` must be an int or None"):
+        integer(ignore_index=wrong)
+
+
+LABELLED = {
+    soft: ("labels", [-1, np.nan, np.inf, -100]),
+    categorical: ("y_true", [-1, np.nan, np.inf, -100]),
+    independent: ("labels", [-1, np.nan, np.inf, 2, 1.5, 255, -100]),
+    binary: ("y_true", [-1, np.nan, np.inf, 2, 1.5, 255, -100]),
+    partial(binary, from_logits=True): ("y_true", [-1, np.nan, 2, 255]),
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "value"), [(f, name, x) for f, (name, values) in LABELLED.items() for x in values]
+)
+@pytest.mark.parametrize("kind", [np.asarray, np.ndarray.tolist, partial(np.asarray, dtype=np.float32)])
+def test_known_labels_out_of_range(function, name, value, kind):
+    labels = np.zeros((N, C))
+    labels[2, 1] = value
+    with pytest.raises(ValueError, match=f"^`{name}` must be .*, got {float(value)}") as error:
+        jax.jit(lambda z: function(z, kind(labels)))(Z)
+    assert ("mark entries to ignore" in str(error.value)) == (value in (-1, 255, -100))
+    assert function(Z, jnp.asarray(labels)) is not None  # JAX arrays are not read
+    assert np.isfinite(function(Z, kind(np.ones((N, C))))).all()
+
+
+@pytest.mark.parametrize("known", [np.asarray, jnp.asarray, np.ndarray.tolist])
+def test_labels_that_a_mask_takes_away_may_be_anything(known):
+    where = np.arange(C) != 1
+    labels = np.where(where, np.full((N, C), 0.5), np.nan)
+    mask = known(np.broadcast_to(where, (N, C)))
+    wanted = soft(Z, jnp.asarray(labels), where=mask)
+    assert np.isfinite(wanted).all()
+    np.testing.assert_array_equal(soft(Z, labels, where=mask), wanted)
+    np.testing.assert_array_equal(jax.jit(lambda w: soft(Z, labels, where=w))(jnp.asarray(mask)), wanted)
+    with pytest.raises(ValueError, match="^`labels` must be at least 0 and finite, got nan"):
+        soft(Z, labels, where=known(np.broadcast_to(~where, (N, C))))
+
+
+NO_NUMBERS = [None, "a", [[1], [1, 2]], object(), [None], {"a": 1}]
+JUNK = [
+    (function, name, value)
+    for function, name, *_ in dict.fromkeys((f, n) for f, n, *_ in RANGES)
+    for value in NO_NUMBERS
+    if not (value is None and name == "alpha")
+]
+
+
+@pytest.mark.parametrize(("function", "name", "value"), JUNK)
+def test_what_is_no_number_is_named(function, name, value):
+    with pytest.raises((TypeError, ValueError), match=f"^`{name}` (must be|has no effect)"):
+        function(**{name: value})
+
+
+LABELS = {soft: "labels", integer: "labels", linear: "labels", independent: "labels"}
+LABELS |= {categorical: "y_true", sparse: "y_true", binary: "y_true"}
+
+
+@pytest.mark.parametrize(("function", "name"), LABELS.items())
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_labels_that_are_no_numbers_are_named(function, name, value):
+    with pytest.raises((TypeError, ValueError), match=f"^`{name}` must"):
+        function(**{name: value})
+
+
+OVER_AXES = {
+    "softmax": lambda name: soft(axis_name=name),
+    "integers": lambda name: integer(axis_name=name),
+    "linear": lambda name: linear(axis_name=name),
+    "reduce_loss": lambda name: focaljax.reduce_loss(jnp.ones(3), axis_name=name),
+    "fit_temperature": lambda name: calibration.fit_temperature(Z, T, axis_name=name),
+    "merge": lambda name: COUNTS().merge(COUNTS().init(), axis_name=name),
+    "merge of means": lambda name: OBJECTS[3]().merge(axis_name=name),
+    "merge of bins": lambda name: STREAMS[0]().merge(axis_name=name),
+}
+
+
+@pytest.mark.parametrize("function", OVER_AXES)
+@pytest.mark.parametrize("name", ["nowhere", ("nowhere", "data"), 3, 1.5, ["data"]])
+def test_an_unknown_axis_is_named(function, name):
+    with pytest.raises((TypeError, ValueError), match="^`axis_name` must"):
+        OVER_AXES[function](name)
+    with pytest.raises((TypeError, ValueError), match="^`axis_name` must"):
+        jax.vmap(lambda x: (OVER_AXES[function](name), x)[1], axis_name="rows")(jnp.ones(2))
+
+
+# Integer labels that JAX would narrow to 32 bits.
+
+WIDE, EIGHT = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)), 8
+FAR = [2**32 + 5, 2**32 - 1, 2**31, -(2**31) - 1, -(2**63), 2**63, 2**64 - 1, 2**70]
+
+
+def counted(labels, ignored):
+    counter = class_weights.ClassCounts(EIGHT, ignore_index=ignored)
+    return counter.result(counter.update(counter.init(), labels))
+
+
+def streamed(cls, **options):
+    def result(labels, ignored):
+        metric = cls(ignore_class=ignored, from_logits=True, **options)
+        return metric.result(metric.update(metric.init(), labels, WIDE))
+
+    return result
+
+
+def watched(labels, ignored):
+    metric = metrics_of_keras.SparseCategoricalFocalCrossentropy(ignore_class=ignored, from_logits=True)
+    metric.update_state(labels, WIDE)
+    return metric.result()
+
+
+def layered(labels, ignored, **options):
+    return linear_softmax_focal_loss(WIDE, jnp.eye(EIGHT), labels, ignore_index=ignored, chunk=2, **options)
+
+
+INDEXED = {
+    "softmax": lambda y, i: integer(WIDE, y, ignore_index=i),
+    "smoothed": lambda y, i: integer(WIDE, y, ignore_index=i, label_smoothing=0.1),
+    "sparse": lambda y, i: sparse(jax.nn.softmax(WIDE), y, ignore_class=i),
+    "sparse of logits": lambda y, i: sparse(WIDE, y, ignore_class=i, from_logits=True),
+    "object": lambda y, i: SparseCategoricalFocalCrossentropy(ignore_class=i, from_logits=True)(y, WIDE),
+    "Keras": lambda y, i: OBJECTS[7](ignore_class=i, from_logits=True)(y, WIDE),
+    "rows": partial(layered, strategy="rows"),
+    "classes": partial(layered, strategy="classes"),
+    "losses of rows": partial(layered, strategy="rows", reduction="none"),
+    "counts": counted,
+    "metric": streamed(metrics.SparseCategoricalFocalCrossentropy),
+    "metric of Keras": watched,
+    "calibration": streamed(calibration.ExpectedCalibrationError),
+    "calibration by class": streamed(calibration.ClasswiseCalibrationError, num_classes=EIGHT),
+    "temperature": lambda y, i: calibration.fit_temperature(WIDE, y, ignore_index=i),
+}
+
+
+def holders(far):
+    """The label among others, as a list and in all dtypes of NumPy that hold it."""
+    yield [far, 1, 7]
+    for dtype in (np.int64, np.uint32, np.uint64, object):
+        if dtype is object or np.iinfo(dtype).min <= far <= np.iinfo(dtype).max:
+            yield np.array([far, 1, 7], dtype)
+
+
+@pytest.mark.parametrize("far", FAR)
+@pytest.mark.parametrize("entrance", INDEXED)
+def test_labels_are_seen_before_they_are_narrowed(entrance, far):
+    loss = INDEXED[entrance]
+    wanted = loss(jnp.array([-1, 1, 7]), -1)
+    assert np.isfinite(wanted).all()
+    for labels in holders(far):
+        with pytest.raises(ValueError, match=rf"^`(labels|y_true)` must be in \[0, 8\), got {far}\.$"):
+            loss(labels, None)
+        with pytest.raises(ValueError, match=rf"^`(labels|y_true)` must be in \[0, 8\), got {far}\.$"):
+            loss(labels, far % 8)
+        np.testing.assert_array_equal(loss(labels, far), wanted)
+    # Of what JAX has narrowed already, nothing is that index.
+    np.testing.assert_array_equal(loss(jnp.array([5, 1, 7]), far), loss(jnp.array([5, 1, 7]), None))
+
+
 def test_every_name_is_reached():
     """No public loss is without a wrong call here."""
-    called = {soft, integer, independent, categorical, sparse, binary}
+    called = {soft, integer, independent, categorical, sparse, binary, linear}
     losses = {name for name in focaljax.__all__ if name.endswith(("loss", "labels", "crossentropy"))}
-    elsewhere = {"reduce_loss", "linear_softmax_focal_loss"}  # test_reductions, test_linear
+    elsewhere = {"reduce_loss"}  # test_reductions
     assert len(called) == len(losses - elsewhere)

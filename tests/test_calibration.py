@@ -242,6 +242,26 @@ def test_temperature_at_its_bounds():
     )
 
 
+@pytest.mark.parametrize("row", [[0.0, 0.0, 0.0], [7.0, 7.0, 7.0], [2.0, 2.0, -np.inf]])
+@pytest.mark.parametrize(("bounds", "wanted"), [((0.01, 100.0), 1), ((2.0, 5.0), 2), ((0.1, 0.5), 0.5)])
+def test_where_every_temperature_is_as_good_it_is_one(row, bounds, wanted, mesh):
+    rows, labels = jnp.asarray([row] * 8), jnp.array([0, 1] * 4)
+    for weights in (None, jnp.arange(8.0), jnp.zeros(8)):
+        assert fit_temperature(rows, labels, sample_weight=weights, bounds=bounds) == wanted
+    uneven = rows.at[3].set(jnp.array([1.0, 2.0, 3.0]))
+    assert fit_temperature(uneven, labels.at[3].set(-1), ignore_index=-1, bounds=bounds) == wanted
+    assert fit_temperature(uneven, labels) > 99  # one row, and that is wrong
+    sharded = jax.shard_map(
+        lambda z, y: fit_temperature(z, y, bounds=bounds, axis_name="data"),
+        mesh=mesh,
+        in_specs=(P("data"),) * 2,
+        out_specs=P(),
+    )
+    every = (jnp.tile(x, (jax.device_count(), *(1,) * (x.ndim - 1))) for x in (rows, labels))
+    put = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in every]
+    assert jax.jit(sharded)(*put) == wanted
+
+
 def test_temperature_on_a_mesh(mesh):
     logits, labels = (jnp.asarray(x) for x in make_logits(50 * jax.device_count(), 4, 2.0))
     whole = fit(logits, labels)
@@ -442,7 +462,7 @@ TOP, EACH = ExpectedCalibrationError, ClasswiseCalibrationError
     ("call", "error", "words"),
     [
         (lambda: log_posterior([1, 2]), TypeError, "`logits` must be floating, got int32"),
-        (lambda: log_posterior(LOGITS, gamma=-1.0), ValueError, "`gamma` must be at least 0, got -1"),
+        (lambda: log_posterior(LOGITS, gamma=-1.0), ValueError, "`gamma` must be at least 0 and finite"),
         (lambda: log_posterior(LOGITS, alpha=[1.0, 0.0, 1.0]), ValueError, "`alpha` must be above 0, got 0"),
         (lambda: log_posterior(LOGITS, alpha=[1.0, 1.0]), ValueError, "`alpha` must have one entry"),
         (lambda: log_posterior(LOGITS, axis=2), ValueError, "`axis` must be in"),

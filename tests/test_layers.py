@@ -11,16 +11,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "focaljax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 DOOR = "focaljax"  # __init__.py: re-exports and nothing else; only the top floor comes in through it
-OPEN = {DOOR, "calibration", "class_weights", "metrics"}  # rooms with a public name of their own
+OPEN = {DOOR, "calibration", "class_weights", "metrics", "terms"}  # rooms with a public name of their own
 FLOORS = {
     "_entries": 0,
     "_mesh": 0,
-    "_modulation": 0,
+    "_odds": 0,
+    "terms": 1,
     "_arguments": 1,
     "_twofold": 1,
+    "_streams": 2,
     "_cpu": 1,
     "_statistics": 2,
-    "class_weights": 2,
+    "class_weights": 3,
     "reductions": 2,
     "calibration": 3,
     "_ops": 3,
@@ -38,7 +40,7 @@ FLOORS = {
 LONGEST = 320
 LONGER = {  # each with its reason, and a limit of its own
     "crossentropy.py": 380,  # three functions and three objects, half of it docstrings
-    "_arguments.py": 480,  # every rule about arguments, and nothing else
+    "_arguments.py": 600,  # every rule about arguments, and nothing else
 }
 
 
@@ -115,7 +117,7 @@ def test_the_door_has_no_logic():
 def test_imports_are_seen():
     """The rules above look at something."""
     seen = {(found.room, found.target) for file in FILES for found in imports(file)}
-    assert {("losses", "_fold"), ("_fold", "_ops"), ("_ops", "_modulation"), ("study", DOOR)} <= seen
+    assert {("losses", "_fold"), ("_fold", "_ops"), ("_ops", "_odds"), ("study", DOOR)} <= seen
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

@@ -452,7 +452,11 @@ WRONG = {
         ValueError,
         r"`weights` must be a scalar or have the shape of `labels`",
     ),
-    "reduction": ({"reduction": "none"}, ValueError, "`reduction` must be one of .*got 'none'"),
+    "reduction": (
+        {"reduction": "mean_with_sample_weight"},
+        ValueError,
+        "`reduction` must be one of .*'none'",
+    ),
     "strategy": ({"strategy": "columns"}, ValueError, "`strategy` must be one of"),
     "chunk": ({"chunk": 0}, ValueError, "`chunk` must be at least 1, got 0"),
     "fraction of a chunk": ({"chunk": 1.5}, TypeError, "`chunk` must be an int or None, got float"),

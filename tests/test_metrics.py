@@ -152,7 +152,7 @@ def test_counts_are_exact_to_two_to_the_46():
     high = counts.astype(np.float32)
     low = (counts - high.astype(np.int64)).astype(np.float32)
     a, b = (metrics.MeanState(*map(jnp.asarray, 2 * part)) for part in zip(high, low, strict=True))
-    merged = jax.jit(metrics.CategoricalFocalCrossentropy().merge)(a, b)
+    merged = jax.jit(jax.vmap(metrics.CategoricalFocalCrossentropy().merge))(a, b)
     got = np.asarray(merged.weight, np.int64) + np.asarray(merged.weight_compensation, np.int64)
     np.testing.assert_array_equal(got, counts.sum(0))
 
@@ -199,7 +199,8 @@ def test_compilers_keep_the_compensation(compiled):
         return list(map(exact, state.total, state.total_compensation))
 
     x, y = pairs(), pairs()
-    merged = (jax.jit(metric.merge) if compiled else metric.merge)(x, y)
+    merge = jax.vmap(metric.merge)
+    merged = (jax.jit(merge) if compiled else merge)(x, y)
     for a, b, got in zip(numbers(x), numbers(y), numbers(merged), strict=True):
         assert abs(got - (a + b)) <= 3 * Fraction(U) ** 2 * (a + b)
     # Renormalised: the high float is the rounded sum.

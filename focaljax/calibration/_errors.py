@@ -7,9 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
-from focaljax import _arguments, _odds, _twofold
+from focaljax import _odds, _streams, _twofold
+from focaljax._arguments import Values
 from focaljax.calibration._examples import examples
 
 
@@ -62,7 +63,7 @@ class Reliability(NamedTuple):
     accuracy: jax.Array
 
 
-class _CalibrationError(_twofold.Stream[CalibrationState]):
+class _CalibrationError(_streams.Stream[CalibrationState]):
     """The methods of both errors; a subclass says whose confidence is binned."""
 
     bins: int
@@ -71,38 +72,23 @@ class _CalibrationError(_twofold.Stream[CalibrationState]):
     axis: int
     dtype: DTypeLike | None
 
+    _state = CalibrationState
+
     @property
-    def _classes(self) -> int | None:
-        """How many classes have bins of their own; None if the predicted one alone counts."""
-        return getattr(self, "num_classes", None)
+    def _classes(self) -> tuple[int, ...]:
+        """How many classes have bins of their own; none if the predicted one alone counts."""
+        return ()
 
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        object.__setattr__(self, "bins", _arguments.positive_int("bins", self.bins))
-        _arguments.flag("from_logits", self.from_logits)
-        _arguments.index("ignore_class", self.ignore_class)
-        if self.dtype is not None:
-            object.__setattr__(self, "dtype", _arguments.float_dtype("dtype", self.dtype))
-
-    def init(self) -> CalibrationState:
-        """The state that has seen nothing, its fields in separate buffers: it can be donated.
-
-        Returns:
-          Zeros, [bins] or [C, bins], in the dtype of the metric.
-
-        Raises:
-          ValueError: `dtype` is neither float32 nor, with `jax_enable_x64`, float64.
-        """
-        dtype = _arguments.sum_dtype("dtype", self.dtype)
-        shape = (self.bins,) if self._classes is None else (self._classes, self.bins)
-        return CalibrationState(*(jnp.zeros(shape, dtype) for _ in range(6)))
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (*self._classes, self.bins)
 
     def update(
         self,
         state: CalibrationState,
-        y_true: ArrayLike,
-        y_pred: ArrayLike,
-        sample_weight: ArrayLike | None = None,
+        y_true: Values,
+        y_pred: Values,
+        sample_weight: Values | None = None,
     ) -> CalibrationState:
         """The state that has also seen this batch.
 
@@ -116,18 +102,19 @@ class _CalibrationError(_twofold.Stream[CalibrationState]):
           A state in the dtype of `state`.
 
         Raises:
-          TypeError: An argument has the wrong dtype.
-          ValueError: An argument has the wrong shape or range.
+          TypeError: An argument has the wrong dtype, or the state is of another kind.
+          ValueError: An argument has the wrong shape or range, or the state has other bins or classes.
         """
+        state = self._own(state)
         names = ("y_pred", "y_true", "ignore_class")
         p, y, weights, classes = examples(y_pred, y_true, sample_weight, self.ignore_class, self.axis, names)
-        if self._classes not in (None, classes):
-            raise ValueError(f"`y_pred` must have {self._classes} classes, got {classes}.")
+        if self._classes not in ((), (classes,)):
+            raise ValueError(f"`y_pred` must have {self._classes[0]} classes, got {classes}.")
         dtype = state.count.dtype
         batch = _binned(
-            p.astype(dtype), y, weights.astype(dtype), self.bins, self.from_logits, self._classes is None
+            p.astype(dtype), y, weights.astype(dtype), self.bins, self.from_logits, not self._classes
         )
-        return _twofold.merge(state, batch)
+        return _streams.merge(state, batch)
 
     def result(self, state: CalibrationState) -> jax.Array:
         """The calibration error of what was seen; of a class-wise one, the mean over the classes.
@@ -137,7 +124,12 @@ class _CalibrationError(_twofold.Stream[CalibrationState]):
 
         Returns:
           A scalar in [0, 1] in the dtype of `state`; 0 if nothing was seen.
+
+        Raises:
+          TypeError: The state is of another kind.
+          ValueError: The state has other bins or classes.
         """
+        state = self._own(state)
         # share |accuracy - confidence| = |sum correct - sum confidence| / n: empty bins need no rule.
         gap = (state.correct - state.confidence) + (
             state.correct_compensation - state.confidence_compensation
@@ -154,6 +146,10 @@ class _CalibrationError(_twofold.Stream[CalibrationState]):
         Returns:
           Share, confidence and accuracy, each [bins] or [C, bins].
 
+        Raises:
+          TypeError: The state is of another kind.
+          ValueError: The state has other bins or classes.
+
         Example:
           >>> metric = ClasswiseCalibrationError(2, bins=2)
           >>> state = metric.update(metric.init(), [0, 1], jnp.array([[0.75, 0.25], [0.75, 0.25]]))
@@ -161,6 +157,7 @@ class _CalibrationError(_twofold.Stream[CalibrationState]):
           [[nan 0.5]
            [0.5 nan]]
         """
+        state = self._own(state)
         n = jnp.sum(state.count, -1, keepdims=True)
         some = jnp.where(state.count == 0, jnp.nan, state.count)
         return Reliability(
@@ -248,10 +245,9 @@ class ClasswiseCalibrationError(_CalibrationError):
     name: str = "classwise_calibration_error"
     dtype: DTypeLike | None = None
 
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        object.__setattr__(self, "num_classes", _arguments.positive_int("num_classes", self.num_classes))
-        super().__post_init__()
+    @property
+    def _classes(self) -> tuple[int, ...]:
+        return (self.num_classes,)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))

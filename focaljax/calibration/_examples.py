@@ -2,27 +2,26 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.typing import ArrayLike
 
 from focaljax import _arguments, reductions
+from focaljax._arguments import Values
 
 
 def examples(
-    x: ArrayLike,
-    labels: ArrayLike,
-    sample_weight: ArrayLike | None,
+    x: Values,
+    labels: Values,
+    sample_weight: Values | None,
     ignored: int | None,
     axis: int,
     names: tuple[str, str, str],
 ) -> tuple[jax.Array, jax.Array, jax.Array, int]:
     """[N, C] logits or probabilities, [N] labels and [N] weights, NaN for a label outside; and C."""
     name, labels_name, ignored_name = names
-    x, labels, sample_weight = lax.stop_gradient((x, labels, sample_weight))
+    x, labels, sample_weight = _arguments.without_gradient(x, labels, sample_weight)
     x, axis = _arguments.logits(name, x, axis)
     classes = x.shape[axis]
     ignored = _arguments.index(ignored_name, ignored)
-    labels = _arguments.integer_labels(
+    labels, ignored = _arguments.integer_labels(
         labels_name, labels, x, name, axis, ignored, "jax.numpy.argmax", classes
     )
     x = jnp.moveaxis(x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, axis, -1)

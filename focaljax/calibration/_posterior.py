@@ -5,14 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
 
 from focaljax import _arguments
+from focaljax._arguments import Values
 from focaljax._odds import Odds, along, complete
 
 
 def log_posterior(
-    logits: ArrayLike, *, gamma: ArrayLike = 2.0, alpha: ArrayLike | None = None, axis: int = -1
+    logits: Values, *, gamma: Values = 2.0, alpha: Values | None = None, axis: int = -1
 ) -> jax.Array:
     r"""Log-probabilities of the classes, from the logits of a model trained by softmax focal loss.
 
@@ -65,13 +65,12 @@ def log_posterior(
     option = functools.partial(
         _arguments.option, like=logits, like_name="logits", axis=axis, dtype=dtype, classes=logits.shape[axis]
     )
-    _arguments.not_negative("gamma", gamma)
     exponent = option("gamma", gamma)
     odds = _odds(logits.astype(dtype), axis)
     log_eta = odds.log_p - exponent * odds.log_q - jnp.log1p(exponent * odds.phi)
     if alpha is not None:
-        _arguments.positive("alpha", alpha)
         log_eta = log_eta - jnp.log(option("alpha", alpha))
+        _arguments.positive("alpha", alpha)
     # A gap beyond all others may overflow to inf here: it is certain, not NaN.
     return jax.nn.log_softmax(jnp.minimum(log_eta, jnp.finfo(dtype).max / 4), axis)
 

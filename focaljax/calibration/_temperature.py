@@ -5,18 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
 
 from focaljax import _arguments, _mesh, _odds
+from focaljax._arguments import Values
 from focaljax._mesh import AxisName
 from focaljax.calibration._examples import examples
 
 
 def fit_temperature(
-    logits: ArrayLike,
-    labels: ArrayLike,
+    logits: Values,
+    labels: Values,
     *,
-    sample_weight: ArrayLike | None = None,
+    sample_weight: Values | None = None,
     ignore_index: int | None = None,
     bounds: tuple[float, float] = (0.01, 100.0),
     axis: int = -1,
@@ -40,11 +40,13 @@ def fit_temperature(
       axis_name: Mesh axis or axes that shard the examples, inside `jax.shard_map`.
 
     Returns:
-      A scalar in at least float32; 1 if nothing counts. Its derivative is 0, as a fit is data, not a layer.
+      A scalar in at least float32; where nothing counts, or the logits of each row are all equal, every
+      temperature is as good and it is 1. Its derivative is 0, as a fit is data, not a layer.
 
     Raises:
       TypeError: An argument has the wrong dtype.
-      ValueError: A shape, the axis or a known value is out of range.
+      ValueError: A shape, the axis or a known value is out of range, or `axis_name` names no axis around
+        the call.
 
     Example:
       >>> import jax.numpy as jnp
@@ -57,6 +59,7 @@ def fit_temperature(
       Guo et al., "On Calibration of Modern Neural Networks", 2017 (https://arxiv.org/abs/1706.04599).
     """
     low, high = _arguments.bounds("bounds", bounds)
+    axis_name = _arguments.summed_axis(axis_name)
     z, y, weights, _ = examples(
         logits, labels, sample_weight, ignore_index, axis, ("logits", "labels", "ignore_index")
     )
@@ -66,6 +69,8 @@ def fit_temperature(
     dead = d == -jnp.inf
     d = jnp.where(dead, 0, d)
     total = _mesh.total(jnp.sum(weights), axis_name)
+    # Where all live logits of each row that counts are equal, no temperature is better than another.
+    differ = _mesh.total(jnp.sum((d != 0) & (weights != 0)[:, None], dtype=z.dtype), axis_name)
 
     def slopes(b: jax.Array) -> tuple[jax.Array, jax.Array]:
         p = jax.nn.softmax(jnp.where(dead, -jnp.inf, b * d), axis=1)
@@ -74,7 +79,8 @@ def fit_temperature(
         first, second = (jnp.sum(_odds.scaled(weights, x)) for x in (mean, variance))
         return _mesh.total(first, axis_name), _mesh.total(second, axis_name)
 
-    return jnp.where(total == 0, 1, 1 / _root(slopes, 1 / high, 1 / low, z.dtype))
+    neutral = min(max(1.0, low), high)
+    return jnp.where((total == 0) | (differ == 0), neutral, 1 / _root(slopes, 1 / high, 1 / low, z.dtype))
 
 
 def _root(slopes, low: float, high: float, dtype: Any) -> jax.Array:

@@ -32,8 +32,9 @@ class _Loss(keras.losses.Loss):
     _of: ClassVar[Any]
 
     def __init__(self, options: dict[str, Any], reduction: str | None, name: str, dtype: Any) -> None:
+        made = self._of(**options, reduction=reduction, name=name)  # our errors come before Keras'
         super().__init__(name=name, reduction=cast(str, reduction), dtype=dtype)
-        self._loss = self._of(**options, reduction=reduction, name=name)
+        self._loss = made
 
     def call(self, y_true, y_pred):
         """One loss per example, neither weighed nor reduced.
@@ -44,21 +45,22 @@ class _Loss(keras.losses.Loss):
           >>> [round(float(x), 6) for x in losses / jnp.log(2)]
           [1.0, 2.0]
         """
-        indices = isinstance(self, SparseCategoricalFocalCrossentropy)
-        return self._loss.call(*_batches.examples(y_true, y_pred, indices))
+        options = vars(self._loss)
+        indices = "ignore_class" in options
+        return self._loss.call(*_batches.examples(y_true, y_pred, indices, options.get("ignore_class")))
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """The losses of a batch, weighed, masked and reduced."""
         where, y_pred = _batches.mask(y_pred), jnp.asarray(y_pred)
         losses = self.call(y_true, y_pred)
-        counted = reductions.not_ignored(
-            jnp.asarray(y_true), getattr(self._loss, "ignore_class", None), losses
-        )
+        counted = reductions.not_ignored(y_true, vars(self._loss).get("ignore_class"), losses)
         if where is None:
             where = counted
         elif counted is not None:
             where = where & counted
-        return reductions.reduce_loss(losses, sample_weight, self.reduction, where=where).astype(self.dtype)
+        return reductions.reduce_loss(losses, sample_weight, self._loss.reduction, where=where).astype(
+            self.dtype
+        )
 
     def get_config(self) -> dict[str, Any]:
         """All options by name; `from_config` rebuilds the loss from them.

@@ -28,6 +28,7 @@ class _Metric(keras.metrics.Metric):
     _direction = "down"
 
     def __init__(self, options: dict[str, Any], name: str, dtype: Any) -> None:
+        self._of(**options)  # our errors come before Keras'
         super().__init__(name=name, dtype=dtype)
         self._metric = self._of(**options, name=name, dtype=self.dtype)
         self._state = [
@@ -39,7 +40,7 @@ class _Metric(keras.metrics.Metric):
         """Adds a batch to what was seen."""
         mask, y_pred = _batches.mask(y_pred), jnp.asarray(y_pred)
         indices = isinstance(self, SparseCategoricalFocalCrossentropy)
-        y_true, y_pred = _batches.examples(y_true, y_pred, indices)
+        y_true, y_pred = _batches.examples(y_true, y_pred, indices, self._metric.ignore_class)
         weights = reductions.masked(sample_weight, mask)
         state = self._metric.update(self._seen(), y_true, y_pred, weights)
         for variable, value in zip(self._state, vars(state).values(), strict=True):
