@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
 class Odds(NamedTuple):
@@ -38,7 +39,7 @@ class Odds(NamedTuple):
     log_q: jax.Array
     phi: jax.Array
 
-    def power_of_q(self, exponent: jax.Array | float) -> jax.Array:
+    def power_of_q(self, exponent: ArrayLike) -> jax.Array:
         """``q ** exponent``, with derivatives that stay finite as q -> 0, also for exponents below 1."""
         return power(self.q, self.log_q, jnp.asarray(exponent, self.q.dtype))
 

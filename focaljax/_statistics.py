@@ -43,8 +43,8 @@ Stats = TypeVar("Stats", Rivals, Peak)
 def settled(stats: Stats) -> tuple[Stats, jax.Array]:
     """The statistics with zeros in the rows that have no answer, and where these are.
 
-    A row has none with NaN or +inf among its logits, nothing but -inf, or a label that is no class. What follows
-    is computed from the zeros, so that no derivative of any order multiplies NaN by 0, and selected at the end.
+    A row has none with NaN or +inf among its logits, nothing but -inf, or a label that is no class. What
+    follows is computed from the zeros, so that no derivative of any order multiplies NaN by 0.
     """
     undefined = jnp.isnan(sum(stats[1:], -stats[0]))
     return jax.tree.map(lambda x: jnp.where(undefined, 0, x), stats), undefined

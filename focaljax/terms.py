@@ -1,8 +1,8 @@
 """The focal family: a loss is one function of the odds of the labelled class.
 
-A *term* maps the five exact numbers of a class, its :class:`Odds`, to a loss. Everything else (row statistics,
-stable gradients, derivatives of every order, chunks, meshes, metrics) is shared by the whole family. Pass a term
-to any loss of :mod:`focaljax.losses`; ``gamma=2.0`` is short for ``term=Focal(2.0)``.
+A *term* maps the five exact numbers of a class, its :class:`Odds`, to a loss. Everything else (row
+statistics, stable gradients, derivatives of every order, chunks, meshes) is shared by the whole family. Pass
+a term to any loss of :mod:`focaljax.losses`; ``gamma=2.0`` is short for ``term=Focal(2.0)``.
 
 A new member is a subclass with its options as fields and one method, `value`::
 
@@ -12,8 +12,8 @@ A new member is a subclass with its options as fields and one method, `value`::
         def value(self, odds):
             return self.scale * odds.q**2
 
-Its gradient comes from the closed rule of the odds. Write `pull` too where a shorter or more exact form is known.
-Options are data: numbers, ``[C]`` per class or ``[..., 1]`` per example; traced, vmapped and differentiated.
+Its gradient comes from the closed rule of the odds. Write `pull` too where a shorter or more exact form is
+known. Options are data: numbers, ``[C]`` per class or ``[..., 1]`` per example; traced and differentiated.
 """
 
 from collections.abc import Mapping
@@ -84,7 +84,7 @@ class Term:
 
 
 def _finite(odds: Odds) -> Odds:
-    """p -> 0: products such as ``p * log p`` have the limit 0, not 0 * inf."""
+    """At p = 0 products such as ``p * log p`` have the limit 0, not 0 * inf."""
     return odds._replace(log_p=jnp.maximum(odds.log_p, jnp.finfo(odds.log_p.dtype).min))
 
 
@@ -158,7 +158,7 @@ class Poly(Term):
 
     References:
       Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", 2022
-      (https://arxiv.org/abs/2204.12511), equations 4 and 7.
+      (https://arxiv.org/abs/2204.12511): Poly-1.
     """
 
     gamma: ArrayLike = 2.0
@@ -180,8 +180,7 @@ class Detached(Term):
     """Another term whose modulating factor is a constant to derivatives.
 
     The value is that of the term, the gradient that of a cross-entropy weighed by
-    ``factor = value / (-log p)``: easy examples are down-weighted, but a change of the factor itself is no reason
-    to move. Options inside the factor have the gradient 0.
+    ``factor = value / (-log p)``. Options inside the factor have the gradient 0.
 
     Attributes:
       term: A term.

@@ -1,7 +1,7 @@
 """Loss of soft labels: every class of a row carries a term of its own weight.
 
-``L = sum_k w_k * value(u_k)`` is linear in the weights ``w = alpha * y``. With ``A_k = w_k * pull(u_k)``, where
-``-q_k * A_k`` is the slope of term k along its own log-odds,
+``L = sum_k w_k * value(u_k)`` is linear in the weights ``w = alpha * y``. With ``A_k = w_k * pull(u_k)``,
+where ``-q_k * A_k`` is the slope of term k along its own log-odds,
 
     dL/dz_k = p_k * sum_{c != k} A_c - q_k * A_k
 
@@ -47,11 +47,11 @@ def dense(
     name: _mesh.AxisName | None = None,
     known: jax.Array | None = None,
 ) -> jax.Array:
-    """One loss per row; `weights` has the shape of `logits`, an option of `term` may have size 1 along `axis`.
+    """One loss per row; `weights` has the shape of `logits`.
 
-    A class of weight 0 adds nothing, even at a logit of -inf; a row of such classes, or one whose
-    cotangent is 0, is silent whatever its logits hold. `name` is the mesh axis that shards the classes. A row
-    that is not `known` has no answer.
+    An option of `term` may have size 1 along `axis`. A class of weight 0 adds nothing, even with a logit -inf;
+    a row of such classes, or one whose cotangent is 0, is silent whatever its logits hold. `name` is the mesh
+    axis that shards the classes. A row that is not `known` has no answer.
     """
     return _fwd(logits, weights, term, axis, name, known)[0]
 
@@ -65,15 +65,18 @@ def _fwd(logits, weights, term, axis, name, known):
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
 def _bwd(axis, name, residuals, ct):
-    logits, *others = residuals
-    found = gradients(logits.astype(ct.dtype), *others, ct, axis, name)
+    logits, weights, term, peak, totals = residuals
+    found = gradients(logits.astype(ct.dtype), weights, term, peak, totals, ct, axis, name)
     return found.logits.astype(logits.dtype), found.weights, found.term, None
 
 
 def sums(
     z: jax.Array, weights: jax.Array, term: Term, peak: Peak, axis: int, name: _mesh.AxisName | None
 ) -> tuple[jax.Array, Pulls]:
-    """The loss and the pulls of each row, `axis` of size 1; each from odds of its own, or XLA would store these."""
+    """The loss and the pulls of each row, `axis` of size 1.
+
+    Each is made from odds of its own, or XLA would store these.
+    """
     same = _statistics.apart(peak)
     again = _statistics.apart(same)
 

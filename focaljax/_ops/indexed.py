@@ -1,12 +1,12 @@
 """Loss of integer labels: only the labelled class of each row carries a term.
 
-With `u` the log-odds of the target against all its competitors, a row has the loss ``alpha * value`` of its term
-at ``p = sigmoid(u)``, and
+With `u` the log-odds of the target against all its competitors, a row has the loss ``alpha * value`` of its
+term at ``p = sigmoid(u)``, and
 
     dL/dz_t = -alpha * q * pull        dL/dz_j = -dL/dz_t * exp(z_j - top) / rest    (j != t)
 
-Three steps: the statistics of a row (one read of the logits), its term (:func:`losses`, :func:`slopes`; numbers
-of rows only), and the spread of the slope over the logits (one read, which is overwritten).
+Three steps: the statistics of a row (one read of the logits), its term (:func:`losses`, :func:`slopes`;
+numbers of rows only), and the spread of the slope over the logits (one read, which is overwritten).
 """
 
 from functools import partial
@@ -43,10 +43,11 @@ def indexed(
     axis: int,
     name: _mesh.AxisName | None = None,
 ) -> jax.Array:
-    """One loss per row; `labels`, `alpha` and the options of `term` have the shape of `logits` without `axis`.
+    """One loss per row.
 
-    A row whose `alpha` or whose cotangent is 0 is silent, whatever its logits and its label hold. `name` is the
-    mesh axis that shards the classes; the labels count from the first of all.
+    `labels`, `alpha` and the options of `term` have the shape of `logits` without `axis`. A row whose `alpha`
+    or whose cotangent is 0 is silent, whatever its logits and its label hold. `name` is the mesh axis that
+    shards the classes; the labels count from the first of all.
     """
     return _fwd(logits, labels, alpha, term, axis, name)[0]
 
@@ -185,7 +186,7 @@ def _inverse(total):
 def _shares(others, stats, axis, name, exact):
     """The softmax of the competitors among themselves; 0 without one.
 
-    From `top` itself, as the exponential of a TPU is wrong by |x| u, so the difference is made exact (TwoDiff).
+    From `top` itself, as the exponential of a TPU is wrong by |x| u; the difference is made exact (TwoDiff).
     """
     del name
     top, inverse = (jnp.expand_dims(x, axis) for x in (stats.top, _inverse(stats.rest)))

@@ -91,7 +91,10 @@ def _steepness(x):
 def d_head(
     x: jax.Array, head: Head, z: jax.Array, dz: jax.Array, how: How
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """The gradients by x, kernel and bias: wide, of what is here; `dz` by the capped logits, `z` before the cap."""
+    """The gradients by x, kernel and bias: wide, of what is here.
+
+    `dz` is that by the capped logits, `z` are the logits before their cap.
+    """
     if how.cap is not None:
         dz = scaled(dz, _steepness(z / how.cap))
     narrow = dz.astype(x.dtype)  # or the matmuls would be in float32

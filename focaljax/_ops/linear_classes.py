@@ -131,7 +131,7 @@ def _backward(how, x, head, labels, rows, classes, stats, ct) -> Any:
     state = _chunks(step, (zeros(x, linear.wide(x.dtype)), start), (head, options), how, results=True)
     (dx, found), (d_head, d_options) = state
     d_rows, d_smoothing = finish(found)
-    d_classes = None if classes is None else Classes(*d_options, d_smoothing)
+    d_classes = None if classes is None else Classes(d_options[0], d_options[1], d_smoothing)
     return dx.astype(x.dtype), d_head, linear.d_rows_of(rows, d_rows, lse, ct), d_classes
 
 
@@ -190,7 +190,7 @@ def _folds(how, head, labels):
     mine, count = _mesh.local(labels, classes, how.name), classes * _mesh.shards(how.name)
 
     def fold(here, rows, options, smoothing):
-        return linear.folded(here(mine), rows, Classes(*options, smoothing), count)
+        return linear.folded(here(mine), rows, Classes(options[0], options[1], smoothing), count)
 
     return fold
 

@@ -8,8 +8,9 @@ All derivatives are sums of products of four numbers that stay bounded as m vani
 
     ratio = p q / m    phi = bce / m    lean = (d bce / dz) / m = ((1 - y) p - y q) / m
 
-a :func:`product` is ``m^s ratio^i phi^j lean^k``, and its derivatives are products again: along the logit of the
-same exponent s, along the label of s - 1. So gamma < 1 is an ordinary case. In the loss s = gamma + 1, j = 1.
+a :func:`product` is ``m^s ratio^i phi^j lean^k``, and its derivatives are products again: along the logit of
+the same exponent s, along the label of s - 1. So gamma < 1 is an ordinary case. In the loss s = gamma + 1 and
+j = 1.
 """
 
 from functools import partial
@@ -50,7 +51,7 @@ def sigmoid(
 ) -> jax.Array:
     """One loss per logit; all operands have the shape of `logits`.
 
-    `no` is ``1 - labels`` as exactly as the caller knows it; its derivative is counted with that of the labels.
+    `no` is ``1 - labels`` as exactly as the caller knows it; its derivative is part of that of the labels.
     An entry whose weight or whose cotangent is 0 is silent, whatever its logit holds.
     """
     return _fwd(logits, labels, no, weights, term)[0]

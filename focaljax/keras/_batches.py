@@ -9,11 +9,11 @@ from keras.src.backend import get_keras_mask  # it has no public name
 from focaljax import _arguments
 
 
-def examples(y_true: Any, y_pred: Any, indices: bool, ignored: int | None = None) -> tuple[Any, jax.Array]:
-    """Labels in the rank of the predictions: either may have a last axis of size 1 that the other lacks.
+def examples(y_true: Any, y_pred: Any, indices: bool, ignored: int | None = None) -> tuple[Any, Any]:
+    """Labels in the rank of the predictions: one may have a last axis of size 1 that the other lacks.
 
-    Predictions [N] of labels [N, 1] are [N, 1], as in Keras. Class indices may be floating. Labels that are no
-    JAX array stay so: their values are known, and checked before JAX narrows them.
+    Predictions [N] of labels [N, 1] are [N, 1], as in Keras. Class indices may be floating. Labels that are
+    no JAX array stay so: their values are known, and checked before JAX narrows them.
     """
     values = _arguments.on_host(y_true)
     y_true, y_pred = jnp.asarray(y_true) if values is None else values, jnp.asarray(y_pred)
