@@ -51,3 +51,20 @@ def mesh(request: pytest.FixtureRequest):
 
     assert jax.device_count() > 1, "the laws of a mesh need several devices"
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType[request.param],))
+
+
+@pytest.fixture(scope="module", params=["cpu", "accelerators"])
+def form(request: pytest.FixtureRequest):
+    """The form of an operation that each kind of device runs; that of accelerators runs on CPU too."""
+    import jax
+
+    def default_branch(*operands, default, **platforms):
+        del platforms
+        return default(*operands)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "accelerators":
+            patch.setattr(jax.lax, "platform_dependent", default_branch)
+        jax.clear_caches()  # the choice is made while tracing
+        yield request.param
+    jax.clear_caches()
