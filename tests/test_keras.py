@@ -252,6 +252,24 @@ def test_labels_as_keras_makes_them():
     assert a == b
 
 
+@pytest.mark.parametrize("wrong", [np.nan, 1.7, -0.5, np.inf, 1e30])
+@pytest.mark.parametrize("ignored", [None, -1, 0])
+@pytest.mark.parametrize("kind", [list, np.float32, np.float64])
+def test_a_label_that_is_no_whole_number_is_no_class(wrong, ignored, kind):
+    y_pred, known = jnp.full((2, 3), 1 / 3), kind([1.0, wrong])
+    loss = losses.SparseCategoricalFocalCrossentropy(ignore_class=ignored, reduction=None)
+    metric = metrics.SparseCategoricalFocalCrossentropy(ignore_class=ignored)
+    for call in (loss, metric.update_state):
+        with pytest.raises(ValueError, match="^`y_true` must be whole numbers, the indices of classes, got "):
+            call(known, y_pred)
+    unknown = jnp.asarray(known, jnp.float32)
+    for call in (loss, jax.jit(loss)):
+        np.testing.assert_array_equal(np.isnan(call(unknown, y_pred)), [False, True])
+    metric.update_state(unknown, y_pred)
+    assert np.isnan(metric.result())
+    np.testing.assert_array_equal(loss(unknown, y_pred, sample_weight=jnp.array([1.0, 0.0]))[1], 0)
+
+
 def test_metrics_need_a_dtype_that_counts():
     with pytest.raises(ValueError, match="`dtype` must be float32, or float64"):
         metrics.CategoricalFocalCrossentropy(dtype="bfloat16")
