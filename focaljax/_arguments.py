@@ -387,7 +387,7 @@ def whole_numbers(name: str, x: Any, ignored: int | None) -> Any:
     if not jnp.issubdtype(labels.dtype, jnp.floating):
         return labels
     if values is None:
-        whole = (labels == jnp.floor(labels)) & (jnp.abs(labels) < 2**31)
+        whole = (labels == jnp.floor(labels)) & (jnp.abs(labels) < 2.0**31)
         return jnp.where(whole, labels, -2 if ignored == -1 else -1).astype(jnp.int32)
     wrong = values[~((values == np.floor(values)) & (np.abs(values) < 2**63))]
     if wrong.size:
