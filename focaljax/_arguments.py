@@ -20,9 +20,7 @@ from jax.typing import ArrayLike
 from focaljax import _mesh
 
 # An array, a number, or lists of them.
-Values = (
-    ArrayLike | Sequence[ArrayLike] | Sequence[Sequence[ArrayLike]] | Sequence[Sequence[Sequence[ArrayLike]]]
-)
+Values = ArrayLike | Sequence[ArrayLike | Sequence[ArrayLike | Sequence[ArrayLike]]]
 Reduction = Literal["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"] | None
 LinearReduction = Literal["sum_over_batch_size", "mean", "sum", "none"] | None
 Strategy = Literal["rows", "classes"] | None

@@ -18,23 +18,23 @@ Options shared by the functions:
 """
 
 import jax
-from jax.typing import ArrayLike
 
 from focaljax import _fold
+from focaljax._arguments import Values
 from focaljax._ops.sigmoid import sigmoid
 
 _WORDS = _fold.Words("logits", "labels", "softmax_focal_loss", "softmax_focal_loss_with_integer_labels")
 
 
 def softmax_focal_loss(
-    logits: ArrayLike,
-    labels: ArrayLike,
+    logits: Values,
+    labels: Values,
     *,
-    gamma: ArrayLike = 2.0,
-    alpha: ArrayLike | None = None,
-    label_smoothing: ArrayLike = 0.0,
+    gamma: Values = 2.0,
+    alpha: Values | None = None,
+    label_smoothing: Values = 0.0,
     axis: int = -1,
-    where: ArrayLike | None = None,
+    where: Values | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     r"""Focal loss of one-hot or soft labels under a softmax.
@@ -90,14 +90,14 @@ def softmax_focal_loss(
 
 
 def softmax_focal_loss_with_integer_labels(
-    logits: ArrayLike,
-    labels: ArrayLike,
+    logits: Values,
+    labels: Values,
     *,
-    gamma: ArrayLike = 2.0,
-    alpha: ArrayLike | None = None,
-    label_smoothing: ArrayLike = 0.0,
+    gamma: Values = 2.0,
+    alpha: Values | None = None,
+    label_smoothing: Values = 0.0,
     axis: int = -1,
-    where: ArrayLike | None = None,
+    where: Values | None = None,
     ignore_index: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
@@ -159,7 +159,7 @@ def softmax_focal_loss_with_integer_labels(
 
 
 def sigmoid_focal_loss(
-    logits: ArrayLike, labels: ArrayLike, *, gamma: ArrayLike = 2.0, alpha: ArrayLike | None = None
+    logits: Values, labels: Values, *, gamma: Values = 2.0, alpha: Values | None = None
 ) -> jax.Array:
     r"""Focal loss of independent (binary, multi-label) labels under a sigmoid.
 

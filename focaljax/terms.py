@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from focaljax._odds import Odds, power, rises
+from focaljax._odds import Odds, power, rises, scaled
 
 __all__ = ["Detached", "Focal", "Odds", "Poly", "Term"]
 
@@ -88,10 +88,10 @@ def _finite(odds: Odds) -> Odds:
     return odds._replace(log_p=jnp.maximum(odds.log_p, jnp.finfo(odds.log_p.dtype).min))
 
 
-def value_of(term: Term, odds: Odds) -> jax.Array:
-    """The value of a term; where it is infinite, at p = 0, its derivatives are still finite."""
+def weighed(term: Term, odds: Odds, weight: jax.Array) -> jax.Array:
+    """``weight * value``; a weight of 0 silences an infinite value, whose derivatives are finite."""
     limit = lax.stop_gradient(term.value(odds))
-    return term.value(_finite(odds)) + jnp.where(jnp.isinf(limit), limit, 0)
+    return scaled(weight, term.value(_finite(odds))) + jnp.where(jnp.isinf(limit) & (weight != 0), limit, 0)
 
 
 def by_options(term: Any, odds: Odds) -> Any:

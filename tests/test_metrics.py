@@ -175,6 +175,29 @@ def test_exact_after_a_hundred_million_examples():
     )  # rounds both sums and the quotient
 
 
+def test_one_batch_again_and_again_stays_within_the_bound():
+    """The worst stream there is: the rounding of an addition is the same until the sum has doubled."""
+    metric, steps = metrics.BinaryFocalCrossentropy(), 1_000_000
+    y_pred = jnp.asarray(np.random.default_rng(0).uniform(0.01, 0.99, (32, 64, 1)).astype(np.float32))
+    once = jax.vmap(lambda p: metric.update(metric.init(), jnp.zeros((64, 1)), p))(y_pred)
+
+    @jax.jit
+    def stream(state):
+        return lax.scan(lambda s, _: (jax.vmap(metric.merge)(s, once), None), state, length=steps)[0]
+
+    state = stream(jax.tree.map(jnp.zeros_like, once))
+    errors = [
+        abs(float(exact(*pair) / (steps * exact(*first)) - 1))
+        for pair, first in zip(
+            zip(state.total, state.total_compensation, strict=True),
+            zip(once.total, once.total_compensation, strict=True),
+            strict=True,
+        )
+    ]
+    assert 1e-11 < max(errors) < steps * 3 * U**2  # the figure of random signs would be below 1e-11
+    np.testing.assert_array_equal(state.weight, np.float32(64 * steps))
+
+
 def test_ten_to_the_fifteen_by_doubling():
     metric = metrics.CategoricalFocalCrossentropy()
     once = state = metric.update(metric.init(), *batch(metric, 1001))

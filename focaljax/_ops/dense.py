@@ -20,7 +20,7 @@ from jax import lax
 from focaljax import _entries, _mesh, _odds, _statistics
 from focaljax._odds import scaled
 from focaljax._statistics import Peak
-from focaljax.terms import Term, by_options, value_of
+from focaljax.terms import Term, by_options, weighed
 
 
 class Pulls(NamedTuple):
@@ -80,15 +80,18 @@ def sums(
     same = _statistics.apart(peak)
     again = _statistics.apart(same)
 
-    def weighed(of_odds, peak):
+    def each(of_odds, peak):
         peak, undefined = _statistics.settled(peak)
-        x = scaled(weights, of_odds(odds_of(jnp.where(undefined, 0, z), peak, axis, name)))
+        x = of_odds(odds_of(jnp.where(undefined, 0, z), peak, axis, name))
         return jnp.where(undefined & (weights != 0), jnp.nan, x)
 
+    def pull(odds):
+        return scaled(weights, term.pull(odds))
+
     parts = (
-        weighed(partial(value_of, term), peak),
-        jnp.where(z == same.top, weighed(term.pull, same), 0),
-        jnp.where(z == again.top, 0, weighed(term.pull, again)),
+        each(lambda odds: weighed(term, odds, weights), peak),
+        jnp.where(z == same.top, each(pull, same), 0),
+        jnp.where(z == again.top, 0, each(pull, again)),
     )
     loss, *pulls = _statistics.sums(parts, axis, name)
     return loss, Pulls(*pulls)
@@ -116,7 +119,8 @@ def gradients(
         return jnp.where(undefined, lost, scaled(ct, scaled(weight, x)))
 
     odds = odds_of(z, peak, axis, name)
-    value, pulls = value_of(term, odds), scaled(weights, term.pull(odds))
+    ones = jnp.ones_like(weights)
+    value, pulls = weighed(term, odds, ones), scaled(weights, term.pull(odds))
     others = _statistics.all_but_own(pulls, z == peak.top, totals, peak.excess < 1)
     options = by_options(jax.tree.map(lambda x: jnp.broadcast_to(x, z.shape), term), odds)
 
@@ -124,7 +128,6 @@ def gradients(
         x = times(weights, x)
         return jnp.sum(x, axis, keepdims=True) if option.shape[axis] == 1 else x
 
-    ones = jnp.ones_like(weights)
     return Gradients(
         logits=times(ones, odds.p * others - odds.q * pulls),
         # A class of weight 0 stays silent where its loss would be infinite: alpha * y sends this to both.

@@ -19,7 +19,7 @@ from jax import lax
 from focaljax import _entries, _mesh, _odds, _statistics
 from focaljax._odds import scaled
 from focaljax._statistics import Rivals
-from focaljax.terms import Term, by_options, value_of
+from focaljax.terms import Term, by_options, weighed
 
 FEW = 32  # classes: so short a loop XLA:CPU vectorises with a mask too
 NEAR = 2.0**11  # a top from which `z - top` is exact, or its exponential 0 even in float64
@@ -70,7 +70,7 @@ def _bwd(axis, name, residuals, ct):
 def losses(stats: Rivals, alpha: jax.Array, term: Term) -> jax.Array:
     """The loss of each row: NaN where it has no answer, unless it weighs nothing."""
     stats, undefined = _statistics.settled(stats)
-    loss = scaled(alpha, value_of(term, odds_of(stats)))
+    loss = weighed(term, odds_of(stats), alpha)
     return jnp.where(undefined, jnp.where(alpha == 0, 0, jnp.nan), loss)
 
 
@@ -84,7 +84,7 @@ def slopes(stats: Rivals, alpha: jax.Array, term: Term, ct: jax.Array) -> Slopes
     def times(weight, x):  # alpha first: where alpha * x underflows, ct * alpha may overflow
         return jnp.where(undefined, lost, scaled(ct, scaled(weight, x)))
 
-    value = value_of(term, odds)
+    value = weighed(term, odds, jnp.ones_like(alpha))
     return Slopes(
         target=-times(alpha, odds.q * term.pull(odds)),
         silent=silent,

@@ -59,7 +59,7 @@ def sigmoid(
 
 def _fwd(logits, labels, no, weights, term):
     z, undefined = _settled(logits.astype(weights.dtype))
-    loss = scaled(weights, _loss(_question(z, labels, no), term.gamma))
+    loss = _loss(_question(z, labels, no), term.gamma, weights)
     loss = jnp.where(undefined, jnp.where(weights == 0, 0, jnp.nan), loss)
     return loss, (logits, labels, no, weights, term)
 
@@ -77,14 +77,15 @@ def _bwd(residuals, ct):
     def of(*powers):
         return product(powers, question, gamma)
 
-    loss = _loss(question, gamma)
+    ones = jnp.ones_like(weights)
+    loss = _loss(question, gamma, ones)
     slope = gamma * (no - labels) * of(1, 1, 1, 0) + of(1, 0, 0, 1)
     drift = gamma * _tilt(z) * of(0, 0, 1, 0) - _bounded(z) * of(0, 0, 0, 0)
     return (
         times(weights, slope).astype(logits.dtype),
         times(weights, jnp.where(jnp.isinf(loss), -z, drift)),
         jnp.zeros_like(no),
-        times(jnp.ones_like(weights), jnp.where((weights == 0) & jnp.isinf(loss), 0, loss)),
+        times(ones, jnp.where((weights == 0) & jnp.isinf(loss), 0, loss)),
         Focal(times(weights, scaled(_log_m(question), loss))),
     )
 
@@ -95,9 +96,10 @@ def _settled(z):
     return jnp.where(undefined, 0, z), undefined
 
 
-def _loss(question, gamma):
-    """``m^gamma * bce``, +inf where a certain answer is wrong."""
-    return jnp.where(jnp.isinf(question.answer.bce), jnp.inf, product((1, 0, 1, 0), question, gamma))
+def _loss(question, gamma, weight):
+    """``weight * m^gamma * bce``, +inf where a certain answer is wrong, with finite derivatives there."""
+    infinite = jnp.isinf(question.answer.bce) & (weight != 0)
+    return scaled(weight, product((1, 0, 1, 0), question, gamma)) + jnp.where(infinite, jnp.inf, 0)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -86,7 +86,7 @@ class CategoricalFocalCrossentropy(_Loss):
 
     Raises:
       TypeError: An option has the wrong type.
-      ValueError: `reduction` is none of the above.
+      ValueError: An option is out of its range, or `reduction` is none of the above.
 
     Example:
       >>> import jax.numpy as jnp
@@ -131,7 +131,7 @@ class SparseCategoricalFocalCrossentropy(_Loss):
 
     Raises:
       TypeError: An option has the wrong type.
-      ValueError: `reduction` is none of the above.
+      ValueError: An option is out of its range, or `reduction` is none of the above.
 
     Example:
       >>> import jax.numpy as jnp
@@ -170,7 +170,7 @@ class BinaryFocalCrossentropy(_Loss):
 
     Raises:
       TypeError: An option has the wrong type.
-      ValueError: `reduction` is none of the above.
+      ValueError: An option is out of its range, or `reduction` is none of the above.
 
     Example:
       >>> import jax.numpy as jnp

@@ -77,7 +77,7 @@ class CategoricalFocalCrossentropy(_Metric):
 
     Raises:
       TypeError: An option has the wrong type.
-      ValueError: `dtype` is neither.
+      ValueError: An option is out of its range, or `dtype` is neither.
 
     Example:
       >>> import jax.numpy as jnp
@@ -115,7 +115,7 @@ class SparseCategoricalFocalCrossentropy(_Metric):
 
     Raises:
       TypeError: An option has the wrong type.
-      ValueError: `dtype` is neither.
+      ValueError: An option is out of its range, or `dtype` is neither.
 
     Example:
       >>> import jax.numpy as jnp
@@ -153,7 +153,7 @@ class BinaryFocalCrossentropy(_Metric):
 
     Raises:
       TypeError: An option has the wrong type.
-      ValueError: `dtype` is neither.
+      ValueError: An option is out of its range, or `dtype` is neither.
 
     Example:
       >>> import jax.numpy as jnp
