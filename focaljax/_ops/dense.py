@@ -49,7 +49,7 @@ def dense(
 ) -> jax.Array:
     """One loss per row; `weights` has the shape of `logits`.
 
-    An option of `term` may have size 1 along `axis`. A class of weight 0 adds nothing, even with a logit -inf;
+    An option of `term` may have size 1 along `axis`. A class of weight 0 adds nothing, even at a logit -inf;
     a row of such classes, or one whose cotangent is 0, is silent whatever its logits hold. `name` is the mesh
     axis that shards the classes. A row that is not `known` has no answer.
     """

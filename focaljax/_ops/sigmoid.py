@@ -86,7 +86,7 @@ def _bwd(residuals, ct):
         times(weights, jnp.where(jnp.isinf(loss), -z, drift)),
         jnp.zeros_like(no),
         times(ones, jnp.where((weights == 0) & jnp.isinf(loss), 0, loss)),
-        Focal(times(weights, scaled(_log_m(question), loss))),
+        Focal(times(weights, _log_m(question) * of(1, 0, 1, 0))),
     )
 
 
