@@ -91,7 +91,7 @@ def _finite(odds: Odds) -> Odds:
 def weighed(term: Term, odds: Odds, weight: jax.Array) -> jax.Array:
     """``weight * value``; a weight of 0 silences an infinite value, whose derivatives are finite."""
     limit = lax.stop_gradient(term.value(odds))
-    return scaled(weight, term.value(_finite(odds))) + jnp.where(jnp.isinf(limit) & (weight != 0), limit, 0)
+    return scaled(weight, term.value(_finite(odds))) + jnp.where(jnp.isinf(limit) & ~(weight == 0), limit, 0)
 
 
 def by_options(term: Any, odds: Odds) -> Any:

@@ -83,7 +83,7 @@ def sums(
     def each(of_odds, peak):
         peak, undefined = _statistics.settled(peak)
         x = of_odds(odds_of(jnp.where(undefined, 0, z), peak, axis, name))
-        return jnp.where(undefined & (weights != 0), jnp.nan, x)
+        return jnp.where(undefined & ~(weights == 0), jnp.nan, x)
 
     def pull(odds):
         return scaled(weights, term.pull(odds))
@@ -112,26 +112,22 @@ def gradients(
     peak, totals = _statistics.apart((peak, totals))
     peak, undefined = _statistics.settled(peak)
     silent = undefined & ((ct == 0) | ((totals.highest == 0) & (totals.lower == 0)))
-    lost = jnp.where(silent, 0, jnp.nan).astype(ct.dtype)
+    ct = jnp.where(undefined, jnp.where(silent, 0, jnp.nan), ct)
     z, totals = jax.tree.map(lambda x: jnp.where(undefined, 0, x), (z, totals))
 
-    def times(weight, x):  # the weight first: where it makes nothing of x, ct times it may overflow
-        return jnp.where(undefined, lost, scaled(ct, scaled(weight, x)))
-
     odds = odds_of(z, peak, axis, name)
-    ones = jnp.ones_like(weights)
-    value, pulls = weighed(term, odds, ones), scaled(weights, term.pull(odds))
+    value, pulls = weighed(term, odds, jnp.ones_like(weights)), scaled(weights, term.pull(odds))
     others = _statistics.all_but_own(pulls, z == peak.top, totals, peak.excess < 1)
     options = by_options(jax.tree.map(lambda x: jnp.broadcast_to(x, z.shape), term), odds)
 
     def of_option(option, x):
-        x = times(weights, x)
+        x = scaled(ct, scaled(weights, x))  # ct times the weight may overflow where x is 0
         return jnp.sum(x, axis, keepdims=True) if option.shape[axis] == 1 else x
 
     return Gradients(
-        logits=times(ones, odds.p * others - odds.q * pulls),
+        logits=scaled(ct, odds.p * others - odds.q * pulls),
         # A class of weight 0 stays silent where its loss would be infinite: alpha * y sends this to both.
-        weights=times(ones, jnp.where((weights == 0) & jnp.isinf(value), 0, value)),
+        weights=scaled(ct, jnp.where((weights == 0) & jnp.isinf(value), 0, value)),
         term=jax.tree.map(of_option, term, options),
     )
 

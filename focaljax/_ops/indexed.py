@@ -79,17 +79,17 @@ def slopes(stats: Rivals, alpha: jax.Array, term: Term, ct: jax.Array) -> Slopes
     stats, undefined = _statistics.settled(stats)
     odds = odds_of(stats)
     silent = undefined & ((alpha == 0) | (ct == 0))
-    lost = jnp.where(silent, 0, jnp.nan).astype(ct.dtype)
+    ct = jnp.where(undefined, jnp.where(silent, 0, jnp.nan), ct)
 
-    def times(weight, x):  # alpha first: where alpha * x underflows, ct * alpha may overflow
-        return jnp.where(undefined, lost, scaled(ct, scaled(weight, x)))
+    def weighted(x):  # ct * alpha may overflow where x is 0
+        return scaled(ct, scaled(alpha, x))
 
     value = weighed(term, odds, jnp.ones_like(alpha))
     return Slopes(
-        target=-times(alpha, odds.q * term.pull(odds)),
+        target=-weighted(odds.q * term.pull(odds)),
         silent=silent,
-        alpha=times(jnp.ones_like(alpha), jnp.where((alpha == 0) & jnp.isinf(value), 0, value)),
-        term=jax.tree.map(partial(times, alpha), by_options(term, odds)),
+        alpha=scaled(ct, jnp.where((alpha == 0) & jnp.isinf(value), 0, value)),
+        term=jax.tree.map(weighted, by_options(term, odds)),
     )
 
 

@@ -69,24 +69,23 @@ def _bwd(residuals, ct):
     logits, labels, no, weights, term = residuals
     z, undefined = _settled(_statistics.apart(logits).astype(weights.dtype))
     question, gamma = _question(z, labels, no), term.gamma
-    lost = jnp.where((weights == 0) | (ct == 0), 0, jnp.nan).astype(ct.dtype)
+    ct = jnp.where(undefined, jnp.where((weights == 0) | (ct == 0), 0, jnp.nan), ct)
 
-    def times(weight, x):  # the weight first: where it makes nothing of x, ct times it may overflow
-        return jnp.where(undefined, lost, scaled(ct, scaled(weight, x)))
+    def weighted(x):  # ct times the weight may overflow where x is 0
+        return scaled(ct, scaled(weights, x))
 
     def of(*powers):
         return product(powers, question, gamma)
 
-    ones = jnp.ones_like(weights)
-    loss = _loss(question, gamma, ones)
+    loss = _loss(question, gamma, jnp.ones_like(weights))
     slope = gamma * (no - labels) * of(1, 1, 1, 0) + of(1, 0, 0, 1)
     drift = gamma * _tilt(z) * of(0, 0, 1, 0) - _bounded(z) * of(0, 0, 0, 0)
     return (
-        times(weights, slope).astype(logits.dtype),
-        times(weights, jnp.where(jnp.isinf(loss), -z, drift)),
+        weighted(slope).astype(logits.dtype),
+        weighted(jnp.where(jnp.isinf(loss), -z, drift)),
         jnp.zeros_like(no),
-        times(ones, jnp.where((weights == 0) & jnp.isinf(loss), 0, loss)),
-        Focal(times(weights, _log_m(question) * of(1, 0, 1, 0))),
+        scaled(ct, jnp.where((weights == 0) & jnp.isinf(loss), 0, loss)),
+        Focal(weighted(_log_m(question) * of(1, 0, 1, 0))),
     )
 
 
