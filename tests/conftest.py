@@ -53,18 +53,32 @@ def mesh(request: pytest.FixtureRequest):
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType[request.param],))
 
 
-@pytest.fixture(scope="module", params=["cpu", "accelerators"])
-def form(request: pytest.FixtureRequest):
-    """The form of an operation that each kind of device runs; that of accelerators runs on CPU too."""
+FORMS = ("cpu", "accelerators")
+_traced = {"form": "cpu"}  # what the programs in JAX' caches were made of
+
+
+@pytest.fixture(autouse=True)
+def _form_of_the_test(request: pytest.FixtureRequest):
+    """Programs of the form of accelerators, if the test is one of `form`; else those of CPU."""
     import jax
 
     def default_branch(*operands, default, **platforms):
         del platforms
         return default(*operands)
 
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "accelerators":
-            patch.setattr(jax.lax, "platform_dependent", default_branch)
+    callspec = getattr(request.node, "callspec", None)
+    wanted = "cpu" if callspec is None else callspec.params.get("form", "cpu")
+    wanted = wanted if wanted in FORMS else "cpu"
+    if wanted != _traced["form"]:
         jax.clear_caches()  # the choice is made while tracing
-        yield request.param
-    jax.clear_caches()
+        _traced["form"] = wanted
+    with pytest.MonkeyPatch.context() as patch:
+        if wanted == "accelerators":
+            patch.setattr(jax.lax, "platform_dependent", default_branch)
+        yield
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> str:
+    """The form of an operation that each kind of device runs; that of accelerators runs on CPU too."""
+    return request.param

@@ -36,7 +36,7 @@ SECOND = {
 
 @pytest.mark.parametrize("gamma", cases.GAMMAS)
 @pytest.mark.parametrize(("classes", "every"), [(1, 1), (2, 1), (3, 1), (10, 1), (100, 5)])
-def test_value_and_gradients_are_the_oracle_s(classes, every, gamma):
+def test_value_and_gradients_are_the_oracle_s(form, classes, every, gamma):
     assert_exact(some(cases.soft_rows(classes), every), gamma, "float32")
 
 
@@ -89,7 +89,7 @@ def assert_exact(rows, gamma, dtype):
 
 
 @pytest.mark.parametrize("gamma", cases.GAMMAS)
-def test_hessian_is_the_oracle_s(gamma):
+def test_hessian_is_the_oracle_s(form, gamma):
     for classes in (2, 10):
         rows = some(cases.soft_rows(classes), 5)
         truth = oracle.batch(rows.logits, rows.weights, gamma)

@@ -330,6 +330,16 @@ def test_where_of_each_row(loss, smoothing):
     assert masked[-1] == 0  # a row without a class
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_label_on_a_removed_class_is_impossible(smoothing):
+    """One rule for class indices: that class has the probability 0. A row without any class has no loss."""
+    scores, labels = draw(INTEGER)
+    where = (np.arange(CLASSES) != np.asarray(labels)[:, None]) & (np.arange(ROWS) > 0)[:, None]
+    found = gradients(INTEGER, scores, labels, where=jnp.asarray(where), label_smoothing=smoothing)
+    np.testing.assert_array_equal(found["losses"], np.where(np.arange(ROWS) > 0, np.inf, 0))
+    assert np.isfinite(found["scores"]).all()
+
+
 @over(MASKED)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("hidden", [np.nan, np.inf, -np.inf])

@@ -480,3 +480,41 @@ def test_wrong_arguments_are_named(case):
     given = {"inputs": jnp.zeros((2, 3)), "kernel": jnp.zeros((3, 5)), "labels": jnp.zeros(2, jnp.int32)}
     with pytest.raises(error, match=message):
         linear_softmax_focal_loss(**(given | changed))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_gradient_of_a_cap_does_not_cancel(strategy, smoothing):
+    """1 - tanh(z / c)^2 is sech(z / c)^2, also where tanh is 1; the layer is the identity."""
+    cap = 30.0
+    raw = np.float32([[10, 0, 5], [120, 0, -50], [180, 100, 0], [240, 1, 2], [-240, 3, 200], [500, -500, 90]])
+    labels = np.array([0, 1, 2, 1, 0, 2])
+
+    def total(inputs):
+        return linear_softmax_focal_loss(
+            inputs,
+            jnp.eye(3),
+            labels,
+            gamma=1.0,
+            label_smoothing=smoothing,
+            logit_soft_cap=cap,
+            reduction="sum",
+            strategy=strategy,
+            chunk=2,
+        )
+
+    z = np.float64(raw)
+    with jax.enable_x64(True):
+        capped = jnp.asarray(cap * np.tanh(z / cap))
+        by_capped = jax.grad(
+            lambda z: jnp.sum(
+                focaljax.softmax_focal_loss_with_integer_labels(
+                    z, labels, gamma=1.0, label_smoothing=smoothing
+                )
+            )
+        )(capped)
+    want = np.asarray(by_capped) / np.cosh(z / cap) ** 2
+    # exp(-2 z / c) has the relative error of its argument, up to 2 * 500 / 30, in units of u; and `capped` is
+    # rounded to float32 where the loss sees it: up to 30 u absolute in each of two logits.
+    rtol = (64 + 2 * 2 * 500 / 30 + 2 * 30) * 2**-24
+    scale = np.abs(want) + np.abs(want).max(1, keepdims=True) * (smoothing > 0)
+    tolerances.assert_close(jax.grad(total)(raw), want, rtol=rtol, scale=scale)

@@ -3,12 +3,13 @@
 import cases
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import oracle
 import pytest
 import tolerances
 
-from focaljax import sigmoid_focal_loss
+from focaljax import binary_focal_crossentropy, sigmoid_focal_loss
 
 pytestmark = pytest.mark.gpu
 
@@ -88,3 +89,81 @@ def test_alpha_weighs_the_positive_and_the_negative_answer():
     by_alpha = jax.grad(lambda a: jnp.sum(sigmoid_focal_loss(z, y, alpha=a)))(jnp.float32(0.25))
     want = np.asarray(plain, np.float64) * (2 * y - 1)
     tolerances.assert_close(by_alpha, want.sum(), rtol=tolerances.rtol("same"), scale=np.abs(want).sum())
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+def test_second_derivatives_at_infinite_logits_are_the_limits(gamma):
+    for label in (0.0, 1.0, 0.3):
+        y = np.full(2, label, np.float32)
+        np.testing.assert_array_equal(SECOND(LIMITS, y, jnp.float32(gamma)), 0)
+
+
+SECOND_BY_LABEL = elementwise(jax.grad(jax.grad(loss_of, 1), 1))
+MIXED = elementwise(jax.grad(jax.grad(loss_of), 1))
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1.5, 2.0, 5.0])
+def test_second_derivatives_by_the_label_are_those_of_the_definition(gamma):
+    """Also where m vanishes: below gamma = 1 they are infinite there."""
+    z, y = (
+        x.ravel() for x in np.meshgrid(np.float32([-87, -30, -9, -1, 0.5, 9, 60]), np.float32([0, 0.3, 1]))
+    )
+
+    def value(x, label):
+        p, q = 1 / (1 + mpmath.exp(-x)), 1 / (1 + mpmath.exp(x))
+        m = label * q + (1 - label) * p
+        return m ** mpmath.mpf(gamma) * (-label * mpmath.log(p) - (1 - label) * mpmath.log(q))
+
+    def terms(x, label):  # of d2/dy2: their sizes
+        p, q = 1 / (1 + mpmath.exp(-x)), 1 / (1 + mpmath.exp(x))
+        m = label * q + (1 - label) * p
+        phi = (-label * mpmath.log(p) - (1 - label) * mpmath.log(q)) / m
+        return gamma * m ** (mpmath.mpf(gamma) - 1) * (abs(gamma - 1) * phi + 2 * abs(x))
+
+    with mpmath.workdps(120):
+        step = mpmath.mpf(10) ** -60
+        points = [(mpmath.mpf(float(a)), mpmath.mpf(float(b))) for a, b in zip(z, y, strict=True)]
+        # One-sided at the ends would leave [0, 1]; the definition holds there too.
+        by_label = [mpmath.diff(lambda b, a=a: value(a, b), b, 2, h=step) for a, b in points]
+        mixed = [mpmath.diff(value, (a, b), (1, 1), h=step) for a, b in points]
+        size = np.array([float(terms(a, b)) for a, b in points])
+    by_label, mixed = (np.array([float(mpmath.re(x)) for x in found]) for found in (by_label, mixed))
+    rtol = tolerances.rtol("hessian", gamma)
+    tiny = tolerances.flush(1, factor=100 * (1 + gamma))
+    names = [f"z = {a:g}, y = {b:g}" for a, b in zip(z, y, strict=True)]
+    g = jnp.float32(gamma)
+    tolerances.assert_close(SECOND_BY_LABEL(z, y, g), by_label, rtol=rtol, scale=size, tiny=tiny, names=names)
+    tolerances.assert_close(
+        MIXED(z, y, g), mixed, rtol=rtol, scale=size + np.abs(mixed), tiny=tiny, names=names
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 1e-2, 1e-3, 1e-6])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_smoothing_keeps_the_digits_of_small_labels(gamma, smoothing):
+    """y (1 - s) + s / 2 and 1 minus it are each as exact as s is."""
+    z, y = (x.ravel() for x in np.meshgrid(np.float32([-20, -8, -1, 0, 1, 8, 20]), np.float32([0, 1])))
+    s = np.float64(np.float32(smoothing))
+    with np.errstate(over="ignore"):
+        p, q = 1 / (1 + np.exp(-np.float64(z))), 1 / (1 + np.exp(np.float64(z)))
+    yes, no = y * (1 - s) + s / 2, (1 - y) * (1 - s) + s / 2
+    m, bce = yes * q + no * p, -(yes * np.log(p) + no * np.log(q))
+    slope = m**gamma * (gamma * (no - yes) * p * q / m * bce + no * p - yes * q)
+    size = m**gamma * (gamma * np.abs(no - yes) * p * q / m * bce + no * p + yes * q)
+
+    def losses(z):
+        options = {"gamma": gamma, "from_logits": True, "label_smoothing": jnp.float32(smoothing)}
+        return binary_focal_crossentropy(y[:, None], z[:, None], **options)
+
+    rtol = tolerances.rtol("value", gamma)
+    tolerances.assert_close(losses(z), m**gamma * bce, rtol=rtol)
+    tolerances.assert_close(jax.grad(lambda z: losses(z).sum())(z), slope, scale=size, rtol=rtol)
+    inside = np.float32([0.01, 0.3, 0.9, 0.999])
+    for label in (0.0, 1.0):
+        yes, no = label * (1 - s) + s / 2, (1 - label) * (1 - s) + s / 2
+        p = np.float64(inside)
+        want = (yes * (1 - p) + no * p) ** gamma * -(yes * np.log(p) + no * np.log1p(-p))
+        found = binary_focal_crossentropy(
+            np.full((4, 1), label), inside[:, None], gamma=gamma, label_smoothing=jnp.float32(smoothing)
+        )
+        tolerances.assert_close(found, want, rtol=tolerances.rtol("keras"))
