@@ -1,6 +1,6 @@
 """focaljax: the focal cross-entropy family for JAX."""
 
-from focaljax import calibration, class_weights, metrics
+from focaljax import calibration, class_weights, metrics, terms
 from focaljax.crossentropy import (
     BinaryFocalCrossentropy,
     CategoricalFocalCrossentropy,
@@ -32,5 +32,6 @@ __all__ = [
     "softmax_focal_loss",
     "softmax_focal_loss_with_integer_labels",
     "sparse_categorical_focal_crossentropy",
+    "terms",
 ]
 __version__ = "0.1.0"

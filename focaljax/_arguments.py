@@ -9,7 +9,7 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax import core, lax
 from jax.typing import ArrayLike
 
 from focaljax import _mesh
+from focaljax.terms import Focal, Term
 
 # An array, a number, or lists of them.
 Values = ArrayLike | Sequence[ArrayLike | Sequence[ArrayLike | Sequence[ArrayLike]]]
@@ -138,9 +139,11 @@ def in_range(
     if values is None:
         return
     with np.errstate(invalid="ignore"):  # NaN compares as False
-        wrong = values[~((values >= lowest) & (values <= highest) & (values < math.inf))]
+        inside = (values >= lowest) & (values <= highest) & (abs(values) < math.inf)
+        wrong = values[~inside]
     if wrong.size:
         wanted = f"in [{lowest:g}, {highest:g}]" if highest < math.inf else f"at least {lowest:g} and finite"
+        wanted = wanted if lowest > -math.inf else "finite"
         hint = f" {', '.join(map(str, marks))} usually mark entries to ignore: give these the weight 0."
         hint = hint if np.any(np.isin(wrong, marks)) else ""
         raise ValueError(f"`{name}` must be {wanted}, got {wrong[0]}.{hint}")
@@ -469,12 +472,13 @@ def option(
     dtype: Any,
     classes: int,
     highest: float = math.inf,
+    lowest: float = 0,
 ) -> jax.Array:
     """A real option in `dtype`, with the rank of `like` and its class axis at `axis`.
 
     It broadcasts against `like` with the class axis moved last: a scalar, `[C]`, or `[..., 1]`. Where `like`
     holds a shard of all `classes`, an option may have an entry for each of either. Known values lie in
-    [0, highest] and are finite.
+    [lowest, highest] and are finite.
     """
     values = known(x)
     if values is not None and not isinstance(x, jax.Array) and values.dtype.kind in "iuf":
@@ -493,19 +497,46 @@ def option(
             f"`{name}` must be a scalar, [classes], or broadcast against `{like_name}` with the class axis "
             f"last, {last}; got shape {x.shape}."
         )
-    in_range(name, values, 0, highest)
+    in_range(name, values, lowest, highest)
     x = x.astype(dtype).reshape((1,) * (len(last) - x.ndim) + x.shape)
     return jnp.moveaxis(x, -1, axis) if last else x
 
 
-def layer_option(name: str, x: Any, logits: jax.ShapeDtypeStruct, classes: int) -> jax.Array:
+def layer_option(name: str, x: Any, logits: jax.ShapeDtypeStruct, classes: int, **limits: float) -> jax.Array:
     """A scalar, [C], or [..., 1], in the rank of the logits; not one entry per logit."""
-    found = option(name, x, logits, "inputs @ kernel", len(logits.shape) - 1, logits.dtype, classes)
+    axis = len(logits.shape) - 1
+    found = option(name, x, logits, "inputs @ kernel", axis, logits.dtype, classes, **limits)
     if found.shape[-1] != 1 and any(n != 1 for n in found.shape[:-1]):
         raise ValueError(
             f"`{name}` must be a scalar, [classes], or one per example, [..., 1]; got shape {np.shape(x)}."
         )
     return found
+
+
+def term(x: Any, gamma: Any, option: Callable[..., jax.Array]) -> Term:
+    """A term with its options as `option` makes them; without one, `gamma` is that of focal loss."""
+    if x is None:
+        return Focal(option("gamma", gamma))
+    if not isinstance(x, Term) or type(x) is Term:
+        got = "Term itself" if type(x) is Term else type(x).__name__
+        raise TypeError(f"`term` must be a focaljax.terms.Term or None, got {got}.")
+    values = known(gamma)
+    if values is None or values.shape != () or values != 2:
+        raise ValueError(
+            f"`gamma` is short for `term=Focal(gamma)`: give one of the two, got gamma={gamma!r}."
+        )
+    return _term_options(x, "term.", option)
+
+
+def _term_options(x: Term, prefix: str, option: Callable[..., jax.Array]) -> Term:
+    def made(name: str) -> Any:
+        value, (lowest, highest) = getattr(x, name), x.ranges.get(name, (-math.inf, math.inf))
+        if isinstance(value, Term):
+            return _term_options(value, f"{prefix}{name}.", option)
+        return option(prefix + name, value, lowest=lowest, highest=highest)
+
+    fields: Any = dataclasses.fields(cast(Any, x))
+    return dataclasses.replace(cast(Any, x), **{field.name: made(field.name) for field in fields})
 
 
 def untouched(name: str, x: Any, default: float, needed: str) -> None:

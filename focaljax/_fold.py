@@ -19,7 +19,7 @@ from focaljax import _arguments, _entries, _mesh, _statistics
 from focaljax._arguments import Values
 from focaljax._ops.dense import dense
 from focaljax._ops.indexed import indexed
-from focaljax.terms import Focal
+from focaljax.terms import Term
 
 
 class Words(NamedTuple):
@@ -41,6 +41,7 @@ def soft_labels(
     alpha: Values | None,
     label_smoothing: Values,
     axis: int,
+    term: Term | None = None,
     where: Values | None = None,
     axis_name: _mesh.AxisName | None = None,
     op: Callable = dense,
@@ -50,7 +51,7 @@ def soft_labels(
     name = _arguments.mesh_axis(axis_name, logits, words.logits)
     mask = None if where is None else _arguments.mask("where", where, logits, words.logits)
     labels = _arguments.dense_labels(words.labels, labels, logits, words.logits, axis, words.indexed, where)
-    options = _options(logits, words, gamma, alpha, label_smoothing, axis, name)
+    options = _options(logits, words, term, gamma, alpha, label_smoothing, axis, name)
     return _soft(logits, labels, *options, mask, axis=axis, name=name, op=op)
 
 
@@ -63,6 +64,7 @@ def class_indices(
     alpha: Values | None,
     label_smoothing: Values = 0.0,
     axis: int,
+    term: Term | None = None,
     where: Values | None = None,
     ignore_index: int | None,
     axis_name: _mesh.AxisName | None = None,
@@ -77,7 +79,7 @@ def class_indices(
         words.labels, labels, logits, words.logits, axis, ignored, words.dense, classes
     )
     where = None if where is None else _arguments.mask("where", where, logits, words.logits)
-    options = _options(logits, words, gamma, alpha, label_smoothing, axis, name)
+    options = _options(logits, words, term, gamma, alpha, label_smoothing, axis, name)
     return _index(logits, labels, *options, where, axis=axis, name=name, ignored=ignored, op=op)
 
 
@@ -99,21 +101,24 @@ def independent_labels(
     logits = _arguments.floating(words.logits, logits)
     labels = _arguments.dense_labels(words.labels, labels, logits, words.logits, logits.ndim, None, highest=1)
     axis = max(logits.ndim - 1, 0) if axis is None else axis
-    options = _options(logits, words, gamma, alpha, label_smoothing, axis, highest=1)
+    options = _options(logits, words, None, gamma, alpha, label_smoothing, axis, highest=1)
     return _independent(logits, labels, *options, op=op)
 
 
-def _options(logits, words, gamma, alpha, label_smoothing, axis, name=None, highest=math.inf):
-    """(gamma, alpha or None, label_smoothing or None) in the dtype of the arithmetic."""
-    dtype = logits.dtype if logits.dtype.itemsize >= 4 else jnp.float32
+def _options(logits, words, term, gamma, alpha, label_smoothing, axis, name=None, highest=math.inf):
+    """(term, alpha or None, label_smoothing or None) in the dtype of the arithmetic."""
+    dtype = _wide(logits)
     classes = logits.shape[axis] * _mesh.shards(name) if logits.ndim else 1
-    exponent = _arguments.option("gamma", gamma, logits, words.logits, axis, dtype, classes)
+    option = partial(
+        _arguments.option, like=logits, like_name=words.logits, axis=axis, dtype=dtype, classes=classes
+    )
+    term = _arguments.term(term, gamma, option)
     if alpha is not None:
-        alpha = _arguments.option("alpha", alpha, logits, words.logits, axis, dtype, classes, highest)
+        alpha = option("alpha", alpha, highest=highest)
     _arguments.scalar_in("label_smoothing", label_smoothing, 0, 1)
     value = _arguments.known(label_smoothing)
     smoothing = None if value is not None and value == 0 else jnp.asarray(label_smoothing).astype(dtype)
-    return Focal(exponent), alpha, smoothing
+    return term, alpha, smoothing
 
 
 @partial(jax.jit, static_argnames=("axis", "name", "op"), inline=True)

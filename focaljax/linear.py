@@ -21,7 +21,7 @@ from focaljax import _arguments, _mesh
 from focaljax._arguments import LinearReduction, Strategy, Values
 from focaljax._ops import linear_classes, linear_rows
 from focaljax._ops.linear import Classes, Head, How, Rows, wide
-from focaljax.terms import Focal, Term
+from focaljax.terms import Term
 
 # What is chunked and how large a chunk is, where the caller does not say. Rows cost three matmuls, classes
 # four, but each chunk of rows also reads the kernel and reads and writes a float32 sum of its size, which
@@ -46,6 +46,7 @@ def linear_softmax_focal_loss(
     weights: Values | None = None,
     reduction: LinearReduction = "mean",
     gamma: Values = 2.0,
+    term: Term | None = None,
     alpha: Values | None = None,
     label_smoothing: ArrayLike = 0.0,
     ignore_index: int | None = None,
@@ -73,6 +74,8 @@ def linear_softmax_focal_loss(
         not ignored, 0 if there is none; None or "none" for one loss per example, whose gradient computes
         the logits again.
       gamma: Focusing exponent, at least 0: a scalar, [C], or [..., 1] per example.
+      term: Another member of the family in the place of focal loss, from :mod:`focaljax.terms`; its options
+        have the shapes of `gamma`, which is then left out.
       alpha: Class weights: a scalar, [C], or [..., 1] per example; None weighs every class with 1.
       label_smoothing: Scalar s in [0, 1]: labels become ``y * (1 - s) + s / C``.
       ignore_index: A label whose examples have no loss and no gradient; it may lie outside [0, C).
@@ -119,19 +122,17 @@ def linear_softmax_focal_loss(
     )
     if weights is not None:
         weights = _arguments.weights("weights", weights, labels.shape).astype(layer.logits.dtype)
-    exponent = _arguments.layer_option("gamma", gamma, layer.logits, count)
-    if alpha is not None:
-        alpha = _arguments.layer_option("alpha", alpha, layer.logits, count)
+    option = partial(_arguments.layer_option, logits=layer.logits, classes=count)
+    term = _arguments.term(term, gamma, option)
+    alpha = None if alpha is None else option("alpha", alpha)
     _arguments.scalar_in("label_smoothing", label_smoothing, 0, 1)
     _arguments.scalar_in("z_loss", z_loss, 0, math.inf)
     reduction = _arguments.linear_reduction(reduction)
     _arguments.choice("strategy", strategy, _arguments.Strategy)
     strategy, size = _plan(layer, strategy, _arguments.chunk(chunk))
     cap, precision = _arguments.cap(logit_soft_cap), _arguments.precision(precision)
-    smoothing, zeta = (_unless_zero(x, exponent.dtype) for x in (label_smoothing, z_loss))
-    operands = Operands(
-        layer.inputs, layer.kernel, layer.bias, labels, weights, Focal(exponent), alpha, smoothing, zeta
-    )
+    smoothing, zeta = (_unless_zero(x, layer.logits.dtype) for x in (label_smoothing, z_loss))
+    operands = Operands(layer.inputs, layer.kernel, layer.bias, labels, weights, term, alpha, smoothing, zeta)
     how = How(size, cap, precision, layer.name, _devices(layer) if strategy == "classes" else 1)
     loss: Any = partial(_loss, how=how, strategy=strategy, reduction=reduction, ignored=ignored)
     mesh = _mesh_of(operands)

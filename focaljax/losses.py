@@ -9,8 +9,10 @@ of the logits. `alpha`, `gamma` and `label_smoothing` may be traced: a new value
 
 Options shared by the functions:
 
-- `gamma` and `alpha` broadcast against the logits with the class axis moved last: a scalar, ``[C]`` per
-  class (wherever `axis` is), ``[..., 1]`` per example. A scalar alpha only rescales a softmax loss.
+- `term` is the member of the family, :mod:`focaljax.terms`; ``gamma=2.0`` is short for ``term=Focal(2.0)``.
+- `gamma`, the options of a term and `alpha` broadcast against the logits with the class axis moved last: a
+  scalar, ``[C]`` per class (wherever `axis` is), ``[..., 1]`` per example. A scalar alpha only rescales a
+  softmax loss.
 - A logit of -inf is a class of probability 0: silent as a competitor, a loss of +inf as the target. A row
   with a logit of +inf or NaN, or with nothing but -inf, has the loss NaN.
 - What a mask, an ignored label or a weight of 0 takes away is silent: NaN or infinity there changes
@@ -22,6 +24,7 @@ import jax
 from focaljax import _fold
 from focaljax._arguments import Values
 from focaljax._ops.sigmoid import sigmoid
+from focaljax.terms import Term
 
 _WORDS = _fold.Words("logits", "labels", "softmax_focal_loss", "softmax_focal_loss_with_integer_labels")
 
@@ -31,6 +34,7 @@ def softmax_focal_loss(
     labels: Values,
     *,
     gamma: Values = 2.0,
+    term: Term | None = None,
     alpha: Values | None = None,
     label_smoothing: Values = 0.0,
     axis: int = -1,
@@ -46,8 +50,10 @@ def softmax_focal_loss(
     Args:
       logits: Unnormalised log-probabilities, floating, of any shape with at least one class on `axis`.
       labels: One weight per class, of the shape of `logits`; usually rows that sum to 1.
-      gamma: Focusing exponent, at least 0.
-      alpha: Class weights; None weighs every class with 1.
+      gamma: Focusing exponent, at least 0 and finite.
+      term: Another member of the family in the place of focal loss, from :mod:`focaljax.terms`; `gamma` is
+        then left out.
+      alpha: Class weights, at least 0 and finite; None weighs every class with 1.
       label_smoothing: Scalar s in [0, 1]: the labels become ``y * (1 - s) + s / K``, K the number of classes
         that `where` keeps.
       axis: The class axis.
@@ -81,6 +87,7 @@ def softmax_focal_loss(
         labels,
         _WORDS,
         gamma=gamma,
+        term=term,
         alpha=alpha,
         label_smoothing=label_smoothing,
         axis=axis,
@@ -94,6 +101,7 @@ def softmax_focal_loss_with_integer_labels(
     labels: Values,
     *,
     gamma: Values = 2.0,
+    term: Term | None = None,
     alpha: Values | None = None,
     label_smoothing: Values = 0.0,
     axis: int = -1,
@@ -113,8 +121,10 @@ def softmax_focal_loss_with_integer_labels(
       labels: Class indices in [0, C), integer, of the shape of `logits` without `axis`. A label outside
         is an error where it is a NumPy array or a list, and gives the loss NaN otherwise. A label that
         `where` takes away gives the loss +inf: its class has probability 0.
-      gamma: Focusing exponent, at least 0.
-      alpha: Class weights; None weighs every class with 1.
+      gamma: Focusing exponent, at least 0 and finite.
+      term: Another member of the family in the place of focal loss, from :mod:`focaljax.terms`; `gamma` is
+        then left out.
+      alpha: Class weights, at least 0 and finite; None weighs every class with 1.
       label_smoothing: Scalar s in [0, 1], as in :func:`softmax_focal_loss`; no one-hot array is made.
       axis: The class axis.
       where: Boolean, broadcasts to the shape of `logits`. A class that is False takes no part, as if it
@@ -149,6 +159,7 @@ def softmax_focal_loss_with_integer_labels(
         labels,
         _WORDS,
         gamma=gamma,
+        term=term,
         alpha=alpha,
         label_smoothing=label_smoothing,
         axis=axis,

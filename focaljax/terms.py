@@ -7,7 +7,7 @@ a term to any loss of :mod:`focaljax.losses`; ``gamma=2.0`` is short for ``term=
 A new member is a subclass with its options as fields and one method, `value`::
 
     class Squared(Term):
-        scale: ArrayLike = 1.0
+        scale: Any = 1.0
 
         def value(self, odds):
             return self.scale * odds.q**2
@@ -23,7 +23,6 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
 
 from focaljax._odds import Odds, power, rises, scaled
 
@@ -41,7 +40,7 @@ class Term:
 
     Example:
       >>> class Squared(Term):
-      ...     scale: ArrayLike = 1.0
+      ...     scale: Any = 1.0
       ...
       ...     def value(self, odds):
       ...         return self.scale * odds.q**2
@@ -75,6 +74,10 @@ class Term:
         q, log_q = jnp.where(known, odds.q, 1), jnp.where(known, odds.log_q, 0)
         # q -> 0: whatever is multiplied by the pull vanishes too.
         return jnp.where(known, -slope * power(q, log_q, -jnp.ones_like(q)), 0)
+
+    def log_pull(self, odds: Odds) -> jax.Array:
+        """``log pull``; a closed form does not underflow where the pull does."""
+        return jnp.log(self.pull(odds))
 
     def factor(self, odds: Odds) -> jax.Array:
         """What modulates the cross-entropy: ``value = factor * (-log p)``."""
@@ -121,7 +124,7 @@ class Focal(Term):
       equation 4.
     """
 
-    gamma: ArrayLike = 2.0
+    gamma: Any = 2.0
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0, INFINITY)}
 
@@ -132,6 +135,10 @@ class Focal(Term):
     def pull(self, odds: Odds) -> jax.Array:
         """``q^gamma * (1 + gamma * phi)``: no power is negative and no term cancels."""
         return self.factor(odds) * (1 + self.gamma * odds.phi)
+
+    def log_pull(self, odds: Odds) -> jax.Array:
+        """``gamma log q + log(1 + gamma phi)``."""
+        return self.gamma * odds.log_q + jnp.log1p(self.gamma * odds.phi)
 
     def factor(self, odds: Odds) -> jax.Array:
         """``q^gamma``."""
@@ -153,16 +160,17 @@ class Poly(Term):
       >>> from focaljax import softmax_focal_loss
       >>> logits, labels = jnp.array([[2.0, 1.0, -1.0]]), jnp.array([[0.0, 1.0, 0.0]])
       >>> ours = softmax_focal_loss(logits, labels, term=Poly(gamma=0.0, epsilon=2.0))
-      >>> print(ours, optax.losses.poly_loss_cross_entropy(logits, labels, epsilon=2.0))
-      [2.827736] [2.827736]
+      >>> theirs = optax.losses.poly_loss_cross_entropy(logits, labels, epsilon=2.0)
+      >>> print(f"{ours[0]:.5f} {theirs[0]:.5f}")
+      2.83002 2.83002
 
     References:
       Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", 2022
       (https://arxiv.org/abs/2204.12511): Poly-1.
     """
 
-    gamma: ArrayLike = 2.0
-    epsilon: ArrayLike = 1.0
+    gamma: Any = 2.0
+    epsilon: Any = 1.0
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0, INFINITY)}
 
@@ -174,6 +182,11 @@ class Poly(Term):
         """``q^gamma * (1 + gamma phi + epsilon (gamma + 1) p)``."""
         gamma, p = self.gamma, odds.p
         return odds.power_of_q(gamma) * (1 + gamma * odds.phi + self.epsilon * (gamma + 1) * p)
+
+    def log_pull(self, odds: Odds) -> jax.Array:
+        """The logarithm of its parts; NaN where an epsilon far below 0 makes the pull negative."""
+        gamma, p = self.gamma, odds.p
+        return gamma * odds.log_q + jnp.log1p(gamma * odds.phi + self.epsilon * (gamma + 1) * p)
 
 
 class Detached(Term):

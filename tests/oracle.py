@@ -99,28 +99,110 @@ class _Term(NamedTuple):
 
     @property
     def a(self) -> Any:
-        """A = w q^g (1 + g phi): the slope of the class' own loss in -log-odds, over q."""
-        return self.w * self.modulation * (1 + self.g * self.phi) if self.w else ZERO
+        """A = w pull: the slope of the class' own loss in -log-odds, over q."""
+        return self.w * self.pull if self.w else ZERO
 
     @property
     def curvature(self) -> tuple[Any, Any]:
-        """D = (dA/du) / q = w g q^(g-1) ((phi - p) - p (1 + g phi)), and its absolute terms.
+        """D = (dA/du) / q, and its absolute terms.
 
         Zero at p = 0 and, because D only occurs times p_j = 0 or q, also at q = 0.
         """
         if not self.w or self.q == 0:
             return ZERO, ZERO
-        outer = self.w * self.g * self.q ** (self.g - 1)
-        rise, fall = self.phi - self.p, self.p * (1 + self.g * self.phi)
-        return outer * (rise - fall), abs(outer) * (rise + fall)
+        bends = [self.w * x for x in self.bends]
+        return mp.fsum(bends), mp.fsum(bends, absolute=True)
 
     @property
     def log_q(self) -> Any:
         return mp.log1p(-self.p) if 2 * self.p < 1 else mp.log(self.q)
 
+    @property
+    def by_g(self) -> Any:
+        """The derivative of the value by g, but at p = 0 or q = 0, where its limit is 0."""
+        return self.value * self.log_q if self.p and self.q else ZERO
+
+    # What makes the loss focal loss; the other members of the family say the same of theirs.
+
+    @property
+    def value(self) -> Any:
+        """q^g (-log p)."""
+        return self.modulation * self.surprise
+
+    @property
+    def pull(self) -> Any:
+        """q^g (1 + g phi)."""
+        return self.modulation * (1 + self.g * self.phi)
+
+    @property
+    def bends(self) -> list[Any]:
+        """(d pull / du) / q = g q^(g-1) ((phi - p) - p (1 + g phi)), term by term."""
+        outer = self.g * self.q ** (self.g - 1)
+        return [outer * (self.phi - self.p), -outer * self.p * (1 + self.g * self.phi)]
+
+
+@cache
+def poly(epsilon: float) -> type[_Term]:
+    """Poly: epsilon q^(g+1) more."""
+
+    class Poly(_Term):
+        @property
+        def value(self) -> Any:
+            return super().value + epsilon * self.q * self.modulation
+
+        @property
+        def pull(self) -> Any:
+            return super().pull + epsilon * (self.g + 1) * self.modulation * self.p
+
+        @property
+        def bends(self) -> list[Any]:
+            outer = epsilon * (self.g + 1) * self.q ** (self.g - 1) * self.p
+            return [*super().bends, outer * self.q, -outer * self.g * self.p]
+
+    return Poly
+
+
+class DetachedFocal(_Term):
+    """Focal loss whose factor is a constant."""
+
+    @property
+    def pull(self) -> Any:
+        return self.modulation
+
+    @property
+    def bends(self) -> list[Any]:
+        return []
+
+    @property
+    def by_g(self) -> Any:
+        return ZERO
+
+
+class Quadratic(_Term):
+    """(1 + g) q^2: what a user may write, with g linear in the loss."""
+
+    @property
+    def value(self) -> Any:
+        return (1 + self.g) * self.q**2
+
+    @property
+    def pull(self) -> Any:
+        return 2 * (1 + self.g) * self.p * self.q
+
+    @property
+    def bends(self) -> list[Any]:
+        outer = 2 * (1 + self.g) * self.p
+        return [outer * self.q, -outer * self.p]
+
+    @property
+    def by_g(self) -> Any:
+        return self.q**2
+
 
 class SoftmaxFocal:
     """L = sum_k w_k (1 - p_k)^g_k (-log p_k), p = softmax(z), and its derivatives, for one row.
+
+    Or another member of the family: `kind` has its value and the derivatives of this along the log-odds.
 
     Each is computed when first asked for. Classes with w_k = 0 contribute nothing to L, even at
     z_k = -inf. With A_k = w_k q_k^g_k (1 + g_k phi_k), phi = -p log p / q:
@@ -135,7 +217,7 @@ class SoftmaxFocal:
         hessian_scale_odds    the same for the form in log-odds, which cancels more (see there)
     """
 
-    def __init__(self, z: Array, weights: Array, gamma: Array):
+    def __init__(self, z: Array, weights: Array, gamma: Array, kind: type[_Term] = _Term):
         softmax = _softmax(z.tobytes())
         w_distinct, w_inverse = np.unique(weights, return_inverse=True)
         g_distinct, g_inverse = np.unique(gamma, return_inverse=True)
@@ -145,7 +227,7 @@ class SoftmaxFocal:
         ws = [mp.mpf(x) for x in w_distinct.tolist()]
         gs = [mp.mpf(x) for x in g_distinct.tolist()]
         self._terms = [
-            _Term(softmax.p[i], softmax.q[i], -softmax.log_p[i], ws[j], gs[k], count)
+            kind(softmax.p[i], softmax.q[i], -softmax.log_p[i], ws[j], gs[k], count)
             for i, j, k, count in zip(
                 *(index.tolist() for index in np.unravel_index(kinds, shape)),
                 counts.tolist(),
@@ -162,7 +244,7 @@ class SoftmaxFocal:
 
     @cached_property
     def value(self) -> float:
-        return float(mp.fsum(t.copies * t.w * t.modulation * t.surprise for t in self._terms if t.w))
+        return float(mp.fsum(t.copies * t.w * t.value for t in self._terms if t.w))
 
     @cached_property
     def _slopes(self) -> list[Any]:
@@ -193,14 +275,12 @@ class SoftmaxFocal:
 
     @cached_property
     def grad_weights(self) -> Array:
-        return self._per_class([t.modulation * t.surprise for t in self._terms])
+        return self._per_class([t.value for t in self._terms])
 
     @cached_property
     def _gamma_slopes(self) -> list[Any]:
         # p = 0: log p * log q -> 0;  q = 0: log p ~ -q, so q log q -> 0
-        return [
-            t.w * t.modulation * t.surprise * t.log_q if t.w and t.p and t.q else ZERO for t in self._terms
-        ]
+        return [t.w * t.by_g if t.w else ZERO for t in self._terms]
 
     @cached_property
     def grad_gammas(self) -> Array:
@@ -295,11 +375,13 @@ class SoftmaxFocal:
 
 
 @lru_cache(maxsize=1024)
-def _softmax_focal(z: bytes, weights: bytes, gamma: bytes) -> SoftmaxFocal:
-    return SoftmaxFocal(*(np.frombuffer(x, np.float64) for x in (z, weights, gamma)))
+def _softmax_focal(z: bytes, weights: bytes, gamma: bytes, kind: type[_Term]) -> SoftmaxFocal:
+    return SoftmaxFocal(*(np.frombuffer(x, np.float64) for x in (z, weights, gamma)), kind)
 
 
-def softmax_focal(z: ArrayLike, weights: ArrayLike, gamma: ArrayLike) -> SoftmaxFocal:
+def softmax_focal(
+    z: ArrayLike, weights: ArrayLike, gamma: ArrayLike, kind: type[_Term] = _Term
+) -> SoftmaxFocal:
     """One row of the categorical focal loss; `weights` and `gamma` are scalars or per class.
 
     A one-hot row of weights (times alpha) is the loss of an integer label. Results are cached.
@@ -308,7 +390,7 @@ def softmax_focal(z: ArrayLike, weights: ArrayLike, gamma: ArrayLike) -> Softmax
     if row.ndim != 1 or not row.size:
         raise ValueError(f"`z` must be one row of classes, got shape {row.shape}.")
     rows = (row, *(np.broadcast_to(_exact(x), row.shape) for x in (weights, gamma)))
-    return _softmax_focal(*(np.ascontiguousarray(x).tobytes() for x in rows))
+    return _softmax_focal(*(np.ascontiguousarray(x).tobytes() for x in rows), kind)
 
 
 class Batch:
@@ -357,14 +439,14 @@ class Batch:
         return self._stack(lambda row: row.hessian_scale_odds)
 
 
-def batch(logits: ArrayLike, weights: ArrayLike, gamma: ArrayLike) -> Batch:
+def batch(logits: ArrayLike, weights: ArrayLike, gamma: ArrayLike, kind: type[_Term] = _Term) -> Batch:
     """Rows of `softmax_focal`; `weights` and `gamma` broadcast against the logits [N, C].
 
     A gamma or weight per example is [N, 1].
     """
     z = _exact(logits)
     per_row = [np.broadcast_to(_exact(x), z.shape) for x in (weights, gamma)]
-    return Batch([softmax_focal(*row) for row in zip(z, *per_row, strict=True)])
+    return Batch([softmax_focal(*row, kind) for row in zip(z, *per_row, strict=True)])
 
 
 def one_hot(targets: ArrayLike, classes: int, weight: ArrayLike = 1.0) -> Array:

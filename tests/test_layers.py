@@ -17,15 +17,15 @@ FLOORS = {
     "_mesh": 0,
     "_odds": 0,
     "terms": 1,
-    "_arguments": 1,
-    "_twofold": 1,
-    "_streams": 2,
     "_cpu": 1,
+    "_twofold": 1,
+    "_arguments": 2,
     "_statistics": 2,
-    "class_weights": 3,
-    "reductions": 2,
-    "calibration": 3,
+    "_streams": 3,
+    "reductions": 3,
     "_ops": 3,
+    "calibration": 4,
+    "class_weights": 4,
     "_fold": 4,
     "losses": 5,
     "linear": 5,
@@ -40,7 +40,7 @@ FLOORS = {
 LONGEST = 320
 LONGER = {  # each with its reason, and a limit of its own
     "crossentropy.py": 380,  # three functions and three objects, half of it docstrings
-    "_arguments.py": 600,  # every rule about arguments, and nothing else
+    "_arguments.py": 620,  # every rule about arguments, and nothing else
 }
 
 

@@ -9,10 +9,16 @@ from jax import lax
 from focaljax import _arguments
 from focaljax._arguments import Values
 from focaljax._odds import Odds, along, complete
+from focaljax.terms import Term
 
 
 def log_posterior(
-    logits: Values, *, gamma: Values = 2.0, alpha: Values | None = None, axis: int = -1
+    logits: Values,
+    *,
+    gamma: Values = 2.0,
+    term: Term | None = None,
+    alpha: Values | None = None,
+    axis: int = -1,
 ) -> jax.Array:
     r"""Log-probabilities of the classes, from the logits of a model trained by softmax focal loss.
 
@@ -21,9 +27,10 @@ def log_posterior(
     .. math:: \eta_k \propto \frac{p_k}{\alpha_k \, (1 - p_k)^\gamma \, (1 + \gamma \varphi_k)},
               \qquad \varphi_k = \frac{-p_k \log p_k}{1 - p_k}
 
-    because every eta_k times the slope of its term is the same there. The most probable class stays so if
-    alpha is the same for all; with gamma = 0 and no alpha these are the log-probabilities of the softmax. The
-    result is a set of logits too: calibrate or threshold it like any other.
+    because every eta_k times the slope of its term is the same there. Of another `term` it is
+    ``p_k / (alpha_k * pull_k)``. The most probable class stays so if alpha is the same for all; with
+    ``gamma=0`` and no alpha these are the log-probabilities of the softmax. The result is a set of logits
+    too: calibrate or threshold it like any other.
 
     It inverts the loss, not the training: a model that has not reached the minimum, or learned noise, keeps
     its own errors. After :func:`focaljax.sigmoid_focal_loss` take the two logits ``[0, z]`` and
@@ -32,8 +39,9 @@ def log_posterior(
     Args:
       logits: Floating, the logits of one class each along `axis`; -inf is a class that cannot occur.
       gamma: The exponent of the training, at least 0; a scalar, ``[C]`` or ``[..., 1]``.
+      term: The term of the training, if it was another than focal loss; `gamma` is then left out.
       alpha: The class weights of the training, above 0, likewise; None for 1. Without them what comes
-        back are the posteriors of the classes as often as they were weighed.
+        back are posteriors under alpha-weighted priors.
       axis: The class axis.
 
     Returns:
@@ -65,9 +73,8 @@ def log_posterior(
     option = functools.partial(
         _arguments.option, like=logits, like_name="logits", axis=axis, dtype=dtype, classes=logits.shape[axis]
     )
-    exponent = option("gamma", gamma)
     odds = _odds(logits.astype(dtype), axis)
-    log_eta = odds.log_p - exponent * odds.log_q - jnp.log1p(exponent * odds.phi)
+    log_eta = odds.log_p - _arguments.term(term, gamma, option).log_pull(odds)
     if alpha is not None:
         log_eta = log_eta - jnp.log(option("alpha", alpha))
         _arguments.positive("alpha", alpha)
