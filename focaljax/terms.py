@@ -18,7 +18,7 @@ known. Options are data: numbers, ``[C]`` per class or ``[..., 1]`` per example;
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, cast, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,19 @@ class Term:
         """Makes a dataclass and a pytree of each subclass."""
         super().__init_subclass__(**options)
         dataclass(frozen=True)(cls)
-        jax.tree_util.register_dataclass(cls, [field.name for field in fields(cls)], [])  # type: ignore[arg-type]
+        names = [field.name for field in fields(cast(Any, cls))]
+
+        def flatten(term):
+            # The class is data of the tree: JAX 0.10 takes two registered dataclasses of like fields for one.
+            return [(jax.tree_util.GetAttrKey(name), getattr(term, name)) for name in names], cls
+
+        def unflatten(cls, options):
+            term = object.__new__(cls)
+            for name, option in zip(names, options, strict=True):
+                object.__setattr__(term, name, option)
+            return term
+
+        jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
 
     def value(self, odds: Odds) -> jax.Array:
         """The loss of a class with these odds; differentiable in the odds and in the options.

@@ -214,6 +214,13 @@ def test_the_default_of_a_pull_is_the_closed_form(name):
     tolerances.assert_close(found, want, rtol=rtol, tiny=tolerances.flush(10, factor=4))
 
 
+def test_terms_of_like_fields_are_different_trees():
+    """Or a program of one would be run for the other: JAX looks programs up by these."""
+    one, other = jax.tree.structure(Focal(1.0)), jax.tree.structure(Quadratic(1.0))
+    assert one != other
+    assert jax.tree.map(lambda x: 2 * x, Poly(1.0, 0.5)) == Poly(2.0, 1.0)
+
+
 def test_options_are_data(name):
     """Vmapped, scheduled in one program, and learned."""
     logits, labels = jnp.asarray(cases.rows(3).logits[:8]), jnp.asarray(cases.rows(3).targets[:8])
