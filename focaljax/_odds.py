@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 
@@ -27,10 +28,9 @@ class Odds(NamedTuple):
       phi: ``-p log(p) / q`` in [0, 1], with its limits: 1 as p -> 1, 0 as p -> 0.
 
     Example:
-      >>> p, q = jnp.float32(0.75), jnp.float32(0.25)
-      >>> odds = complete(p, q, jnp.log(p), jnp.log(q))
-      >>> print(f"{odds.power_of_q(2.0):.4f}, {odds.phi:.4f}")  # 0.25^2 and -3 log 0.75
-      0.0625, 0.8630
+      >>> odds = Odds.at(jnp.log(3.0))
+      >>> print(f"{odds.p:.2f} {odds.q:.2f} {odds.phi:.4f} {odds.power_of_q(2.0):.4f}")  # -3 log 0.75, 0.25^2
+      0.75 0.25 0.8630 0.0625
     """
 
     p: jax.Array
@@ -39,8 +39,33 @@ class Odds(NamedTuple):
     log_q: jax.Array
     phi: jax.Array
 
+    @classmethod
+    def at(cls, log_odds: ArrayLike) -> "Odds":
+        """The odds of a class at a log-odds, ``p = sigmoid(log_odds)``, differentiable along it.
+
+        Args:
+          log_odds: Floating, any shape.
+
+        Returns:
+          Five arrays of that shape, each to its last bits.
+        """
+        u = jnp.asarray(log_odds)
+        z = lax.stop_gradient(u)
+        r = jnp.exp(-jnp.abs(z))
+        high, low, log_high = 1 / (1 + r), r / (1 + r), -jnp.log1p(r)
+        p, q = jnp.where(z >= 0, high, low), jnp.where(z >= 0, low, high)
+        log_p, log_q = (jnp.where(x >= 0, log_high, x + log_high) for x in (z, -z))
+        return along(u, complete(p, q, log_p, log_q))
+
     def power_of_q(self, exponent: ArrayLike) -> jax.Array:
-        """``q ** exponent``, with derivatives that stay finite as q -> 0, also for exponents below 1."""
+        """``q ** exponent``, with derivatives that stay finite as q -> 0, also for exponents below 1.
+
+        Args:
+          exponent: At least 0.
+
+        Returns:
+          The power, in the shape and dtype of `q`.
+        """
         return power(self.q, self.log_q, jnp.asarray(exponent, self.q.dtype))
 
 

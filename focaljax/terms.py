@@ -49,6 +49,11 @@ class Term:
       >>> value, gradient = jax.value_and_grad(loss)(jnp.zeros(2))
       >>> print(value, gradient)  # 4 / 2^2; -2 q * pq * 4
       1.0 [-1.  1.]
+      >>> odds, term = Odds.at(0.0), Squared(4.0)
+      >>> print(f"{term.value(odds):.4f} {term.pull(odds):.4f}")
+      1.0000 2.0000
+      >>> print(f"{term.factor(odds):.4f} {term.log_pull(odds):.4f}")
+      1.4427 0.6931
     """
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
@@ -74,12 +79,26 @@ class Term:
     def value(self, odds: Odds) -> jax.Array:
         """The loss of a class with these odds; differentiable in the odds and in the options.
 
-        `odds.phi` moves by a difference of near numbers as p -> 1: keep it out of a value.
+        Args:
+          odds: Of one class each. `odds.phi` moves by a difference of near numbers as p -> 1: keep it out.
+
+        Returns:
+          One loss per class, in the shape of the odds.
+
+        Raises:
+          NotImplementedError: The subclass has none.
         """
         raise NotImplementedError(f"{type(self).__name__} has no `value`.")
 
     def pull(self, odds: Odds) -> jax.Array:
-        """How strongly the class pulls its logit up: ``-d value / du = q * pull``."""
+        """How strongly the class pulls its logit up: ``-d value / du = q * pull``.
+
+        Args:
+          odds: Of one class each.
+
+        Returns:
+          One number per class. The default comes from `value` by the rule of the odds.
+        """
         odds = _finite(odds)
         slope = jax.jvp(self.value, (odds,), (rises(odds),))[1]
         known = odds.q >= jnp.finfo(odds.q.dtype).tiny
@@ -88,11 +107,25 @@ class Term:
         return jnp.where(known, -slope * power(q, log_q, -jnp.ones_like(q)), 0)
 
     def log_pull(self, odds: Odds) -> jax.Array:
-        """``log pull``; a closed form does not underflow where the pull does."""
+        """``log pull``, for :func:`focaljax.calibration.log_posterior`.
+
+        Args:
+          odds: Of one class each.
+
+        Returns:
+          One number per class. A closed form does not underflow where the pull does.
+        """
         return jnp.log(self.pull(odds))
 
     def factor(self, odds: Odds) -> jax.Array:
-        """What modulates the cross-entropy: ``value = factor * (-log p)``."""
+        """What modulates the cross-entropy: ``value = factor * (-log p)``, for :class:`Detached`.
+
+        Args:
+          odds: Of one class each.
+
+        Returns:
+          One number per class.
+        """
         odds = _finite(odds)
         some = odds.log_p < 0
         return jnp.where(some, self.value(odds) / jnp.where(some, -odds.log_p, 1), 0)
@@ -124,12 +157,21 @@ class Focal(Term):
     Attributes:
       gamma: Focusing exponent, at least 0; 0 is the cross-entropy.
 
+    Raises:
+      TypeError: An option is no real number. This and the next come from the loss that takes the term.
+      ValueError: An option has the wrong shape, or a known value is out of range.
+
     Example:
       >>> from focaljax import softmax_focal_loss_with_integer_labels
       >>> logits, label = jnp.log(jnp.array([0.5, 0.25, 0.25])), 0
       >>> loss = softmax_focal_loss_with_integer_labels(logits, label, term=Focal(1.0))
       >>> print(f"{loss / jnp.log(2):.4f}")  # (1 - 0.5) * log 2
       0.5000
+      >>> odds, term = Odds.at(0.0), Focal(1.0)
+      >>> print(f"{term.value(odds):.4f} {term.pull(odds):.4f}")
+      0.3466 0.8466
+      >>> print(f"{term.factor(odds):.4f} {term.log_pull(odds):.4f}")
+      0.5000 -0.1666
 
     References:
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
@@ -141,19 +183,47 @@ class Focal(Term):
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0, INFINITY)}
 
     def value(self, odds: Odds) -> jax.Array:
-        """``q^gamma * (-log p)``."""
+        """``q^gamma * (-log p)``.
+
+        Args:
+          odds: Of one class each.
+
+        Returns:
+          One number per class.
+        """
         return self.factor(odds) * -odds.log_p
 
     def pull(self, odds: Odds) -> jax.Array:
-        """``q^gamma * (1 + gamma * phi)``: no power is negative and no term cancels."""
+        """``q^gamma * (1 + gamma * phi)``: no power is negative and no term cancels.
+
+        Args:
+          odds: Of one class each.
+
+        Returns:
+          One number per class.
+        """
         return self.factor(odds) * (1 + self.gamma * odds.phi)
 
     def log_pull(self, odds: Odds) -> jax.Array:
-        """``gamma log q + log(1 + gamma phi)``."""
+        """``gamma log q + log(1 + gamma phi)``.
+
+        Args:
+          odds: Of one class each.
+
+        Returns:
+          One number per class.
+        """
         return self.gamma * odds.log_q + jnp.log1p(self.gamma * odds.phi)
 
     def factor(self, odds: Odds) -> jax.Array:
-        """``q^gamma``."""
+        """``q^gamma``.
+
+        Args:
+          odds: Of one class each.
+
+        Returns:
+          One number per class.
+        """
         return odds.power_of_q(self.gamma)
 
 
@@ -167,6 +237,10 @@ class Poly(Term):
       epsilon: The change of the first coefficient, finite; the paper searches from -1 upwards. Below 0 the
         two terms have different signs: the error is relative to the sum of their sizes.
 
+    Raises:
+      TypeError: An option is no real number. This and the next come from the loss that takes the term.
+      ValueError: An option has the wrong shape, or a known value is out of range.
+
     Example:
       >>> import optax
       >>> from focaljax import softmax_focal_loss
@@ -175,6 +249,11 @@ class Poly(Term):
       >>> theirs = optax.losses.poly_loss_cross_entropy(logits, labels, epsilon=2.0)
       >>> print(f"{ours[0]:.5f} {theirs[0]:.5f}")
       2.83002 2.83002
+      >>> odds, term = Odds.at(0.0), Poly(1.0, 2.0)
+      >>> print(f"{term.value(odds):.4f} {term.pull(odds):.4f}")
+      0.8466 1.8466
+      >>> print(f"{term.factor(odds):.4f} {term.log_pull(odds):.4f}")
+      1.2213 0.6133
 
     References:
       Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", 2022
@@ -187,16 +266,37 @@ class Poly(Term):
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0, INFINITY)}
 
     def value(self, odds: Odds) -> jax.Array:
-        """``q^gamma * (-log p + epsilon q)``."""
+        """``q^gamma * (-log p + epsilon q)``.
+
+        Args:
+          odds: Of one class each.
+
+        Returns:
+          One number per class.
+        """
         return odds.power_of_q(self.gamma) * (self.epsilon * odds.q - odds.log_p)
 
     def pull(self, odds: Odds) -> jax.Array:
-        """``q^gamma * (1 + gamma phi + epsilon (gamma + 1) p)``."""
+        """``q^gamma * (1 + gamma phi + epsilon (gamma + 1) p)``.
+
+        Args:
+          odds: Of one class each.
+
+        Returns:
+          One number per class.
+        """
         gamma, p = self.gamma, odds.p
         return odds.power_of_q(gamma) * (1 + gamma * odds.phi + self.epsilon * (gamma + 1) * p)
 
     def log_pull(self, odds: Odds) -> jax.Array:
-        """The logarithm of its parts; NaN where an epsilon far below 0 makes the pull negative."""
+        """The logarithm of its parts; NaN where an epsilon far below 0 makes the pull negative.
+
+        Args:
+          odds: Of one class each.
+
+        Returns:
+          One number per class.
+        """
         gamma, p = self.gamma, odds.p
         return gamma * odds.log_q + jnp.log1p(gamma * odds.phi + self.epsilon * (gamma + 1) * p)
 
@@ -210,11 +310,20 @@ class Detached(Term):
     Attributes:
       term: A term.
 
+    Raises:
+      TypeError: An option is no real number. This and the next come from the loss that takes the term.
+      ValueError: An option has the wrong shape, or a known value is out of range.
+
     Example:
       >>> from focaljax import softmax_focal_loss_with_integer_labels
       >>> loss = lambda z: softmax_focal_loss_with_integer_labels(z, 0, term=Detached(Focal(1.0)))
       >>> print(jax.grad(loss)(jnp.zeros(2)))  # that of the cross-entropy, -q, times q
       [-0.25  0.25]
+      >>> odds, term = Odds.at(0.0), Detached(Focal(1.0))
+      >>> print(f"{term.value(odds):.4f} {term.pull(odds):.4f}")
+      0.3466 0.5000
+      >>> print(f"{term.factor(odds):.4f} {term.log_pull(odds):.4f}")
+      0.5000 -0.6931
 
     References:
       `disable_torch_grad_focal_loss` of Ridnik et al., "Asymmetric Loss For Multi-Label Classification", 2021
@@ -224,9 +333,23 @@ class Detached(Term):
     term: Any
 
     def value(self, odds: Odds) -> jax.Array:
-        """``factor * (-log p)``."""
+        """``factor * (-log p)``.
+
+        Args:
+          odds: Of one class each.
+
+        Returns:
+          One number per class.
+        """
         return self.pull(odds) * -odds.log_p
 
     def pull(self, odds: Odds) -> jax.Array:
-        """The factor of the term."""
+        """The factor of the term.
+
+        Args:
+          odds: Of one class each.
+
+        Returns:
+          One number per class.
+        """
         return lax.stop_gradient(self.term.factor(odds))

@@ -15,22 +15,23 @@ from typing import Any
 import pytest
 
 import focaljax
-from focaljax import calibration, class_weights, metrics
+from focaljax import calibration, class_weights, metrics, terms
 
 ROOT = Path(__file__).parents[1]
 LOSSES = {
     "softmax_focal_loss": (
-        "(logits, labels, *, gamma=2.0, alpha=None, label_smoothing=0.0, axis=-1, where=None, axis_name=None)"
+        "(logits, labels, *, gamma=2.0, term=None, alpha=None, label_smoothing=0.0, axis=-1, where=None, "
+        "axis_name=None)"
     ),
     "softmax_focal_loss_with_integer_labels": (
-        "(logits, labels, *, gamma=2.0, alpha=None, label_smoothing=0.0, axis=-1, where=None, "
+        "(logits, labels, *, gamma=2.0, term=None, alpha=None, label_smoothing=0.0, axis=-1, where=None, "
         "ignore_index=None, axis_name=None)"
     ),
     "sigmoid_focal_loss": "(logits, labels, *, gamma=2.0, alpha=None)",
     "linear_softmax_focal_loss": (
-        "(inputs, kernel, labels, *, bias=None, weights=None, reduction='mean', gamma=2.0, alpha=None, "
-        "label_smoothing=0.0, ignore_index=None, logit_soft_cap=None, z_loss=0.0, strategy=None, chunk=None, "
-        "precision=None, axis_name=None)"
+        "(inputs, kernel, labels, *, bias=None, weights=None, reduction='mean', gamma=2.0, term=None, "
+        "alpha=None, label_smoothing=0.0, ignore_index=None, logit_soft_cap=None, z_loss=0.0, strategy=None, "
+        "chunk=None, precision=None, axis_name=None)"
     ),
 }
 CROSSENTROPIES = {
@@ -62,14 +63,15 @@ METRIC_METHODS = {
     "merge": "(self, *states, axis_name=None)",
     "result": "(self, state)",
 }
-ROOMS = {"calibration", "class_weights", "metrics"}
+TERM_METHODS = {name: "(self, odds)" for name in ("value", "pull", "factor", "log_pull")}
+ROOMS = {"calibration", "class_weights", "metrics", "terms"}
 ROOM_FUNCTIONS = {
     calibration: {
         "fit_temperature": (
             "(logits, labels, *, sample_weight=None, ignore_index=None, bounds=(0.01, 100.0), axis=-1, "
             "axis_name=None)"
         ),
-        "log_posterior": "(logits, *, gamma=2.0, alpha=None, axis=-1)",
+        "log_posterior": "(logits, *, gamma=2.0, term=None, alpha=None, axis=-1)",
     },
     class_weights: {
         "effective_number": "(counts, *, beta=0.999, normalize='classes', unseen=0.0)",
@@ -95,6 +97,11 @@ ROOM_OBJECTS = {
             METRIC_METHODS | {"update": "(self, state, labels, sample_weight=None)"},
         ),
     },
+    terms: {
+        "Detached": ("(term)", TERM_METHODS),
+        "Focal": ("(gamma=2.0)", TERM_METHODS),
+        "Poly": ("(gamma=2.0, epsilon=1.0)", TERM_METHODS),
+    },
 }
 ADAPTERS = {  # the extra that each needs
     "focaljax.clu": "clu",
@@ -115,7 +122,7 @@ ADAPTED = {
         "Metric.update": "(self, *, mask=None, **batch)",
     },
 }
-MODULES = [focaljax, calibration, class_weights, metrics]
+MODULES = [focaljax, calibration, class_weights, metrics, terms]
 IN_ROOMS = [(room, name) for room, names in ROOM_FUNCTIONS.items() for name in names]
 OBJECTS_IN_ROOMS = [(room, name) for room, names in ROOM_OBJECTS.items() for name in names]
 
@@ -143,6 +150,7 @@ def test_the_names_are_these():
     states = {class_weights: {"CountState"}, calibration: {"CalibrationState", "Reliability"}}
     for room, names in states.items():
         assert set(room.__all__) == {*ROOM_FUNCTIONS[room], *ROOM_OBJECTS[room], *names}
+    assert set(terms.__all__) == {*ROOM_OBJECTS[terms], "Odds", "Term"}
 
 
 @pytest.mark.parametrize(("room", "name"), IN_ROOMS)
