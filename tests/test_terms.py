@@ -94,7 +94,7 @@ def columns(x, rows):
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("classes", [1, 2, 3, 10, 100])
+@pytest.mark.parametrize("classes", [1, 3, 100])
 def test_integer_labels_against_the_oracle(form, name, classes, gamma):
     member, (logits, targets) = MEMBERS[name], cases.rows(classes)
     n, alpha = len(targets), 0.75
@@ -117,7 +117,7 @@ def test_integer_labels_against_the_oracle(form, name, classes, gamma):
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize(("classes", "every"), [(2, 1), (10, 5)])
+@pytest.mark.parametrize(("classes", "every"), [(2, 1), (10, 7)])
 def test_soft_labels_against_the_oracle(form, name, classes, every, gamma):
     member, rows = MEMBERS[name], cases.soft_rows(classes)
     rows = cases.SoftRows(*(x[::every] for x in rows))
@@ -142,7 +142,7 @@ def test_soft_labels_against_the_oracle(form, name, classes, every, gamma):
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("classes", [3])
 def test_hessians_against_the_oracle(form, name, classes, gamma):
     member, (logits, targets) = MEMBERS[name], cases.rows(classes)
     logits, targets = logits[::3], targets[::3]
