@@ -244,7 +244,8 @@ def _loss(operands, *, how, strategy, reduction, ignored):
     zeta = None if zeta is None else jnp.where(counts, zeta * early, 0)
     x = x.reshape(-1, kernel.shape[0])
     if not (operands.weights is None and operands.alpha is None and ignored is None):
-        quiet = (weight == 0) & ~jnp.all(jnp.isfinite(x), 1)
+        rows = operands.inputs.reshape(x.shape)  # which differ over the devices of the examples only
+        quiet = (weight == 0) & ~jnp.all(jnp.isfinite(rows), 1)
         quiet = quiet if zeta is None else quiet & (zeta == 0)
         x, weight = jnp.where(quiet[:, None], 0, x), jnp.where(quiet, 0, weight)
         zeta = None if zeta is None else jnp.where(quiet, 0, zeta)
