@@ -139,7 +139,7 @@ def _index(logits, labels, term, alpha, smoothing, where, *, axis, name, ignored
     zeros = _zeros(logits, _wide(logits))
     classes = logits.shape[axis] * _mesh.shards(name)
     counted = jnp.ones(labels.shape, bool)
-    if ignored is not None and jnp.iinfo(labels.dtype).min <= ignored <= jnp.iinfo(labels.dtype).max:
+    if ignored is not None:
         counted = labels != jnp.asarray(ignored, labels.dtype)
         labels = jnp.where(counted, labels, 0)  # a class, so that nothing is made of what is none
     if where is not None:

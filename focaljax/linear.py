@@ -218,7 +218,7 @@ def _loss(operands, *, how, strategy, reduction, ignored):
     labels = _mesh.vary(operands.labels.reshape(-1), of_rows)
     classes = kernel.shape[1]
     counts = jnp.ones(labels.shape, bool)
-    if ignored is not None and jnp.iinfo(labels.dtype).min <= ignored <= jnp.iinfo(labels.dtype).max:
+    if ignored is not None:
         counts = labels != ignored
         labels = jnp.where(counts, labels, 0)  # a class, so that nothing is made of what is none
     known = (labels >= 0) & (labels < classes * _mesh.shards(name))
