@@ -12,6 +12,7 @@ from focaljax.crossentropy import (
 from focaljax.linear import linear_softmax_focal_loss
 from focaljax.losses import (
     sigmoid_focal_loss,
+    sigmoid_focal_loss_with_integer_labels,
     softmax_focal_loss,
     softmax_focal_loss_with_integer_labels,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "metrics",
     "reduce_loss",
     "sigmoid_focal_loss",
+    "sigmoid_focal_loss_with_integer_labels",
     "softmax_focal_loss",
     "softmax_focal_loss_with_integer_labels",
     "sparse_categorical_focal_crossentropy",

@@ -18,12 +18,13 @@ from jax import core, lax
 from jax.typing import ArrayLike
 
 from focaljax import _mesh
-from focaljax.terms import Focal, Term
+from focaljax.terms import Focal, Poly, Term
 
 # An array, a number, or lists of them.
 Values = ArrayLike | Sequence[ArrayLike | Sequence[ArrayLike | Sequence[ArrayLike]]]
 Reduction = Literal["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"] | None
 LinearReduction = Literal["sum_over_batch_size", "mean", "sum", "none"] | None
+SoftLabels = Literal["mixture", "linear", "quality", "cross_entropy"] | None
 Strategy = Literal["rows", "classes"] | None
 Normalization = Literal["examples", "classes", "sum", "max"] | None
 SMALL = 2**20  # entries of a JAX array that is copied to the host to be looked at
@@ -349,24 +350,44 @@ def integer_labels(
     return x, ignored
 
 
+def positives(
+    name: str, x: Any, like: jax.Array, like_name: str, axis: int, ignored: int | None, classes: int
+) -> tuple[jax.Array, int | None]:
+    """The indices of the positive classes of each row along a last axis, and what is ignored."""
+    x, ignored = class_indices(name, x, classes, ignored, outside=True)
+    rows = like.shape[:axis] + like.shape[axis + 1 :]
+    if x.ndim not in (len(rows), len(rows) + 1) or x.shape[: len(rows)] != rows:
+        raise ValueError(
+            f"`{name}` must have shape {rows}, that of `{like_name}` without axis {axis}, or with one axis "
+            f"more, {(*rows, 'L')}; got {x.shape}."
+        )
+    return jnp.expand_dims(x, -1) if x.ndim == len(rows) else x, ignored
+
+
 def class_indices(
-    name: str, x: Any, classes: int, ignored: int | None, dense: tuple[int, ...] | None = None, hint: str = ""
+    name: str,
+    x: Any,
+    classes: int,
+    ignored: int | None,
+    dense: tuple[int, ...] | None = None,
+    hint: str = "",
+    outside: bool = False,
 ) -> tuple[jax.Array, int | None]:
     """Class indices of at least 32 bits, and the one that is ignored, None if none of them can be.
 
-    Known values are looked at before JAX narrows them. They are classes or ignored; an ignored label that is
-    no class becomes -1.
+    Known values are looked at before JAX narrows them. They are classes or ignored, unless others may lie
+    `outside`: these become -1, and an ignored label that is no class -2.
     """
     values = on_host(x)
     if values is not None and values.dtype.kind in "iuO":
-        outside = (values < 0) | (values >= classes)
-        wrong = values[outside if ignored is None else outside & (values != ignored)]
-        if wrong.size:
+        inside, marked = (values >= 0) & (values < classes), values == ignored
+        wrong = values[~(inside | marked)]
+        if wrong.size and not outside:
             raise ValueError(f"`{name}` must be in [0, {classes}), got {wrong[0]}.")
-        ignored = ignored if ignored is None or 0 <= ignored < classes else -1
         narrow = np.full(values.shape, -1, np.int32)
-        narrow[~outside] = values[~outside]
-        return jnp.asarray(narrow), ignored
+        narrow[marked] = -2
+        narrow[inside] = values[inside]
+        return jnp.asarray(narrow), ignored if ignored is None or 0 <= ignored < classes else -2
     x = array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(
@@ -513,13 +534,30 @@ def layer_option(name: str, x: Any, logits: jax.ShapeDtypeStruct, classes: int, 
     return found
 
 
-def term(x: Any, gamma: Any, option: Callable[..., jax.Array]) -> Term:
-    """A term with its options as `option` makes them; without one, `gamma` is that of focal loss."""
+def soft_labels(x: Any, term: Any) -> str:
+    """How labels between 0 and 1 are read: by a name that the term has, or by its own default."""
+    powers = term is None or type(term) in (Focal, Poly)
+    choice("soft_labels", x, SoftLabels)
+    if x not in (None, "linear") and not powers:
+        raise ValueError(
+            f'`soft_labels` must be "linear" or None for the term {type(term).__name__}, got {x!r}, which Focal '
+            "and Poly have."
+        )
+    return x or ("mixture" if powers else "linear")
+
+
+def term(x: Any, gamma: Any, option: Callable[..., jax.Array], binary: bool = False) -> Term:
+    """A term with its options as `option` makes them; without one, `gamma` is that of focal loss.
+
+    Only a `binary` loss takes one whose two answers differ.
+    """
     if x is None:
         return Focal(option("gamma", gamma))
     if not isinstance(x, Term) or type(x) is Term:
         got = "Term itself" if type(x) is Term else type(x).__name__
         raise TypeError(f"`term` must be a focaljax.terms.Term or None, got {got}.")
+    if x.binary and not binary:
+        raise ValueError(f'`term` {type(x).__name__} is for sigmoid losses: a softmax has no answer "no".')
     values = known(gamma)
     if values is None or values.shape != () or values != 2:
         raise ValueError(

@@ -17,9 +17,17 @@ from jax.sharding import AxisType
 
 from focaljax import _arguments, _entries, _mesh, _statistics
 from focaljax._arguments import Values
+from focaljax._ops import sigmoid
 from focaljax._ops.dense import dense
 from focaljax._ops.indexed import indexed
 from focaljax.terms import Term
+
+_READINGS = {
+    "linear": sigmoid.linear,
+    "mixture": sigmoid.mixture,
+    "quality": sigmoid.quality,
+    "cross_entropy": sigmoid.cross_entropy,
+}
 
 
 class Words(NamedTuple):
@@ -92,27 +100,67 @@ def independent_labels(
     alpha: Values | None,
     label_smoothing: Values = 0.0,
     axis: int | None = None,
-    op: Callable,
+    term: Term | None = None,
+    where: Values | None = None,
+    ignore_index: int | None = None,
+    soft_labels: _arguments.SoftLabels = None,
+    op: Callable | None = None,
 ) -> jax.Array:
     """One loss per logit; `alpha` weighs the positive and ``1 - alpha`` the negative answer.
 
     `axis`, the last one if None, is that of options per class.
     """
+    ignored = _arguments.index(words.ignored, ignore_index)
     logits = _arguments.floating(words.logits, logits)
-    labels = _arguments.dense_labels(words.labels, labels, logits, words.logits, logits.ndim, None, highest=1)
     axis = max(logits.ndim - 1, 0) if axis is None else axis
-    options = _options(logits, words, None, gamma, alpha, label_smoothing, axis, highest=1)
-    return _independent(logits, labels, *options, op=op)
+    kept = None if where is None else _arguments.mask("where", where, logits, words.logits)
+    if ignored is not None:
+        counted = ~_arguments.is_ignored(words.labels, labels, ignored)
+        kept = counted if kept is None else kept & counted
+    labels = _arguments.dense_labels(
+        words.labels, labels, logits, words.logits, logits.ndim, None, kept, highest=1
+    )
+    options = _options(logits, words, term, gamma, alpha, label_smoothing, axis, highest=1, binary=True)
+    op = op or _READINGS[_arguments.soft_labels(soft_labels, term)]
+    return _independent(logits, labels, *options, kept, op=op)
 
 
-def _options(logits, words, term, gamma, alpha, label_smoothing, axis, name=None, highest=math.inf):
+def independent_indices(
+    logits: Values,
+    labels: Values,
+    words: Words,
+    *,
+    gamma: Values,
+    alpha: Values | None,
+    label_smoothing: Values,
+    axis: int,
+    term: Term | None,
+    where: Values | None,
+    ignore_index: int | None,
+    axis_name: _mesh.AxisName | None,
+) -> jax.Array:
+    """The same from the indices of the positive classes of each row."""
+    ignored = _arguments.index(words.ignored, ignore_index)
+    logits, axis = _arguments.logits(words.logits, logits, axis)
+    name = _arguments.mesh_axis(axis_name, logits, words.logits)
+    classes = logits.shape[axis] * _mesh.shards(name)
+    labels, ignored = _arguments.positives(words.labels, labels, logits, words.logits, axis, ignored, classes)
+    where = None if where is None else _arguments.mask("where", where, logits, words.logits)
+    options = _options(logits, words, term, gamma, alpha, label_smoothing, axis, name, highest=1, binary=True)
+    op = _READINGS[_arguments.soft_labels(None, term)]
+    return _positives(logits, labels, *options, where, axis=axis, name=name, ignored=ignored, op=op)
+
+
+def _options(
+    logits, words, term, gamma, alpha, label_smoothing, axis, name=None, highest=math.inf, binary=False
+):
     """(term, alpha or None, label_smoothing or None) in the dtype of the arithmetic."""
     dtype = _wide(logits)
     classes = logits.shape[axis] * _mesh.shards(name) if logits.ndim else 1
     option = partial(
         _arguments.option, like=logits, like_name=words.logits, axis=axis, dtype=dtype, classes=classes
     )
-    term = _arguments.term(term, gamma, option)
+    term = _arguments.term(term, gamma, option, binary)
     if alpha is not None:
         alpha = option("alpha", alpha, highest=highest)
     _arguments.scalar_in("label_smoothing", label_smoothing, 0, 1)
@@ -165,14 +213,35 @@ def _index(logits, labels, term, alpha, smoothing, where, *, axis, name, ignored
     return dense(logits, weights, _of_entries(term, zeros, part, axis), axis, name, known)
 
 
+@partial(jax.jit, static_argnames=("axis", "name", "ignored", "op"), inline=True)
+def _positives(logits, labels, term, alpha, smoothing, where, *, axis, name, ignored, op):
+    kept = where
+    if ignored is not None:
+        counted = jnp.expand_dims(~jnp.any(labels == jnp.asarray(ignored, labels.dtype), -1), axis)
+        kept = counted if where is None else where & counted
+    mine = _mesh.local(labels, logits.shape[axis], name)
+    hot = _entries.is_any_class(mine, logits.shape, axis)
+    part = partial(_mesh.part, axis=axis, classes=logits.shape[axis], name=name)
+    term, alpha = jax.tree.map(part, (term, alpha))
+    return _independent(logits, hot, term, alpha, smoothing, kept, op=op)
+
+
 @partial(jax.jit, static_argnames=("op",), inline=True)
-def _independent(logits, labels, term, alpha, smoothing, *, op):
+def _independent(logits, labels, term, alpha, smoothing, kept, *, op):
     zeros = _zeros(logits, _wide(logits))
     yes = labels.astype(zeros.dtype) + zeros
+    if kept is not None:
+        yes = jnp.where(kept, yes, 0)
     no = 1 - yes
     if smoothing is not None:  # each from its own parts: 1 - s / 2 would lose the digits of s
         yes, no = (y * (1 - smoothing) + smoothing / 2 for y in (yes, no))
-    weights = 1 + zeros if alpha is None else alpha * yes + (1 - alpha) * no
+    weights = 1 + zeros
+    if alpha is not None and op is sigmoid.linear:  # each answer weighs its own
+        yes, no = alpha * yes, (1 - alpha) * no
+    elif alpha is not None:
+        weights = alpha * yes + (1 - alpha) * no
+    if kept is not None:
+        weights = jnp.where(kept, weights, 0)
     return op(logits, yes, no, weights, jax.tree.map(lambda x: x + zeros, term))
 
 

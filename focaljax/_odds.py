@@ -122,6 +122,45 @@ def rises(odds: Odds) -> Odds:
 
 
 @jax.custom_jvp
+def finite(odds: Odds) -> Odds:
+    """The same with a finite ``log p``: products such as ``p * log p`` then have the limit 0, not 0 * inf."""
+    return odds._replace(log_p=jnp.maximum(odds.log_p, jnp.finfo(odds.log_p.dtype).min))
+
+
+@finite.defjvp
+def _finite_jvp(primals, tangents):
+    return finite(*primals), *tangents
+
+
+def inverse_of_q(odds: Odds) -> jax.Array:
+    """``1 / q``, and 0 where q underflows: what it multiplies vanishes too."""
+    known = odds.q >= jnp.finfo(odds.q.dtype).tiny
+    q, log_q = jnp.where(known, odds.q, 1), jnp.where(known, odds.log_q, 0)
+    return jnp.where(known, power(q, log_q, -jnp.ones_like(q)), 0)
+
+
+@jax.custom_jvp
+def beyond(odds: Odds, margin: jax.Array) -> Odds:
+    """The odds with ``max(q - margin, 0)`` in the place of q: what is left of a wrong answer."""
+    excess = jnp.maximum(odds.q - margin, 0)
+    p = jnp.where(excess > 0, odds.p + margin, 1)
+    log_p = jnp.where(excess < 0.5, jnp.log1p(-excess), jnp.log(p))
+    log_p = jnp.where(margin == 0, odds.log_p, log_p)  # to its last bits, also where p underflows
+    return complete(p, excess, log_p, jnp.log(jnp.where(excess > 0, excess, 1)))
+
+
+@beyond.defjvp
+def _beyond_jvp(primals, tangents):
+    (odds, margin), (d_odds, d_margin) = primals, tangents
+    found = beyond(odds, margin)
+    none = margin == 0
+    by_odds = jnp.where(none, d_odds.log_p, d_odds.p / jnp.where(none, 1, found.p))
+    by_margin = d_margin / jnp.maximum(found.p, 2.0**-60)  # bounded, as its square appears further on
+    du = (by_odds + by_margin) * inverse_of_q(found)
+    return found, jax.tree.map(lambda rise: rise * du, rises(found))
+
+
+@jax.custom_jvp
 def power(base: jax.Array, log_base: jax.Array, exponent: jax.Array) -> jax.Array:
     """``base ** exponent``, differentiated through the logarithm: no negative power appears."""
     del log_base

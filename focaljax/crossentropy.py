@@ -167,7 +167,7 @@ def binary_focal_crossentropy(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equations 4 and 5; `keras.losses.binary_focal_crossentropy`.
     """
-    op = sigmoid.sigmoid if _arguments.flag("from_logits", from_logits) else probabilities.sigmoid
+    op = sigmoid.mixture if _arguments.flag("from_logits", from_logits) else probabilities.sigmoid
     balanced = _arguments.flag("apply_class_balancing", apply_class_balancing)
     if not balanced:
         _arguments.untouched("alpha", alpha, 0.25, "apply_class_balancing=True")

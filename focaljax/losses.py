@@ -22,8 +22,7 @@ Options shared by the functions:
 import jax
 
 from focaljax import _fold
-from focaljax._arguments import Values
-from focaljax._ops.sigmoid import sigmoid
+from focaljax._arguments import SoftLabels, Values
 from focaljax.terms import Term
 
 _WORDS = _fold.Words("logits", "labels", "softmax_focal_loss", "softmax_focal_loss_with_integer_labels")
@@ -170,38 +169,147 @@ def softmax_focal_loss_with_integer_labels(
 
 
 def sigmoid_focal_loss(
-    logits: Values, labels: Values, *, gamma: Values = 2.0, alpha: Values | None = None
+    logits: Values,
+    labels: Values,
+    *,
+    gamma: Values = 2.0,
+    term: Term | None = None,
+    alpha: Values | None = None,
+    label_smoothing: Values = 0.0,
+    where: Values | None = None,
+    ignore_index: int | None = None,
+    soft_labels: SoftLabels = None,
 ) -> jax.Array:
     r"""Focal loss of independent (binary, multi-label) labels under a sigmoid.
 
-    .. math:: L = \alpha_t \, (1 - p_t)^\gamma \, (-y \log p - (1 - y) \log(1 - p)), \quad
+    .. math:: L = \alpha_t \, m^\gamma \, bce, \quad bce = -y \log p - (1 - y) \log(1 - p), \quad
               p = \mathrm{sigmoid}(z)
 
-    With ``p_t = y p + (1 - y)(1 - p)`` and ``alpha_t = alpha y + (1 - alpha)(1 - y)``, for soft labels too,
-    as Keras, Optax and torchvision have it. Infinite logits give the limits, every gamma a finite gradient.
+    With m the probability of a wrong answer and ``alpha_t = alpha y + (1 - alpha)(1 - y)``. For labels 0 and
+    1 all readings of `soft_labels` are one. Infinite logits give the limits, every gamma a finite gradient.
 
     Args:
       logits: Log-odds, floating, of any shape.
       labels: Labels in [0, 1], of the shape of `logits`.
-      gamma: Focusing exponent, at least 0.
+      gamma: Focusing exponent, at least 0 and finite.
+      term: Another member of the family in the place of focal loss, from :mod:`focaljax.terms`; `gamma` is
+        then left out.
       alpha: Weight of the positive answer in [0, 1], the negative one weighs ``1 - alpha``; None weighs
         both with 1.
+      label_smoothing: Scalar s in [0, 1]: the labels become ``y * (1 - s) + s / 2``.
+      where: Boolean, broadcasts to the shape of `logits`. Where it is False the loss is 0, without gradient.
+      ignore_index: A label, often -1 or 255, whose logits have the loss 0 and no gradient.
+      soft_labels: How a label between 0 and 1 is read. None is "mixture" for :class:`~focaljax.terms.Focal`
+        and :class:`~focaljax.terms.Poly`, and "linear" for other terms, which have no other reading.
+
+        - "mixture": ``m = y (1 - p) + (1 - y) p``, as in Keras, Optax and torchvision.
+        - "linear": what the two answers cost, weighed by y and 1 - y, each with its alpha, as in kornia.
+        - "quality": ``m = |y - p|``, the quality focal loss (Li et al. 2020) of mmdetection. Its gradient is
+          infinite at y = p for gamma < 1; it is 0 there.
+        - "cross_entropy": ``m = 1 - exp(-bce)``, as in scenic and segmentation_models.pytorch.
 
     Returns:
       One loss per logit, of the shape of `logits`, in at least float32.
 
     Raises:
       TypeError: An argument has the wrong dtype, for example integer logits.
-      ValueError: A shape or a known value is out of range.
+      ValueError: A shape or a known value is out of range, or the term does not have the reading.
 
     Example:
       >>> import jax.numpy as jnp
       >>> losses = sigmoid_focal_loss(jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0]), alpha=0.25)
       >>> [round(float(x), 6) for x in losses / jnp.log(2)]  # 0.25 * 0.5^2 and 0.75 * 0.5^2
       [0.0625, 0.1875]
+      >>> soft = [sigmoid_focal_loss(0.0, 0.9, soft_labels=how) for how in ("mixture", "quality")]
+      >>> [round(float(x), 6) for x in jnp.array(soft) / jnp.log(2)]  # 0.5^2 and |0.9 - 0.5|^2
+      [0.25, 0.16]
+
+    References:
+      Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
+      equation 5. Li et al., "Generalized Focal Loss", 2020 (https://arxiv.org/abs/2006.04388), equation 4.
+    """
+    return _fold.independent_labels(
+        logits,
+        labels,
+        _WORDS,
+        gamma=gamma,
+        term=term,
+        alpha=alpha,
+        label_smoothing=label_smoothing,
+        where=where,
+        ignore_index=ignore_index,
+        soft_labels=soft_labels,
+    )
+
+
+def sigmoid_focal_loss_with_integer_labels(
+    logits: Values,
+    labels: Values,
+    *,
+    gamma: Values = 2.0,
+    term: Term | None = None,
+    alpha: Values | None = None,
+    label_smoothing: Values = 0.0,
+    axis: int = -1,
+    where: Values | None = None,
+    ignore_index: int | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> jax.Array:
+    """Focal loss under a sigmoid of the classes that a row names, without one-hot labels.
+
+    The same numbers as :func:`sigmoid_focal_loss` of labels that are 1 for the named classes and 0 for all
+    others. Every index outside [0, C) names no class: the background of detectors, and the padding of lists.
+
+    Args:
+      logits: Log-odds, floating, of any shape with at least one class on `axis`.
+      labels: Class indices, integer: one per row, of the shape of `logits` without `axis`, or lists of them
+        along one more axis, ``[..., L]``. A class that is named twice counts once.
+      gamma: Focusing exponent, at least 0 and finite.
+      term: Another member of the family in the place of focal loss, from :mod:`focaljax.terms`; `gamma` is
+        then left out.
+      alpha: Weight of the positive answer in [0, 1], the negative one weighs ``1 - alpha``; None weighs
+        both with 1.
+      label_smoothing: Scalar s in [0, 1], as in :func:`sigmoid_focal_loss`.
+      axis: The class axis.
+      where: Boolean, broadcasts to the shape of `logits`. Where it is False the loss is 0, without gradient.
+      ignore_index: A row that names it has the loss 0 in all classes, without gradient; it may lie outside
+        [0, C).
+      axis_name: Inside `jax.shard_map` the mesh axis, or a tuple of them, that shards the classes: `logits`
+        and `where` are those of this device's shard, `labels` count from the first class of all; options
+        per class may be of all classes or of the shard.
+
+    Returns:
+      One loss per logit, of the shape of `logits`, in at least float32.
+
+    Raises:
+      TypeError: An argument has the wrong dtype, for example floating labels.
+      ValueError: A shape, the axis or a known value is out of range, or `axis_name` does not shard the
+        logits.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> losses = sigmoid_focal_loss_with_integer_labels(jnp.zeros((2, 3)), jnp.array([1, 3]), alpha=0.25)
+      >>> print(4 * losses / jnp.log(2))  # 3 is no class
+      [[0.75 0.25 0.75]
+       [0.75 0.75 0.75]]
+      >>> losses = sigmoid_focal_loss_with_integer_labels(jnp.zeros(3), jnp.array([0, 2, -1]), alpha=0.25)
+      >>> print(4 * losses / jnp.log(2))
+      [0.25 0.75 0.25]
 
     References:
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5.
     """
-    return _fold.independent_labels(logits, labels, _WORDS, gamma=gamma, alpha=alpha, op=sigmoid)
+    return _fold.independent_indices(
+        logits,
+        labels,
+        _WORDS,
+        gamma=gamma,
+        term=term,
+        alpha=alpha,
+        label_smoothing=label_smoothing,
+        axis=axis,
+        where=where,
+        ignore_index=ignore_index,
+        axis_name=axis_name,
+    )

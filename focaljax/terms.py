@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax._odds import Odds, power, rises, scaled
+from focaljax._odds import Odds, beyond, finite, inverse_of_q, rises, scaled
 
-__all__ = ["Detached", "Focal", "Odds", "Poly", "Term"]
+__all__ = ["Asymmetric", "Detached", "Focal", "Odds", "Poly", "Term"]
 
 INFINITY = float("inf")
 
@@ -57,6 +57,11 @@ class Term:
     """
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+
+    @property
+    def binary(self) -> bool:
+        """Whether it is for sigmoid losses only, as its two answers differ."""
+        return type(self).negative is not Term.negative
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Makes a dataclass and a pytree of each subclass."""
@@ -99,12 +104,8 @@ class Term:
         Returns:
           One number per class. The default comes from `value` by the rule of the odds.
         """
-        odds = _finite(odds)
-        slope = jax.jvp(self.value, (odds,), (rises(odds),))[1]
-        known = odds.q >= jnp.finfo(odds.q.dtype).tiny
-        q, log_q = jnp.where(known, odds.q, 1), jnp.where(known, odds.log_q, 0)
-        # q -> 0: whatever is multiplied by the pull vanishes too.
-        return jnp.where(known, -slope * power(q, log_q, -jnp.ones_like(q)), 0)
+        odds = finite(odds)
+        return -jax.jvp(self.value, (odds,), (rises(odds),))[1] * inverse_of_q(odds)
 
     def log_pull(self, odds: Odds) -> jax.Array:
         """``log pull``, for :func:`focaljax.calibration.log_posterior`.
@@ -126,20 +127,26 @@ class Term:
         Returns:
           One number per class.
         """
-        odds = _finite(odds)
+        odds = finite(odds)
         some = odds.log_p < 0
         return jnp.where(some, self.value(odds) / jnp.where(some, -odds.log_p, 1), 0)
 
+    def negative(self, odds: Odds) -> tuple["Term", Odds]:
+        """What the answer "no" of a sigmoid loss costs: a term, and the odds at which it is read.
 
-def _finite(odds: Odds) -> Odds:
-    """At p = 0 products such as ``p * log p`` have the limit 0, not 0 * inf."""
-    return odds._replace(log_p=jnp.maximum(odds.log_p, jnp.finfo(odds.log_p.dtype).min))
+        Args:
+          odds: Of the answer "no", so that `odds.q` is the probability of the class.
+
+        Returns:
+          The term itself at these odds, unless the two answers differ.
+        """
+        return self, odds
 
 
 def weighed(term: Term, odds: Odds, weight: jax.Array) -> jax.Array:
     """``weight * value``; a weight of 0 silences an infinite value, whose derivatives are finite."""
     limit = lax.stop_gradient(term.value(odds))
-    return scaled(weight, term.value(_finite(odds))) + jnp.where(jnp.isinf(limit) & ~(weight == 0), limit, 0)
+    return scaled(weight, term.value(finite(odds))) + jnp.where(jnp.isinf(limit) & ~(weight == 0), limit, 0)
 
 
 def by_options(term: Any, odds: Odds) -> Any:
@@ -147,7 +154,7 @@ def by_options(term: Any, odds: Odds) -> Any:
 
     An infinite loss does not depend on them: at p = 0 the factor is 1 or its limit.
     """
-    value, pull_back = jax.vjp(lambda term: term.value(_finite(odds)), term)
+    value, pull_back = jax.vjp(lambda term: term.value(finite(odds)), term)
     return pull_back(jnp.ones_like(value))[0]
 
 
@@ -353,3 +360,89 @@ class Detached(Term):
           One number per class.
         """
         return lax.stop_gradient(self.term.factor(odds))
+
+    @property
+    def binary(self) -> bool:
+        """Whether the term is for sigmoid losses only."""
+        return self.term.binary
+
+    def negative(self, odds: Odds) -> tuple[Term, Odds]:
+        """That of the term, its factor a constant too.
+
+        Args:
+          odds: Of the answer "no".
+
+        Returns:
+          A term, and the odds at which it is read.
+        """
+        term, odds = self.term.negative(odds)
+        return Detached(term), odds
+
+
+class Asymmetric(Term):
+    r"""Asymmetric loss of many independent labels: easy negatives count less than positives, or not at all.
+
+    .. math:: L_{yes} = (1 - p)^{\gamma_+} (-\log p), \quad
+              L_{no} = r^{\gamma_-} (-\log(1 - r)), \quad r = \max(p - m, 0)
+
+    With p the probability of the class. A negative below the margin m has exactly the loss 0 and no gradient.
+    The error of r is that of rounding m. For sigmoid losses only.
+
+    Attributes:
+      gamma_positive: Focusing exponent of the answer "yes", at least 0.
+      gamma_negative: That of "no", at least 0; below 1 the gradient is infinite where r reaches 0.
+      margin: What is taken from the probability of a negative, in [0, 1).
+
+    Raises:
+      TypeError: An option is no real number. This and the next come from the loss that takes the term.
+      ValueError: An option has the wrong shape, or a known value is out of range; or a softmax loss got it.
+
+    Example:
+      >>> from focaljax import sigmoid_focal_loss
+      >>> logits = jnp.log(jnp.array([1.0, 1.0, 0.04]))  # p = 1/2, 1/2, 0.04 / 1.04
+      >>> losses = sigmoid_focal_loss(logits, jnp.array([1.0, 0.0, 0.0]), term=Asymmetric(1.0, 2.0, 0.05))
+      >>> [round(float(x), 6) for x in losses]  # 0.5 log 2; 0.45^2 * -log 0.55; below the margin
+      [0.346574, 0.121062, 0.0]
+      >>> odds, term = Odds.at(0.0), Asymmetric(1.0, 2.0, 0.05)
+      >>> print(f"{term.value(odds):.4f} {term.pull(odds):.4f}")  # of the answer "yes"
+      0.3466 0.8466
+      >>> other, at = term.negative(odds)
+      >>> print(f"{other.value(at):.4f} {term.binary}")
+      0.1211 True
+
+    References:
+      Ridnik et al., "Asymmetric Loss For Multi-Label Classification", 2021 (https://arxiv.org/abs/2009.14119),
+      equations 4 to 7; its defaults are those of the authors' code.
+    """
+
+    gamma_positive: Any = 1.0
+    gamma_negative: Any = 4.0
+    margin: Any = 0.05
+
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "gamma_positive": (0, INFINITY),
+        "gamma_negative": (0, INFINITY),
+        "margin": (0, 1 - 2.0**-24),
+    }
+
+    def value(self, odds: Odds) -> jax.Array:
+        """Of the answer "yes".
+
+        Args:
+          odds: Of the class.
+
+        Returns:
+          One number per class.
+        """
+        return Focal(self.gamma_positive).value(odds)
+
+    def negative(self, odds: Odds) -> tuple[Term, Odds]:
+        """Focal loss where r is the probability of a wrong answer.
+
+        Args:
+          odds: Of the answer "no".
+
+        Returns:
+          The term, and the odds beyond the margin.
+        """
+        return Focal(self.gamma_negative), beyond(odds, self.margin)

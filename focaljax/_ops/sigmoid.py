@@ -1,18 +1,18 @@
-"""Focal loss of independent labels: one binary question per logit.
+"""Losses of independent labels: one binary question per logit.
 
-``p = sigmoid(z)``, ``m = y q + (1 - y) p`` is the probability that the answer is wrong,
-``bce = -y log p - (1 - y) log q``, and the loss is ``w * m^gamma * bce``. For labels 0 and 1 it is the
-categorical loss at the log-odds ``(2y - 1) z``; soft labels follow Keras, Optax and torchvision.
+``p = sigmoid(z)``, and for labels 0 and 1 the loss is that of a softmax at the log-odds ``(2y - 1) z``. A
+label between has four readings, each an operation here. With ``bce = -y log p - (1 - y) log q``:
 
-All derivatives are sums of products of four numbers that stay bounded as m vanishes. With
+    linear         y * yes(z) + (1 - y) * no(z), what the two answers cost; of every term
+    mixture        m^gamma * bce,  m = y q + (1 - y) p, the probability that the answer is wrong
+    quality        m^gamma * bce,  m = |y - p|
+    cross_entropy  m^gamma * bce,  m = 1 - exp(-bce)
 
-    ratio = p q / m    phi = bce / m    lean = (d bce / dz) / m = ((1 - y) p - y q) / m
-
-a :func:`product` is ``m^s ratio^i phi^j lean^k``, and its derivatives are products again: along the logit of
-the same exponent s, along the label of s - 1. So gamma < 1 is an ordinary case. In the loss s = gamma + 1 and
-j = 1.
+The last three are focal loss, and with ``epsilon * m^(gamma + 1)`` added poly loss. `no` is ``1 - y`` as
+exactly as the caller knows it.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -21,12 +21,116 @@ import jax.numpy as jnp
 from jax import lax
 
 from focaljax import _statistics
-from focaljax._odds import scaled
-from focaljax.terms import Focal
+from focaljax._odds import Odds, inverse_of_q, scaled
+from focaljax.terms import Poly, weighed
+
+
+def _operation(read: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The loss that a reading of labels gives, one per logit.
+
+    Its operands are logits, labels, `no`, weights and a term, all of one shape. An entry whose weight or
+    whose cotangent is 0 is silent, whatever its logit holds.
+    """
+
+    @jax.custom_vjp
+    def loss_of(logits, labels, no, weights, term):
+        return fwd(logits, labels, no, weights, term)[0]
+
+    def fwd(logits, labels, no, weights, term):
+        z, undefined = _settled(logits.astype(weights.dtype))
+        loss = scaled(weights, read(z, labels, no, term))
+        loss = jnp.where(undefined, jnp.where(weights == 0, 0, jnp.nan), loss)
+        return loss, (logits, labels, no, weights, term)
+
+    @partial(jax.jit, inline=True)  # eager gradients run one program too
+    def bwd(residuals, ct):
+        logits, labels, no, weights, term = residuals
+        z, undefined = _settled(_statistics.apart(logits).astype(weights.dtype))
+        ct = jnp.where(undefined, jnp.where((weights == 0) | (ct == 0), 0, jnp.nan), ct)
+        loss, pull_back = jax.vjp(read, z, labels, no, term)
+        by_z, by_yes, by_no, by_term = pull_back(jnp.ones_like(loss))
+        infinite = jnp.isinf(loss)
+        by_yes, by_no = jnp.where(infinite, -z, by_yes), jnp.where(infinite, 0, by_no)
+
+        def weighted(x):  # ct times the weight may overflow where x is 0
+            return scaled(ct, scaled(weights, x))
+
+        return (
+            weighted(by_z).astype(logits.dtype),
+            weighted(by_yes),
+            weighted(by_no),
+            scaled(ct, jnp.where((weights == 0) & infinite, 0, loss)),
+            jax.tree.map(weighted, by_term),
+        )
+
+    loss_of.defvjp(fwd, bwd)
+    return loss_of
+
+
+def _settled(z):
+    """The logits with 0 in the place of NaN, and where that was: no derivative multiplies it by 0."""
+    undefined = jnp.isnan(z)
+    return jnp.where(undefined, 0, z), undefined
+
+
+def _linear(z, yes, no, term):
+    other, odds = term.negative(Odds.at(-z))
+    return weighed(term, Odds.at(z), yes) + weighed(other, odds, no)
+
+
+def _mixture(z, y, no, term):
+    question = Question(z, y, no, _answer(*lax.stop_gradient((z, y, no))))
+    loss = product((1, 0, 1, 0), question, term.gamma)
+    if isinstance(term, Poly):
+        loss = loss + term.epsilon * product((1, 0, 0, 0), question, term.gamma)
+    return loss + jnp.where(jnp.isinf(question.answer.bce), jnp.inf, 0)
+
+
+def _modulated(by_entropy, z, y, no, term):
+    return weighed(term, _wrong(by_entropy, z, y, no), jnp.ones_like(z))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _wrong(by_entropy, z, y, no):
+    """The odds that a term reads: `q` is the probability of a wrong answer and `log_p` is ``-bce``."""
+    side = Odds.at(z)
+    bce = -(scaled(y, side.log_p) + scaled(no, side.log_q))
+    q = -jnp.expm1(-bce) if by_entropy else jnp.abs(no * side.p - y * side.q)
+    p = jnp.exp(-bce) if by_entropy else 1 - q
+    log_q = jnp.where(q < 0.5, jnp.log(jnp.where(q > 0, q, 1)), jnp.log1p(-p))
+    return Odds(p, q, -bce, log_q, jnp.zeros_like(q))
+
+
+@_wrong.defjvp
+def _wrong_jvp(by_entropy, primals, tangents):
+    z, y, no = primals
+    dz, dy, _ = tangents
+    found, side = _wrong(by_entropy, z, y, no), Odds.at(z)
+    no = lax.stop_gradient(no) - (y - lax.stop_gradient(y))  # it moves with y
+    lean = no * side.p - y * side.q  # d bce / dz
+    z = _bounded(z)
+    if by_entropy:
+        by_z, by_y = found.p * lean, -found.p * z
+    else:
+        by_z, by_y = jnp.sign(lean) * side.p * side.q, -jnp.sign(lean)
+    inverse = inverse_of_q(found)
+    near = jnp.minimum(inverse, 2.0**60)  # bounded, as its square appears further on
+    rise = by_z * dz + by_y * dy
+    relative = by_z * inverse * dz + by_y * near * dy
+    return found, Odds(-rise, rise, z * dy - lean * dz, relative, jnp.zeros_like(rise))
 
 
 class Answer(NamedTuple):
-    """What the loss and its derivatives need to know of one logit and its label."""
+    """What the mixture and its derivatives need to know of one logit and its label.
+
+    All derivatives are sums of products of four numbers that stay bounded as m vanishes. With
+
+        ratio = p q / m    phi = bce / m    lean = (d bce / dz) / m = ((1 - y) p - y q) / m
+
+    a :func:`product` is ``m^s ratio^i phi^j lean^k``, and its derivatives are products again: along the logit
+    of the same exponent s, along the label of s - 1. So gamma < 1 is an ordinary case. In the loss
+    s = gamma + 1 and j = 1.
+    """
 
     m: jax.Array  # y q + (1 - y) p
     log_m: jax.Array  # finite also where m underflows
@@ -43,62 +147,6 @@ class Question(NamedTuple):
     y: jax.Array
     no: jax.Array
     answer: Answer
-
-
-@jax.custom_vjp
-def sigmoid(
-    logits: jax.Array, labels: jax.Array, no: jax.Array, weights: jax.Array, term: Focal
-) -> jax.Array:
-    """One loss per logit; all operands have the shape of `logits`.
-
-    `no` is ``1 - labels`` as exactly as the caller knows it; its derivative is part of that of the labels.
-    An entry whose weight or whose cotangent is 0 is silent, whatever its logit holds.
-    """
-    return _fwd(logits, labels, no, weights, term)[0]
-
-
-def _fwd(logits, labels, no, weights, term):
-    z, undefined = _settled(logits.astype(weights.dtype))
-    loss = _loss(_question(z, labels, no), term.gamma, weights)
-    loss = jnp.where(undefined, jnp.where(weights == 0, 0, jnp.nan), loss)
-    return loss, (logits, labels, no, weights, term)
-
-
-@partial(jax.jit, inline=True)  # eager gradients run one program too
-def _bwd(residuals, ct):
-    logits, labels, no, weights, term = residuals
-    z, undefined = _settled(_statistics.apart(logits).astype(weights.dtype))
-    question, gamma = _question(z, labels, no), term.gamma
-    ct = jnp.where(undefined, jnp.where((weights == 0) | (ct == 0), 0, jnp.nan), ct)
-
-    def weighted(x):  # ct times the weight may overflow where x is 0
-        return scaled(ct, scaled(weights, x))
-
-    def of(*powers):
-        return product(powers, question, gamma)
-
-    loss = _loss(question, gamma, jnp.ones_like(weights))
-    slope = gamma * (no - labels) * of(1, 1, 1, 0) + of(1, 0, 0, 1)
-    drift = gamma * _tilt(z) * of(0, 0, 1, 0) - _bounded(z) * of(0, 0, 0, 0)
-    return (
-        weighted(slope).astype(logits.dtype),
-        weighted(jnp.where(jnp.isinf(loss), -z, drift)),
-        jnp.zeros_like(no),
-        scaled(ct, jnp.where((weights == 0) & jnp.isinf(loss), 0, loss)),
-        Focal(weighted(_log_m(question) * of(1, 0, 1, 0))),
-    )
-
-
-def _settled(z):
-    """The logits with 0 in the place of NaN, and where that was: no derivative multiplies it by 0."""
-    undefined = jnp.isnan(z)
-    return jnp.where(undefined, 0, z), undefined
-
-
-def _loss(question, gamma, weight):
-    """``weight * m^gamma * bce``, +inf where a certain answer is wrong, with finite derivatives there."""
-    infinite = jnp.isinf(question.answer.bce) & (weight != 0)
-    return scaled(weight, product((1, 0, 1, 0), question, gamma)) + jnp.where(infinite, jnp.inf, 0)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -154,11 +202,6 @@ def _log_m_jvp(primals, tangents):
     return _log_m(question), by_z * d_question.z + _bounded(by_y) * d_question.y
 
 
-def _question(z, y, no):
-    """The answer with what it is differentiated by: the logit and the label."""
-    return Question(z, y, no, _answer(*lax.stop_gradient((z, y, no))))
-
-
 def _answer(z, y, no):
     positive = z >= 0
     r = jnp.exp(-jnp.abs(z))
@@ -204,4 +247,7 @@ def _bounded(x):
     return jnp.clip(x, -_most(x), _most(x))
 
 
-sigmoid.defvjp(_fwd, _bwd)
+linear = _operation(_linear)
+mixture = _operation(_mixture)
+quality = _operation(partial(_modulated, False))
+cross_entropy = _operation(partial(_modulated, True))
