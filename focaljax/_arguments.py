@@ -540,7 +540,7 @@ def soft_labels(x: Any, term: Any) -> str:
     choice("soft_labels", x, SoftLabels)
     if x not in (None, "linear") and not powers:
         raise ValueError(
-            f'`soft_labels` must be "linear" or None for the term {type(term).__name__}, got {x!r}, which Focal '
+            f'`soft_labels` must be "linear" or None for {type(term).__name__}, got {x!r}, which Focal '
             "and Poly have."
         )
     return x or ("mixture" if powers else "linear")

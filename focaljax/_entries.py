@@ -1,13 +1,12 @@
 """What is asked of single entries: their class, and differences and exponentials to the last bit."""
 
 from collections.abc import Sequence
-from functools import reduce
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-MANY = 64  # labels of one row: up to so many comparisons are one kernel with what uses them
+MANY = 128  # labels of one row: the comparisons of so many are one kernel with what uses them
 
 
 def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -26,11 +25,14 @@ def is_class(labels: jax.Array, shape: Sequence[int], axis: int) -> jax.Array:
 
 def is_any_class(labels: jax.Array, shape: Sequence[int], axis: int) -> jax.Array:
     """Where the class index is one of the labels along the last axis of `labels`."""
-    if labels.shape[-1] > MANY:
-        index = lax.broadcasted_iota(labels.dtype, (*shape, 1), axis)
-        return jnp.any(index == jnp.expand_dims(labels, axis), -1)
-    each = (is_class(labels[..., i], shape, axis) for i in range(labels.shape[-1]))
-    return jnp.broadcast_to(reduce(jnp.logical_or, each, False), shape)
+    each = jnp.moveaxis(labels, -1, 0)
+    if not len(each):
+        return jnp.zeros(shape, bool)
+
+    def add(hot, one):
+        return hot | is_class(one, shape, axis), None
+
+    return lax.scan(add, is_class(each[0], shape, axis), each[1:], unroll=MANY)[0]
 
 
 def is_known(shape: Sequence[int]) -> bool:

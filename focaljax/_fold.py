@@ -148,7 +148,9 @@ def independent_indices(
     where = None if where is None else _arguments.mask("where", where, logits, words.logits)
     options = _options(logits, words, term, gamma, alpha, label_smoothing, axis, name, highest=1, binary=True)
     op = _READINGS[_arguments.soft_labels(None, term)]
-    return _positives(logits, labels, *options, where, axis=axis, name=name, ignored=ignored, op=op)
+    return _independent(
+        logits, labels, *options, where, op=op, indices=True, axis=axis, name=name, ignored=ignored
+    )
 
 
 def _options(
@@ -213,36 +215,41 @@ def _index(logits, labels, term, alpha, smoothing, where, *, axis, name, ignored
     return dense(logits, weights, _of_entries(term, zeros, part, axis), axis, name, known)
 
 
-@partial(jax.jit, static_argnames=("axis", "name", "ignored", "op"), inline=True)
-def _positives(logits, labels, term, alpha, smoothing, where, *, axis, name, ignored, op):
-    kept = where
-    if ignored is not None:
-        counted = jnp.expand_dims(~jnp.any(labels == jnp.asarray(ignored, labels.dtype), -1), axis)
-        kept = counted if where is None else where & counted
-    mine = _mesh.local(labels, logits.shape[axis], name)
-    hot = _entries.is_any_class(mine, logits.shape, axis)
-    part = partial(_mesh.part, axis=axis, classes=logits.shape[axis], name=name)
-    term, alpha = jax.tree.map(part, (term, alpha))
-    return _independent(logits, hot, term, alpha, smoothing, kept, op=op)
+@partial(jax.jit, static_argnames=("op", "indices", "axis", "name", "ignored"), inline=True)
+def _independent(
+    logits, labels, term, alpha, smoothing, where, *, op, indices=False, axis=0, name=None, ignored=None
+):
+    labels, indices = (None, labels) if indices else (labels.astype(_wide(logits)), None)
+    answers = partial(_answers, axis=axis, name=name, ignored=ignored, each=op is sigmoid.linear)
+    return op(answers, logits, (indices, where), (labels, term, alpha, smoothing))
 
 
-@partial(jax.jit, static_argnames=("op",), inline=True)
-def _independent(logits, labels, term, alpha, smoothing, kept, *, op):
-    zeros = _zeros(logits, _wide(logits))
-    yes = labels.astype(zeros.dtype) + zeros
+def _answers(like, fixed, moving, *, axis, name, ignored, each):
+    """What is asked of each logit; by a reading that costs `each` answer apart, alpha weighs each."""
+    (indices, kept), (labels, term, alpha, smoothing) = fixed, moving
+    zeros = _zeros(like, _wide(like))
+    if indices is not None:
+        mine = _mesh.local(indices, like.shape[axis], name)
+        labels = _entries.is_any_class(mine, like.shape, axis).astype(zeros.dtype)
+        term, alpha = jax.tree.map(
+            partial(_mesh.part, axis=axis, classes=like.shape[axis], name=name), (term, alpha)
+        )
+        if ignored is not None:
+            counted = ~jnp.any(indices == jnp.asarray(ignored, indices.dtype), -1)
+            kept = jnp.expand_dims(counted, axis) & (True if kept is None else kept)
+    yes = labels + zeros
     if kept is not None:
         yes = jnp.where(kept, yes, 0)
-    no = 1 - yes
+    no, weights = 1 - yes, 1 + zeros
     if smoothing is not None:  # each from its own parts: 1 - s / 2 would lose the digits of s
         yes, no = (y * (1 - smoothing) + smoothing / 2 for y in (yes, no))
-    weights = 1 + zeros
-    if alpha is not None and op is sigmoid.linear:  # each answer weighs its own
+    if alpha is not None and each:
         yes, no = alpha * yes, (1 - alpha) * no
     elif alpha is not None:
         weights = alpha * yes + (1 - alpha) * no
     if kept is not None:
         weights = jnp.where(kept, weights, 0)
-    return op(logits, yes, no, weights, jax.tree.map(lambda x: x + zeros, term))
+    return sigmoid.Answers(yes, no, weights, jax.tree.map(lambda x: x + zeros, term))
 
 
 def _wide(logits):

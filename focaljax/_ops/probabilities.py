@@ -5,12 +5,15 @@ from the clip ``1 - p`` is exact for the p that was given, so plain differentiat
 clip the loss is constant and its gradient 0, which is why logits are the better input.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from focaljax import _entries
 from focaljax._odds import complete, scaled
-from focaljax.terms import Focal, Term
+from focaljax.terms import Term
 
 EPSILON = 1e-7  # keras.config.epsilon()
 
@@ -31,12 +34,13 @@ def indexed(probs: jax.Array, labels: jax.Array, alpha: jax.Array, term: Term, a
     return _where_defined(defined & known, scaled(alpha, _value(term, target)), alpha == 0)
 
 
-def sigmoid(probs: jax.Array, labels: jax.Array, no: jax.Array, weights: jax.Array, term: Focal) -> jax.Array:
+def sigmoid(answers: Callable, probs: jax.Array, fixed: Any, moving: Any) -> jax.Array:
     """One loss per probability of an independent label; see `_ops.sigmoid`."""
+    yes, no, weights, term = answers(probs, fixed, moving)
     defined = jnp.isfinite(probs)
     p = _clipped(jnp.where(defined, probs.astype(weights.dtype), 0.5))
-    wrong = labels * (1 - p) + no * p
-    bce = -(labels * jnp.log(p) + no * jnp.log1p(-p))
+    wrong = yes * (1 - p) + no * p
+    bce = -(yes * jnp.log(p) + no * jnp.log1p(-p))
     return _where_defined(defined, weights * jnp.power(wrong, term.gamma) * bce, weights == 0)
 
 

@@ -22,32 +22,45 @@ from jax import lax
 
 from focaljax import _statistics
 from focaljax._odds import Odds, inverse_of_q, scaled
-from focaljax.terms import Poly, weighed
+from focaljax.terms import Poly, Term, weighed
+
+
+class Answers(NamedTuple):
+    """What is asked of each logit; all of its shape."""
+
+    yes: jax.Array  # the label
+    no: jax.Array  # 1 - yes, as exactly as the caller knows it
+    weights: jax.Array  # an entry of weight 0, or of cotangent 0, is silent whatever its logit holds
+    term: Term
 
 
 def _operation(read: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """The loss that a reading of labels gives, one per logit.
+    """One loss per logit by a reading of labels, from logits and what the answers are made of.
 
-    Its operands are logits, labels, `no`, weights and a term, all of one shape. An entry whose weight or
-    whose cotangent is 0 is silent, whatever its logit holds.
+    ``answers(zeros, fixed, moving)`` makes them: `fixed` has no gradient. It runs again for the gradient, so
+    that what has the size of the logits need not be stored.
     """
 
-    @jax.custom_vjp
-    def loss_of(logits, labels, no, weights, term):
-        return fwd(logits, labels, no, weights, term)[0]
+    @partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def loss_of(answers, logits, fixed, moving):
+        return fwd(answers, logits, fixed, moving)[0]
 
-    def fwd(logits, labels, no, weights, term):
+    def fwd(answers, logits, fixed, moving):
+        yes, no, weights, term = answers(logits, fixed, moving)
         z, undefined = _settled(logits.astype(weights.dtype))
-        loss = scaled(weights, read(z, labels, no, term))
+        loss = scaled(weights, read(z, yes, no, term))
         loss = jnp.where(undefined, jnp.where(weights == 0, 0, jnp.nan), loss)
-        return loss, (logits, labels, no, weights, term)
+        return loss, (logits, fixed, moving)
 
-    @partial(jax.jit, inline=True)  # eager gradients run one program too
-    def bwd(residuals, ct):
-        logits, labels, no, weights, term = residuals
-        z, undefined = _settled(_statistics.apart(logits).astype(weights.dtype))
+    @partial(jax.jit, static_argnums=0, inline=True)  # eager gradients run one program too
+    def bwd(answers, residuals, ct):
+        logits, fixed, moving = residuals
+        z = _statistics.apart(logits)
+        fixed = jax.tree.map(_statistics.apart, fixed)
+        (yes, no, weights, term), spread = jax.vjp(partial(answers, logits, fixed), moving)
+        z, undefined = _settled(z.astype(weights.dtype))
         ct = jnp.where(undefined, jnp.where((weights == 0) | (ct == 0), 0, jnp.nan), ct)
-        loss, pull_back = jax.vjp(read, z, labels, no, term)
+        loss, pull_back = jax.vjp(read, z, yes, no, term)
         by_z, by_yes, by_no, by_term = pull_back(jnp.ones_like(loss))
         infinite = jnp.isinf(loss)
         by_yes, by_no = jnp.where(infinite, -z, by_yes), jnp.where(infinite, 0, by_no)
@@ -55,13 +68,10 @@ def _operation(read: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         def weighted(x):  # ct times the weight may overflow where x is 0
             return scaled(ct, scaled(weights, x))
 
-        return (
-            weighted(by_z).astype(logits.dtype),
-            weighted(by_yes),
-            weighted(by_no),
-            scaled(ct, jnp.where((weights == 0) & infinite, 0, loss)),
-            jax.tree.map(weighted, by_term),
-        )
+        by_weights = scaled(ct, jnp.where((weights == 0) & infinite, 0, loss))
+        by_answers = Answers(weighted(by_yes), weighted(by_no), by_weights, jax.tree.map(weighted, by_term))
+        none = jax.tree.map(lambda x: None, fixed)
+        return weighted(by_z).astype(logits.dtype), none, *spread(by_answers)
 
     loss_of.defvjp(fwd, bwd)
     return loss_of
