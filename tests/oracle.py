@@ -8,7 +8,7 @@ classes takes a second at most, and a row's softmax is shared by all gammas, wei
     softmax_focal(z, weights, gamma)      one row             -> SoftmaxFocal
     batch(logits, weights, gamma)         rows                -> Batch, the same fields stacked
     one_hot(targets, classes, weight)     integer labels as weights
-    sigmoid_focal(z, y, gamma, weight)    elementwise, broadcasting -> SigmoidFocal
+    sigmoid_focal(z, y, gamma, weight)    elementwise, broadcasting -> SigmoidFocal, by a reading of y
 
 Questions without an answer (NaN, +inf logits in a softmax, a row with nothing but -inf) raise.
 """
@@ -160,6 +160,47 @@ def poly(epsilon: float) -> type[_Term]:
             return [*super().bends, outer * self.q, -outer * self.g * self.p]
 
     return Poly
+
+
+@cache
+def beyond(margin: float) -> type[_Term]:
+    """A negative answer of the asymmetric loss: r^g (-log(1 - r)), r = max(q - margin, 0)."""
+
+    class Beyond(_Term):
+        @property
+        def r(self) -> Any:
+            return max(self.q - margin, ZERO)
+
+        @property
+        def value(self) -> Any:
+            return self.r**self.g * -mp.log1p(-self.r)
+
+        @property
+        def pull(self) -> Any:
+            return self.p * mp.fsum(self.by_r) if self.r else ZERO
+
+        @property
+        def by_r(self) -> list[Any]:
+            r, g = self.r, self.g
+            return [g * r ** (g - 1) * -mp.log1p(-r), r**g / (1 - r)]
+
+        @property
+        def bends(self) -> list[Any]:
+            r, g, p = self.r, self.g, self.p
+            if not r:
+                return []
+            twice = [
+                g * (g - 1) * r ** (g - 2) * -mp.log1p(-r),
+                2 * g * r ** (g - 1) / (1 - r),
+                r**g / (1 - r) ** 2,
+            ]
+            return [*(p * x for x in self.by_r), *(-(p**2) * x for x in twice)]
+
+        @property
+        def by_g(self) -> Any:
+            return self.value * mp.log(self.r) if self.r else ZERO
+
+    return Beyond
 
 
 class DetachedFocal(_Term):
@@ -461,77 +502,115 @@ def one_hot(targets: ArrayLike, classes: int, weight: ArrayLike = 1.0) -> Array:
 
 
 class SigmoidFocal(NamedTuple):
-    """f = w m^g b elementwise, with m = 1 - p_t and b the binary cross-entropy.
+    """f = w (m^g b + epsilon m^(g+1)) elementwise, b the binary cross-entropy, m how wrong the answer is.
 
-    p = sigmoid(z), q = 1 - p,  p_t = y p + (1-y) q,  so  m = y q + (1-y) p,
-    b = y softplus(-z) + (1-y) softplus(z),  and with m' = (1-2y) p q,  b' = (1-y) p - y q:
+    p = sigmoid(z), q = 1 - p,  b = y softplus(-z) + (1-y) softplus(z),  and by the reading of y
 
-        value
-        grad       df/dz = w (g m^(g-1) m' b + m^g b');            scale: its absolute terms
-        grad_y     df/dy = w (g m^(g-1) (q - p) b - m^g z);        scale_y: likewise
-        grad_gamma df/dg = w m^g b log m
-        grad2      d2f/dz2 = w (g (g-1) m^(g-2) m'^2 b + g m^(g-1) (m'' b + 2 m' b') + m^g p q),
-                   m'' = m' (q - p);                               scale2: likewise
+        mixture        m = y q + (1-y) p,  m' = (1-2y) p q,     dm/dy = q - p
+        quality        m = |y - p|,        m' = +-p q,          dm/dy = -+1
+        cross_entropy  m = 1 - exp(-b),    m' = (1-m) b',       dm/dy = -(1-m) z
+
+    with b' = (1-y) p - y q and b'' = p q. The fields, and for each the sum of its absolute terms. Where m is
+    a difference of nearly equal numbers (quality) this has a part for what their rounding does.
     """
 
     value: Array
-    grad: Array
+    grad: Array  # df/dz
     grad_y: Array
     grad_gamma: Array
-    grad2: Array
+    grad2: Array  # d2f/dz2
+    scale_value: Array
     scale: Array
     scale_y: Array
+    scale_gamma: Array
     scale2: Array
 
 
 @lru_cache(maxsize=65536)
-def _sigmoid_point(z: float, y: float, gamma: float) -> tuple[Any, ...]:
+def _sigmoid_point(z: float, y: float, gamma: float, reading: str, epsilon: float) -> tuple[Any, ...]:
     """The fields of `SigmoidFocal` at one point, for w = 1."""
     x, g = mp.mpf(z), mp.mpf(gamma)
     yes = mp.mpf(y)
     no = mp.fsub(1, yes, exact=True)
     if mp.isinf(x):
-        return _sigmoid_limit(yes if x > 0 else no, g, 1 if x > 0 else -1)
+        return _sigmoid_limit(yes if x > 0 else no, g, 1 if x > 0 else -1, reading, epsilon)
     r = mp.exp(-abs(x))
     large, small = 1 / (1 + r), r / (1 + r)
     p, q = (large, small) if x >= 0 else (small, large)
     soft = mp.log1p(r)
-    m = yes * q + no * p
     b = yes * (soft + max(-x, 0)) + no * (soft + max(x, 0))
-    m0, m1, m2 = m**g, g * m ** (g - 1), g * (g - 1) * m ** (g - 2)
-    p_t = yes * p + no * q
-    log_m = mp.log1p(-p_t) if 2 * p_t < 1 else mp.log(m)
-    dm = (no - yes) * p * q
-    grad = [m1 * dm * b, m0 * no * p, -m0 * yes * q]
-    grad_y = [m1 * (q - p) * b, -m0 * x]
-    grad2 = [
-        m2 * dm * dm * b,
-        m1 * dm * (q - p) * b,
-        2 * m1 * dm * no * p,
-        -2 * m1 * dm * yes * q,
-        m0 * p * q,
+    slopes, bend, spill = [no * p, -yes * q], p * q, ZERO  # b', b'', and what rounding adds to m
+    if reading == "mixture":
+        m, right, turn = yes * q + no * p, yes * p + no * q, (no - yes) * bend
+        dm, ddm, dm_y = [turn], turn * (q - p), q - p
+    elif reading == "quality":
+        side = mp.sign(mp.fsum(slopes))
+        m, dm, ddm, dm_y = abs(mp.fsum(slopes)), [side * bend], side * bend * (q - p), -side
+        right, spill = 1 - m, mp.fsum(slopes, absolute=True) - m
+    else:
+        right = mp.exp(-b)
+        m, dm, dm_y = -mp.expm1(-b), [right * one for one in slopes], -right * x
+        ddm = right * (bend - mp.fsum(slopes) ** 2)
+
+    def over_m(n: int) -> list[Any]:
+        """The n-th derivative by m, its part with b and that without."""
+        return [mp.ff(g, n) * m ** (g - n) * b, epsilon * mp.ff(g + 1, n) * m ** (g + 1 - n)]
+
+    def beside_b(n: int) -> Any:
+        return mp.ff(g, n) * m ** (g - n)
+
+    log_m = mp.log1p(-right) if 2 * right < 1 else mp.log(m)
+    fields = [  # terms of each, and its derivative by m
+        (over_m(0), mp.fsum(over_m(1))),
+        (
+            [*(t * d for t in over_m(1) for d in dm), *(beside_b(0) * s for s in slopes)],
+            mp.fsum(over_m(2)) * mp.fsum(dm) + beside_b(1) * mp.fsum(slopes),
+        ),
+        (
+            [*(t * dm_y for t in over_m(1)), -beside_b(0) * x],
+            mp.fsum(over_m(2)) * dm_y - beside_b(1) * x,
+        ),
+        ([t * log_m for t in over_m(0)], mp.fsum(over_m(1)) * log_m + mp.fsum(over_m(0)) / m),
+        (
+            [
+                *(t * c * d for t in over_m(2) for c in dm for d in dm),
+                *(2 * beside_b(1) * d * s for d in dm for s in slopes),
+                *(t * ddm for t in over_m(1)),
+                beside_b(0) * bend,
+            ],
+            mp.fsum(over_m(3)) * mp.fsum(dm) ** 2
+            + 2 * beside_b(2) * mp.fsum(dm) * mp.fsum(slopes)
+            + mp.fsum(over_m(2)) * ddm,
+        ),
     ]
-    sums = [mp.fsum(terms) for terms in (grad, grad_y, grad2)]
-    scales = [mp.fsum(terms, absolute=True) for terms in (grad, grad_y, grad2)]
-    return (m0 * b, sums[0], sums[1], m0 * b * log_m, sums[2], *scales)
+    scales = [mp.fsum(terms, absolute=True) + spill * abs(by_m) for terms, by_m in fields]
+    return (*(mp.fsum(terms) for terms, _ in fields), *scales)
 
 
-def _sigmoid_limit(right: Any, g: Any, sign: int) -> tuple[Any, ...]:
+def _sigmoid_limit(right: Any, g: Any, sign: int, reading: str, epsilon: float) -> tuple[Any, ...]:
     """z -> sign * inf, `right` being the label of the side that it is on.
 
     right = 1: m = q, b ~ q, everything dies but df/dy of gamma = 0, which is -z.
-    right < 1: m -> 1 - right, b -> inf, b' -> 1 - right (and p q b -> 0).
+    right < 1: b -> inf, b' -> 1 - right (and p q b -> 0); m -> 1 - right, or 1 where it is made of b.
     """
     wrong, inf = 1 - right, mp.inf
     if wrong == 0:
         grad_y = -sign * inf if g == 0 else ZERO
-        return (ZERO, ZERO, grad_y, ZERO, ZERO, ZERO, abs(grad_y), ZERO)
-    grad = wrong ** (g + 1)
-    grad_gamma = -inf if right > 0 else ZERO  # right = 0: log m ~ -q while b ~ |z|
-    return (inf, sign * grad, -sign * inf, grad_gamma, ZERO, grad, inf, ZERO)
+        return (ZERO, ZERO, grad_y, ZERO, ZERO, ZERO, ZERO, abs(grad_y), ZERO, ZERO)
+    m = ONE if reading == "cross_entropy" else wrong
+    grad = m**g * wrong
+    grad_gamma = -inf if m < 1 else ZERO  # m -> 1: log m ~ -q while b ~ |z|
+    return (inf, sign * grad, -sign * inf, grad_gamma, ZERO, inf, grad, inf, abs(grad_gamma), ZERO)
 
 
-def sigmoid_focal(z: ArrayLike, y: ArrayLike, gamma: ArrayLike, weight: ArrayLike = 1.0) -> SigmoidFocal:
+def sigmoid_focal(
+    z: ArrayLike,
+    y: ArrayLike,
+    gamma: ArrayLike,
+    weight: ArrayLike = 1.0,
+    reading: str = "mixture",
+    epsilon: float = 0.0,
+) -> SigmoidFocal:
     """The binary focal loss, its derivatives and their scales, elementwise with broadcasting.
 
     z may be +-inf (the limits); y is in [0, 1].
@@ -541,7 +620,8 @@ def sigmoid_focal(z: ArrayLike, y: ArrayLike, gamma: ArrayLike, weight: ArrayLik
         raise ValueError("`z` must not be NaN and `y` must be in [0, 1].")
     flat = zip(*(x.ravel().tolist() for x in (z_, y_, gamma_, weight_)), strict=True)
     points = [
-        [mp.mpf(w) * field if w else ZERO for field in _sigmoid_point(x, label, g)] for x, label, g, w in flat
+        [mp.mpf(w) * field if w else ZERO for field in _sigmoid_point(x, label, g, reading, epsilon)]
+        for x, label, g, w in flat
     ]
     fields = zip(*points, strict=True) if points else [()] * len(SigmoidFocal._fields)
     return SigmoidFocal(*(_float64(list(field)).reshape(z_.shape) for field in fields))

@@ -225,6 +225,12 @@ def test_batch_takes_a_gamma_and_a_weight_per_example():
 
 # --- sigmoid ------------------------------------------------------------------------------------
 
+READINGS = {
+    "mixture": lambda y, p, q, b: y * q + (1 - y) * p,
+    "quality": lambda y, p, q, b: abs((1 - y) * p - y * q),
+    "cross_entropy": lambda y, p, q, b: -mp.expm1(-b),
+}
+
 
 @pytest.mark.parametrize("gamma", cases.GAMMAS)
 def test_hard_binary_labels_are_a_softmax_of_two(gamma):
@@ -240,19 +246,21 @@ def test_hard_binary_labels_are_a_softmax_of_two(gamma):
     assert (mirrored.grad_y == -got.grad_y).all() and (mirrored.grad2 == got.grad2).all()
 
 
+@pytest.mark.parametrize(("reading", "epsilon"), [*((name, 0.0) for name in READINGS), ("mixture", -0.5)])
 @pytest.mark.parametrize("gamma", SMALL_GAMMAS)
 @pytest.mark.parametrize("label", [0.0, 1.0, 0.3, 1e-6, 1 - 1e-6])
-def test_sigmoid_focal_is_the_definition_and_its_differences(label, gamma):
+def test_sigmoid_focal_is_the_definition_and_its_differences(label, gamma, reading, epsilon):
     y, g, weight = mp.mpf(label), mp.mpf(gamma), mp.mpf(3)
 
     def f(z, y, g):
         p, q = 1 / (1 + mp.exp(-z)), 1 / (1 + mp.exp(z))
-        m = y * q + (1 - y) * p
-        return weight * m**g * -(y * mp.log(p) + (1 - y) * mp.log(q))
+        b = -(y * mp.log(p) + (1 - y) * mp.log(q))
+        m = READINGS[reading](y, p, q, b)
+        return weight * (m**g * b + epsilon * m ** (g + 1))
 
     for z in (0.0, 1e-8, -0.5, 3.0, -12.0, 17.0, 40.0, -90.0, 1e3, -1e4):
         x = mp.mpf(z)
-        got = oracle.sigmoid_focal(z, label, gamma, 3.0)
+        got = oracle.sigmoid_focal(z, label, gamma, 3.0, reading, epsilon)
         close(got.value, float(f(x, y, g)))
         close(got.grad, float(mp.diff(f, (x, y, g), (1, 0, 0))), got.scale)
         if 0 < label < 1 or abs(z) < 100:  # from inside [0, 1], where steps are small beside q
@@ -263,12 +271,13 @@ def test_sigmoid_focal_is_the_definition_and_its_differences(label, gamma):
         close(got.grad2, float(mp.diff(f, (x, y, g), (2, 0, 0))), got.scale2)
 
 
+@pytest.mark.parametrize("reading", ["mixture", "quality", "cross_entropy"])
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 1.0, 2.0])
-def test_sigmoid_at_infinity_is_the_limit(gamma):
+def test_sigmoid_at_infinity_is_the_limit(gamma, reading):
     label = np.array([0.0, 0.3, 1.0])
     for sign in (1.0, -1.0):
-        far = oracle.sigmoid_focal(sign * 1e300, label, gamma)
-        limit = oracle.sigmoid_focal(sign * np.inf, label, gamma)
+        far = oracle.sigmoid_focal(sign * 1e300, label, gamma, 1.0, reading)
+        limit = oracle.sigmoid_focal(sign * np.inf, label, gamma, 1.0, reading)
         for name, got, want in zip(far._fields, far, limit, strict=True):
             got = np.where(np.abs(got) > 1e290, np.copysign(np.inf, got), got)
             np.testing.assert_allclose(got, want, rtol=1e-14, err_msg=name)
