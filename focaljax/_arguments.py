@@ -434,14 +434,21 @@ def is_ignored(name: str, x: Any, ignored: Any) -> Any:
 
 def class_counts(name: str, x: Any) -> jax.Array:
     """One count per class, [C], at least 0, floating in at least float32."""
-    values, default = known(x), jax.dtypes.canonicalize_dtype(float)
-    if values is not None and not isinstance(x, jax.Array) and values.dtype.kind in "iu":
-        x = values.astype(default)  # before JAX wraps an int64 to 32 bits
-    x = _numbers(name, array(name, x), "real")
+    default = jax.dtypes.canonicalize_dtype(float)
+    x = _numbers(name, amounts(name, x), "real")
     if x.ndim != 1 or not x.size:
         raise ValueError(f"`{name}` must have one entry per class, shape [C], got {x.shape}.")
-    in_range(name, values, 0, math.inf)
     return x.astype(default) if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize < 4 else x
+
+
+def amounts(name: str, x: Any) -> jax.Array:
+    """A real or boolean array; known entries are at least 0 and finite."""
+    values = known(x)
+    if values is not None and not isinstance(x, jax.Array) and values.dtype.kind in "iu":
+        x = values.astype(np.float64)  # before JAX wraps an int64 to 32 bits
+    x = real(name, x)
+    in_range(name, values, 0, math.inf)
+    return x
 
 
 def real(name: str, x: Any) -> jax.Array:

@@ -210,12 +210,27 @@ class _Loss:
             del options[name]
         return type(self)._function(y_true, y_pred, **options)
 
-    def __call__(self, y_true: Values, y_pred: Values, sample_weight: Values | None = None) -> jax.Array:
-        """The losses of a batch, weighed and reduced by :func:`focaljax.reduce_loss`."""
+    def __call__(
+        self,
+        y_true: Values,
+        y_pred: Values,
+        sample_weight: Values | None = None,
+        *,
+        normalizer: Values | None = None,
+    ) -> jax.Array:
+        """The losses of a batch, weighed and reduced by :func:`focaljax.reduce_loss`.
+
+        Example:
+          >>> loss = CategoricalFocalCrossentropy(gamma=0.0, alpha=1.0)
+          >>> loss([[1, 0], [1, 0]], jnp.array([[0.5, 0.5], [0.5, 0.5]]), normalizer=4) / jnp.log(2)
+          Array(0.5, dtype=float32)
+        """
         y_pred = _arguments.floating("y_pred", y_pred)
         losses = self.call(y_true, y_pred if self.dtype is None else y_pred.astype(self.dtype))
         where = reductions.not_ignored(y_true, getattr(self, "ignore_class", None), losses)
-        reduced = reductions.reduce_loss(losses, sample_weight, self.reduction, where=where)
+        reduced = reductions.reduce_loss(
+            losses, sample_weight, self.reduction, where=where, normalizer=normalizer
+        )
         return reduced if self.dtype is None else reduced.astype(self.dtype)
 
     def get_config(self) -> dict[str, Any]:

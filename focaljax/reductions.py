@@ -2,12 +2,13 @@
 
 With losses v and weights w, both of one shape with n entries:
 
-========================================  =====================
+========================================  =========================
 ``"sum_over_batch_size"``, ``"mean"``     sum(w v) / n
+the same, with a `normalizer` c           sum(w v) / max(sum(c), 1)
 ``"mean_with_sample_weight"``             sum(w v) / sum(w)
 ``"sum"``                                 sum(w v)
 ``"none"``, None                          w v
-========================================  =====================
+========================================  =========================
 
 What holds for the whole file:
 
@@ -20,7 +21,8 @@ What holds for the whole file:
   The weighted losses have the shape of the losses. sum(w) is over the weights after broadcasting.
   (Keras 3.15 sums them before: ones of shape [2, 3] under weights [[1], [2]] have the weighted
   mean 3 there, 1 here.)
-* **Precision.** Losses narrower than float32 are widened; float64 stays. The result has that dtype.
+* **Precision.** Losses narrower than float32 are widened; float64 stays. The sums and the result
+  have that dtype.
 """
 
 import jax
@@ -37,6 +39,7 @@ def reduce_loss(
     reduction: Reduction = "sum_over_batch_size",
     *,
     where: Values | None = None,
+    normalizer: Values | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Weighs the losses and gathers them by the table at the top of this file.
@@ -51,6 +54,9 @@ def reduce_loss(
       sample_weight: Real or boolean weights that broadcast to the losses, or None for 1.
       reduction: A name from the table.
       where: Booleans that broadcast to the losses, True where a loss counts; None is everywhere.
+      normalizer: Real or boolean, any shape, entries at least 0. Their sum, but at least 1, takes
+        the place of n. `where` and `sample_weight` do not change it. With `axis_name` each device
+        gives its own entries or its own number, and the sum is over all devices.
       axis_name: Mesh axis or axes that shard the losses. With ``check_vma=True``, the default of
         `jax.shard_map`, the result is the same on each device and so is its gradient.
 
@@ -58,10 +64,12 @@ def reduce_loss(
       A scalar, or for "none" the weighted losses in the shape of the losses; at least float32.
 
     Raises:
-      TypeError: The losses are not floating, the weights complex, or `where` not boolean.
+      TypeError: The losses are not floating, the weights or `normalizer` complex, or `where` not
+        boolean.
       ValueError: `reduction` is no name from the table; the weights or `where` do not broadcast to
         the losses; `axis_name` names no axis around the call, or comes with "none", where there is
-        nothing to gather.
+        nothing to gather; a known entry of `normalizer` is negative or not finite, or `normalizer`
+        comes with a reduction that does not divide by n.
 
     Example:
       >>> import jax.numpy as jnp
@@ -73,10 +81,9 @@ def reduce_loss(
       >>> reduce_loss(jnp.array([1.0, 2.0, jnp.nan]), weights, "mean_with_sample_weight")
       Array(1.5, dtype=float32)
 
-      Detectors divide the sum over all anchors by the number of positives, both of the global batch:
+      Detectors divide the sum over all anchors by the number of positives:
 
-      >>> losses, positive = jnp.array([1.0, 2.0, 6.0]), jnp.array([0.0, 1.0, 1.0])
-      >>> reduce_loss(losses, None, "sum") / jnp.maximum(reduce_loss(positive, None, "sum"), 1)
+      >>> reduce_loss(jnp.array([1.0, 2.0, 6.0]), normalizer=jnp.array([False, True, True]))
       Array(4.5, dtype=float32)
 
     References:
@@ -84,6 +91,11 @@ def reduce_loss(
     """
     _arguments.choice("reduction", reduction, Reduction)
     _arguments.summed_axis(axis_name)
+    if normalizer is not None and reduction not in ("sum_over_batch_size", "mean"):
+        raise ValueError(
+            '`normalizer` must be None unless `reduction` is "sum_over_batch_size" or "mean", '
+            f"got {reduction!r}."
+        )
     weighted, weights = weigh(losses, sample_weight, where=where)
     if reduction in (None, "none"):
         if axis_name is not None:
@@ -95,6 +107,9 @@ def reduce_loss(
         return total
     if reduction == "mean_with_sample_weight":
         return _ratio(total, _mesh.total(jnp.sum(weights), axis_name))
+    if normalizer is not None:
+        amounts = jnp.sum(_arguments.amounts("normalizer", normalizer), dtype=total.dtype)
+        return total / jnp.maximum(_mesh.total(amounts, axis_name), 1)
     if where is None:
         count = weighted.size * _mesh.shards(axis_name)
         return _ratio(total, jnp.asarray(count, total.dtype))

@@ -48,7 +48,8 @@ CROSSENTROPIES = {
 }
 REDUCTIONS = {
     "reduce_loss": (
-        "(losses, sample_weight=None, reduction='sum_over_batch_size', *, where=None, axis_name=None)"
+        "(losses, sample_weight=None, reduction='sum_over_batch_size', *, where=None, normalizer=None, "
+        "axis_name=None)"
     ),
 }
 FUNCTIONS = LOSSES | CROSSENTROPIES | REDUCTIONS
@@ -298,7 +299,8 @@ def test_loss_objects_take_the_options_of_their_function(name: str):
     options = FUNCTIONS[OBJECTS[name]].removeprefix("(y_true, y_pred, ").removesuffix(")")
     expected = f"({options}, reduction='sum_over_batch_size', name='{OBJECTS[name]}', dtype=None)"
     assert bare(getattr(focaljax, name)) == expected
-    assert bare(getattr(focaljax, name).__call__) == "(self, y_true, y_pred, sample_weight=None)"
+    arguments = "(self, y_true, y_pred, sample_weight=None, *, normalizer=None)"
+    assert bare(getattr(focaljax, name).__call__) == arguments
 
 
 @pytest.mark.parametrize("name", OBJECTS)

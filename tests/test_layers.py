@@ -40,7 +40,7 @@ FLOORS = {
 LONGEST = 320
 LONGER = {  # each with its reason, and a limit of its own
     "crossentropy.py": 380,  # three functions and three objects, half of it docstrings
-    "_arguments.py": 620,  # every rule about arguments, and nothing else
+    "_arguments.py": 630,  # every rule about arguments, and nothing else
     "terms.py": 380,  # the family, two thirds of it docstrings
 }
 

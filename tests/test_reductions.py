@@ -184,6 +184,84 @@ def test_where_leaves_out(reduction, weights, keep):
     np.testing.assert_array_equal(reduce_loss(spoiled, weights, reduction, where=where), result)
 
 
+NORMALIZERS = {
+    "number": 7,
+    "fraction": 2.5,
+    "positives": [True, False, True, True],
+    "bytes": np.full((3, 100), 100, np.uint8),  # their sum is no uint8
+    "halves": np.full(4097, 1, np.float16),  # no float16 either
+    "integers": np.full(3, 2**31 - 1, np.int32),
+    "beyond 32 bits": np.array([2**40, 2**33 + 2**20]),
+    "less than 1": [0.25, 0.5],
+    "none": [],
+    "zeros": np.zeros((2, 3), bool),
+}
+
+
+@pytest.mark.parametrize("given", NORMALIZERS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("weights", [None, draw((4, 1), 1)])
+@pytest.mark.parametrize("where", [None, draw((4, 3), 2) > 1])
+def test_a_normalizer_takes_the_place_of_the_number(given, dtype, weights, where):
+    normalizer, losses = NORMALIZERS[given], draw((4, 3), dtype=dtype)
+    total = expected(losses, 1 if weights is None else weights, "sum", True if where is None else where)
+    truth = total / max(np.sum(normalizer, dtype=float), 1)
+
+    def loss(c, reduction="mean"):
+        return reduce_loss(losses, weights, reduction, where=where, normalizer=c)
+
+    # 12 positive terms; the other sum is exact, or has 3.
+    np.testing.assert_allclose(loss(normalizer), truth, rtol=20 * U)
+    assert loss(normalizer).shape == () and loss(normalizer).dtype == jnp.float32
+    assert loss(normalizer) == loss(normalizer, "sum_over_batch_size")
+    if given != "beyond 32 bits":  # no JAX array holds these
+        np.testing.assert_allclose(jax.jit(loss)(jnp.asarray(normalizer)), truth, rtol=20 * U)
+
+
+@pytest.mark.parametrize("normalizer", [0, 3, [True, False], jnp.zeros(0)])
+def test_an_empty_batch_by_a_normalizer_is_zero(normalizer):
+    value, gradient = jax.value_and_grad(partial(reduce_loss, normalizer=normalizer))(jnp.zeros((0, 3)))
+    assert value == 0 and gradient.shape == (0, 3)
+
+
+def test_float64_by_a_normalizer():
+    with jax.enable_x64(True):
+        found = reduce_loss(np.array([1.0, 2.0]), normalizer=np.array([2**40, 1]))
+        assert found == 3 / (2**40 + 1) and found.dtype == jnp.float64
+
+
+@pytest.mark.parametrize("scale", [0.1, 4.0])
+def test_derivatives_by_a_normalizer(scale):
+    """v: w / c. w: v / c. c: -sum(w v) / c^2, and 0 where the denominator is 1. Weight 0 silences NaN."""
+    losses, weights, c = draw(5), draw(5, 1), scale * draw(3, 2)
+    losses[0], weights[0] = np.nan, 0
+
+    def loss(v, w, c):
+        return reduce_loss(v, w, normalizer=c)
+
+    by_losses, by_weights, by_normalizer = jax.grad(loss, (0, 1, 2))(losses, weights, c)
+    amount = np.sum(c, dtype=float)
+    assert (amount > 1) == (scale > 1)
+    denominator, v = max(amount, 1), np.nan_to_num(np.float64(losses))
+    np.testing.assert_allclose(by_losses, weights / denominator, rtol=8 * U)
+    np.testing.assert_allclose(by_weights, v / denominator, rtol=8 * U)
+    slope = -np.sum(weights * v) / denominator**2 if amount > 1 else 0
+    np.testing.assert_allclose(by_normalizer, np.full(3, slope), rtol=16 * U)
+
+
+def test_normalizers_of_a_stack():
+    losses, positive = draw((5, 6)), draw((5, 6), 1) > 1
+
+    def loss(v, c):
+        return reduce_loss(v, normalizer=c)
+
+    rows = [loss(v, c) for v, c in zip(losses, positive, strict=True)]
+    np.testing.assert_allclose(jax.jit(jax.vmap(loss))(losses, positive), rows, rtol=16 * U)
+    whole = jax.vmap(lambda v, c: reduce_loss(v, normalizer=c, axis_name="a"), axis_name="a")
+    truth = losses.sum(dtype=float) / positive.sum()
+    np.testing.assert_allclose(whole(losses, positive), np.full(5, truth), rtol=32 * U)
+
+
 def test_weigh_returns_both_summands():
     weighted, weights = weigh(draw((2, 3)), draw(2, 1))
     np.testing.assert_array_equal(weights, np.repeat(draw(2, 1)[:, None], 3, axis=1))
@@ -244,6 +322,41 @@ def test_global_mean_over_the_valid_entries(mesh):
     np.testing.assert_allclose(over_mesh(mesh, shard, losses, where), truth, rtol=6 * U)
 
 
+@pytest.mark.parametrize("step", [1, 7, 10**6])
+def test_global_sum_by_the_number_of_positives(mesh, step):
+    """As detectors divide; most devices have no positive. The number may be counted or given."""
+    n = 4 * jax.device_count()
+    losses, positive, scale = draw(n), np.arange(1, n + 1) % step == 0, jnp.float32(1.5)
+
+    def by_mask(scale, v, positive, axis_name=None):
+        return reduce_loss(scale * v, normalizer=positive, axis_name=axis_name)
+
+    def by_number(scale, v, positive, axis_name=None):
+        return reduce_loss(scale * v, normalizer=jnp.sum(positive), axis_name=axis_name)
+
+    truth = losses.sum(dtype=float) / max(positive.sum(), 1)
+    for loss in (by_mask, by_number):
+        found = jax.value_and_grad(partial(loss, axis_name="data"))
+        value, gradient = over_mesh(mesh, partial(found, scale), losses, positive)
+        np.testing.assert_allclose(value, 1.5 * truth, rtol=3 * n * U)
+        np.testing.assert_allclose(gradient, truth, rtol=3 * n * U)
+
+
+def test_a_number_is_that_of_one_device(mesh):
+    """The same number on every device, and a sum whose parts differ and have a gradient."""
+    n = 4 * jax.device_count()
+    losses, x, scale = draw(n), draw(n, 1), jnp.float32(1.5)
+    value = over_mesh(mesh, partial(reduce_loss, normalizer=2.0, axis_name="data"), losses)
+    np.testing.assert_allclose(value, losses.mean(dtype=float) * 2, rtol=3 * n * U)
+
+    def loss(scale, v, x):
+        return reduce_loss(v, normalizer=scale * x, axis_name="data")
+
+    gradient = over_mesh(mesh, partial(jax.grad(loss), scale), losses, x)
+    truth = -losses.sum(dtype=float) / x.sum(dtype=float) / 1.5**2
+    np.testing.assert_allclose(gradient, truth, rtol=6 * n * U)
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_global_gradient_is_that_of_the_global_batch(mesh, reduction):
     n = 4 * jax.device_count()
@@ -279,23 +392,6 @@ def test_a_padded_batch_is_the_batch_without_padding(mesh):
         value, gradient = over_mesh(mesh, partial(found, scale), x, there)
         np.testing.assert_allclose(value, 1.5 * truth, rtol=3 * n * U)
         np.testing.assert_allclose(gradient, truth, rtol=3 * n * U)
-
-
-def test_global_sum_by_the_number_of_positives(mesh):
-    """As detectors divide; most devices have no positive."""
-    n = 4 * jax.device_count()
-    losses, positive = draw(n), (np.arange(n) % 7 == 0).astype(np.float32)
-    scale = jnp.float32(1.5)
-
-    def loss(scale, v, positive, axis_name=None):
-        total, count = (reduce_loss(x, None, "sum", axis_name=axis_name) for x in (scale * v, positive))
-        return total / jnp.maximum(count, 1)
-
-    truth = losses.sum(dtype=float) / positive.sum()
-    value = over_mesh(mesh, lambda v, p: loss(scale, v, p, "data"), losses, positive)
-    np.testing.assert_allclose(value, 1.5 * truth, rtol=3 * n * U)
-    gradient = over_mesh(mesh, lambda v, p: jax.grad(loss)(scale, v, p, "data"), losses, positive)
-    np.testing.assert_allclose(gradient, truth, rtol=3 * n * U)
 
 
 def test_the_wrong_ways_that_readme_names_are_wrong(mesh):
@@ -354,11 +450,53 @@ def test_unknown_reduction_names_the_choices(reduction):
         (TypeError, "where", lambda: reduce_loss(jnp.ones(2), where=jnp.ones(2))),
         (ValueError, "where", lambda: reduce_loss(jnp.ones(2), where=jnp.ones(3, jnp.bool_))),
         (ValueError, "axis_name", lambda: reduce_loss(jnp.ones(2), None, None, axis_name="data")),
+        (TypeError, "normalizer", lambda: reduce_loss(jnp.ones(2), normalizer=1j)),
+        (TypeError, "normalizer", lambda: reduce_loss(jnp.ones(2), normalizer="positives")),
+        (TypeError, "normalizer", lambda: reduce_loss(jnp.ones(2), normalizer=[[1], [1, 2]])),
     ],
 )
 def test_errors_name_the_argument(error, name, call):
     with pytest.raises(error, match=f"`{name}`"):
         call()
+
+
+@pytest.mark.parametrize("kind", [lambda x: x, np.asarray, jnp.asarray, lambda x: [1.0, x]])
+@pytest.mark.parametrize("wrong", [-1, -0.5, np.nan, np.inf])
+def test_a_known_normalizer_is_at_least_zero(kind, wrong):
+    loss = partial(reduce_loss, normalizer=kind(wrong))
+    for call in (loss, jax.jit(loss)):
+        with pytest.raises(ValueError, match=f"^`normalizer` must be at least 0 and finite, got {wrong}"):
+            call(jnp.ones(2))
+
+
+@pytest.mark.parametrize("reduction", ["mean_with_sample_weight", "sum", "none", None])
+def test_a_normalizer_needs_a_mean_over_the_batch(reduction):
+    wanted = '`normalizer` must be None unless `reduction` is "sum_over_batch_size" or "mean", got '
+    with pytest.raises(ValueError, match=f"^{wanted}{reduction!r}.$"):
+        reduce_loss(jnp.ones(2), None, reduction, normalizer=2)
+    with pytest.raises(ValueError, match=f"^{wanted}{reduction!r}.$"):
+        focaljax.BinaryFocalCrossentropy(reduction=reduction)([[1, 0]], jnp.ones((1, 2)), normalizer=2)
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize(
+    "cls",
+    [
+        focaljax.CategoricalFocalCrossentropy,
+        focaljax.SparseCategoricalFocalCrossentropy,
+        focaljax.BinaryFocalCrossentropy,
+    ],
+)
+def test_objects_divide_by_a_normalizer(cls, dtype):
+    """An ignored label takes nothing from the denominator."""
+    y_pred, labels, weights = draw((4, 3)), np.array([0, 2, 1, 2]), draw(4, 1)
+    sparse = "Sparse" in cls.__name__
+    loss = cls(from_logits=True, dtype=dtype, **({"ignore_class": 0} if sparse else {}))
+    y_true = labels if sparse else np.eye(3, dtype=np.float32)[labels]
+    total = cls.from_config(loss.get_config() | {"reduction": "sum"})(y_true, y_pred, weights)
+    found = loss(y_true, y_pred, weights, normalizer=labels < 2)
+    np.testing.assert_array_equal(found, total / 2)  # an exact quotient
+    assert found.dtype == (dtype or jnp.float32)
 
 
 @pytest.mark.parametrize(

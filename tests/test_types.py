@@ -30,6 +30,8 @@ for cls in (focaljax.CategoricalFocalCrossentropy, focaljax.SparseCategoricalFoc
     cls(alpha=[1.0, 2.0, 3.0], gamma=np.ones(3), reduction="sum", axis=-1)
 focaljax.BinaryFocalCrossentropy(gamma=[1, 2, 3], reduction=None)([[1, 0, 0], [0, 1, 1]], z, [1.0, 0.5])
 focaljax.reduce_loss([1.0, 2.0], [1, 0], "mean_with_sample_weight", where=[True, False])
+focaljax.reduce_loss([1.0, 2.0], normalizer=[True, False])
+focaljax.CategoricalFocalCrossentropy()([[1, 0, 0], [0, 1, 0]], z, normalizer=2)
 """,
     "linear": """
 focaljax.linear_softmax_focal_loss(x, w, [0, 2], alpha=[1, 2, 3], weights=[1, 0.5], reduction="none")
