@@ -146,18 +146,20 @@ def beyond(odds: Odds, margin: jax.Array) -> Odds:
     p = jnp.where(excess > 0, odds.p + margin, 1)
     log_p = jnp.where(excess < 0.5, jnp.log1p(-excess), jnp.log(p))
     log_p = jnp.where(margin == 0, odds.log_p, log_p)  # to its last bits, also where p underflows
-    return complete(p, excess, log_p, jnp.log(jnp.where(excess > 0, excess, 1)))
+    log_q = jnp.where(excess < 0.5, jnp.log(jnp.where(excess > 0, excess, 1)), jnp.log1p(-p))
+    return complete(p, excess, log_p, log_q)
 
 
 @beyond.defjvp
 def _beyond_jvp(primals, tangents):
     (odds, margin), (d_odds, d_margin) = primals, tangents
     found = beyond(odds, margin)
-    none = margin == 0
-    by_odds = jnp.where(none, d_odds.log_p, d_odds.p / jnp.where(none, 1, found.p))
-    by_margin = d_margin / jnp.maximum(found.p, 2.0**-60)  # bounded, as its square appears further on
-    du = (by_odds + by_margin) * inverse_of_q(found)
-    return found, jax.tree.map(lambda rise: rise * du, rises(found))
+    p, inverse, none = found.p, inverse_of_q(found), margin == 0
+    by_odds = jnp.where(none, 0, d_odds.p / jnp.where(none, 1, p))
+    by_margin = d_margin / jnp.maximum(p, 2.0**-60)  # bounded, as its square appears further on
+    rise = jnp.where(found.q > 0, by_odds + by_margin, 0)  # of log p
+    further = Odds(p * rise, -p * rise, rise, -p * rise * inverse, (found.phi - p) * rise * inverse)
+    return found, jax.tree.map(lambda same, x: jnp.where(none, same, 0) + x, d_odds, further)
 
 
 @jax.custom_jvp

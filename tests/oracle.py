@@ -162,8 +162,7 @@ def poly(epsilon: float) -> type[_Term]:
     return Poly
 
 
-@cache
-def beyond(margin: float) -> type[_Term]:
+def beyond(margin: Any) -> type[_Term]:
     """A negative answer of the asymmetric loss: r^g (-log(1 - r)), r = max(q - margin, 0)."""
 
     class Beyond(_Term):
@@ -510,8 +509,8 @@ class SigmoidFocal(NamedTuple):
         quality        m = |y - p|,        m' = +-p q,          dm/dy = -+1
         cross_entropy  m = 1 - exp(-b),    m' = (1-m) b',       dm/dy = -(1-m) z
 
-    with b' = (1-y) p - y q and b'' = p q. The fields, and for each the sum of its absolute terms. Where m is
-    a difference of nearly equal numbers (quality) this has a part for what their rounding does.
+    with b' = (1-y) p - y q and b'' = p q. The fields, and for each the sum of its absolute terms, with a
+    part for what the rounding of m's own parts does: y - p cancels, and 1 - m = exp(-b) moves with b.
     """
 
     value: Array
@@ -524,6 +523,45 @@ class SigmoidFocal(NamedTuple):
     scale_y: Array
     scale_gamma: Array
     scale2: Array
+
+
+def answers(
+    z: ArrayLike,
+    y: ArrayLike,
+    gamma: float,
+    yes: type[_Term],
+    no: Callable[[Any], type[_Term]],
+    margin: float,
+) -> SigmoidFocal:
+    """Labels read as linear: y times what the answer `yes` costs and 1 - y times `no`, of any two kinds.
+
+    Of a kind with a margin the scales have what a change of that by 1 u does, where a tolerance is 1 u.
+    """
+    g, step = mp.mpf(gamma), mp.mpf(10) ** -25
+
+    def fields(x: Any, y: Any, no: type[_Term]) -> list[list[Any]]:
+        r = mp.exp(-abs(x))
+        p, q = (1 / (1 + r), r / (1 + r)) if x >= 0 else (r / (1 + r), 1 / (1 + r))
+        log_p, log_q = (-mp.log1p(r) + min(u, 0) for u in (x, -x))
+        one, other = yes(p, q, -log_p, ONE, g, 1), no(q, p, -log_q, ONE, g, 1)
+        n = mp.fsub(1, y, exact=True)
+        bends = [y * q * p * one.pull, *(-y * q * q * b for b in one.bends)] if q else []
+        bends += [n * p * q * other.pull, *(-n * p * p * b for b in other.bends)]
+        return [
+            [y * one.value, n * other.value],
+            [-y * q * one.pull, n * p * other.pull],
+            [one.value, -other.value],
+            [y * one.by_g, n * other.by_g],
+            bends,
+        ]
+
+    points = []
+    for x, label in zip(_exact(z).tolist(), _exact(y).tolist(), strict=True):
+        at = [fields(mp.mpf(x), mp.mpf(label), no(m)) for m in (mp.mpf(margin), margin * (1 + step))]
+        slack = [abs(mp.fsum(b) - mp.fsum(a)) / step for a, b in zip(*at, strict=True)]
+        scales = [mp.fsum(a, absolute=True) + e for a, e in zip(at[0], slack, strict=True)]
+        points.append([*(mp.fsum(a) for a in at[0]), *scales])
+    return SigmoidFocal(*(_float64(list(field)) for field in zip(*points, strict=True)))
 
 
 @lru_cache(maxsize=65536)
@@ -550,7 +588,10 @@ def _sigmoid_point(z: float, y: float, gamma: float, reading: str, epsilon: floa
     else:
         right = mp.exp(-b)
         m, dm, dm_y = -mp.expm1(-b), [right * one for one in slopes], -right * x
-        ddm = right * (bend - mp.fsum(slopes) ** 2)
+        ddm, spill = (
+            right * (bend - mp.fsum(slopes) ** 2),
+            right * b / 32,
+        )  # 1 u of b, where a tolerance is 32
 
     def over_m(n: int) -> list[Any]:
         """The n-th derivative by m, its part with b and that without."""

@@ -254,9 +254,12 @@ def test_sigmoid_focal_is_the_definition_and_its_differences(label, gamma, readi
 
     def f(z, y, g):
         p, q = 1 / (1 + mp.exp(-z)), 1 / (1 + mp.exp(z))
-        b = -(y * mp.log(p) + (1 - y) * mp.log(q))
+        b = y * softplus(-z) + (1 - y) * softplus(z)
         m = READINGS[reading](y, p, q, b)
         return weight * (m**g * b + epsilon * m ** (g + 1))
+
+    def softplus(z):  # at -1e4 it is not 0
+        return z + mp.log1p(mp.exp(-z)) if z > 0 else mp.log1p(mp.exp(z))
 
     for z in (0.0, 1e-8, -0.5, 3.0, -12.0, 17.0, 40.0, -90.0, 1e3, -1e4):
         x = mp.mpf(z)

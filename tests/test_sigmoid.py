@@ -1,5 +1,7 @@
 """The sigmoid operation against the oracle: value, every gradient, second derivative, infinite logits."""
 
+from functools import partial
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -10,73 +12,92 @@ import pytest
 import tolerances
 
 from focaljax import binary_focal_crossentropy, sigmoid_focal_loss
+from focaljax.terms import Focal, Poly
 
 pytestmark = pytest.mark.gpu
 
 LIMITS = np.float32([np.inf, -np.inf])
 
 
-def loss_of(z, y, gamma):
-    return sigmoid_focal_loss(z, y, gamma=gamma)
+def loss_of(z, y, gamma, reading="mixture", epsilon=None):
+    term = Focal(gamma) if epsilon is None else Poly(gamma, epsilon)
+    return sigmoid_focal_loss(z, y, term=term, soft_labels=reading)
 
 
 def elementwise(f):
-    return jax.jit(jax.vmap(f, (0, 0, None)))
+    """f(z, y, gamma, reading, epsilon) of arrays z and y."""
+
+    @partial(jax.jit, static_argnums=(3, 4))
+    def each(z, y, gamma, reading="mixture", epsilon=None):
+        return jax.vmap(lambda z, y: f(z, y, gamma, reading, epsilon))(z, y)
+
+    return each
 
 
 VALUE = elementwise(loss_of)
 BY_LOGIT, BY_LABEL, BY_GAMMA = (elementwise(jax.grad(loss_of, i)) for i in range(3))
 SECOND = elementwise(jax.grad(jax.grad(loss_of)))
+READINGS = ("mixture", "quality", "cross_entropy")
 
 
-@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize(
+    ("reading", "epsilon", "dtype"),
+    [
+        *(("mixture", None, dtype) for dtype in cases.DTYPES),
+        ("quality", None, "float32"),
+        ("cross_entropy", None, "float32"),
+        *((reading, 1.0, "float32") for reading in READINGS),
+    ],
+)
 @pytest.mark.parametrize("gamma", cases.GAMMAS)
-def test_value_and_derivatives_are_the_oracle_s(gamma, dtype):
+def test_value_and_derivatives_are_the_oracle_s(gamma, reading, epsilon, dtype):
     z, y = cases.sigmoid_grid(dtype)
-    truth = oracle.sigmoid_focal(z, y, gamma)
+    truth = oracle.sigmoid_focal(z, y, gamma, reading=reading, epsilon=epsilon or 0.0)
     z = jnp.asarray(z).astype(dtype)
-    flush = tolerances.flush()
+    flush = tolerances.flush(factor=1 + (epsilon or 0))
     logs = flush * tolerances.FLUSHED_LOG * (1 + gamma)
     narrow = tolerances.rtol("gradient", gamma, returned=dtype)
     table = [
-        (VALUE, truth.value, None, tolerances.rtol("value", gamma), flush),
-        (BY_LOGIT, truth.grad, truth.scale, narrow, tolerances.flush(1, dtype)),
+        (VALUE, truth.value, truth.scale_value, tolerances.rtol("value", gamma), flush),
+        (BY_LOGIT, truth.grad, truth.scale, narrow, tolerances.flush(1, dtype, 1 + (epsilon or 0))),
         (BY_LABEL, truth.grad_y, truth.scale_y, tolerances.rtol("gradient", gamma), logs),
-        (BY_GAMMA, truth.grad_gamma, None, tolerances.rtol("gradient_gamma", gamma), logs),
+        (BY_GAMMA, truth.grad_gamma, truth.scale_gamma, tolerances.rtol("gradient_gamma", gamma), logs),
     ]
     if dtype == "float32":  # the second derivative of a rounded first one is of its dtype
         table.append((SECOND, truth.grad2, truth.scale2, tolerances.rtol("hessian", gamma), logs))
+    names = [f"z = {a:g}, y = {b:g}" for a, b in zip(z, y, strict=True)]
     for f, want, scale, rtol, tiny in table:
-        tolerances.assert_close(f(z, y, jnp.float32(gamma)), want, scale=scale, rtol=rtol, tiny=tiny)
+        got = f(z, y, jnp.float32(gamma), reading, epsilon)
+        tolerances.assert_close(got, want, scale=scale, rtol=rtol, tiny=tiny, names=names)
 
 
+@pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
-def test_hard_labels_are_exact_in_every_entry(gamma):
+def test_hard_labels_are_exact_in_every_entry(gamma, reading):
     """Without soft labels no terms cancel: the error is relative to the derivative itself."""
     z, y = cases.sigmoid_grid()
     hard = (y == 0) | (y == 1)
     z, y = z[hard], y[hard]
     truth = oracle.sigmoid_focal(z, y, gamma)
     tolerances.assert_close(
-        BY_LOGIT(z, y, jnp.float32(gamma)),
+        BY_LOGIT(z, y, jnp.float32(gamma), reading),
         truth.grad,
         rtol=tolerances.rtol("gradient", gamma),
     )
 
 
+@pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_infinite_logits_have_the_limits(gamma):
+def test_infinite_logits_have_the_limits(gamma, reading):
     for label in (0.0, 1.0, 0.3):
         y = np.full(2, label, np.float32)
-        truth = oracle.sigmoid_focal(LIMITS, y, gamma)
-        tolerances.assert_close(
-            VALUE(LIMITS, y, jnp.float32(gamma)), truth.value, rtol=tolerances.rtol("value")
-        )
-        tolerances.assert_close(
-            BY_LOGIT(LIMITS, y, jnp.float32(gamma)),
-            truth.grad,
-            rtol=tolerances.rtol("gradient"),
-        )
+        truth = oracle.sigmoid_focal(LIMITS, y, gamma, reading=reading)
+        for f, want, rtol in [
+            (VALUE, truth.value, tolerances.rtol("value")),
+            (BY_LOGIT, truth.grad, tolerances.rtol("gradient")),
+            (SECOND, [0, 0], 0),
+        ]:
+            tolerances.assert_close(f(LIMITS, y, jnp.float32(gamma), reading), want, rtol=rtol)
 
 
 def test_alpha_weighs_the_positive_and_the_negative_answer():
@@ -91,34 +112,40 @@ def test_alpha_weighs_the_positive_and_the_negative_answer():
     tolerances.assert_close(by_alpha, want.sum(), rtol=tolerances.rtol("same"), scale=np.abs(want).sum())
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
-def test_second_derivatives_at_infinite_logits_are_the_limits(gamma):
-    for label in (0.0, 1.0, 0.3):
-        y = np.full(2, label, np.float32)
-        np.testing.assert_array_equal(SECOND(LIMITS, y, jnp.float32(gamma)), 0)
-
-
 SECOND_BY_LABEL = elementwise(jax.grad(jax.grad(loss_of, 1), 1))
 MIXED = elementwise(jax.grad(jax.grad(loss_of), 1))
 
 
+WRONG = {  # m by the definition of each reading
+    "mixture": lambda y, p, q, bce: y * q + (1 - y) * p,
+    "quality": lambda y, p, q, bce: abs((1 - y) * p - y * q),
+    "cross_entropy": lambda y, p, q, bce: -mpmath.expm1(-bce),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("gamma", [1.0, 1.5, 2.0, 5.0])
-def test_second_derivatives_by_the_label_are_those_of_the_definition(gamma):
+def test_second_derivatives_by_the_label_are_those_of_the_definition(gamma, reading):
     """Also where m vanishes: below gamma = 1 they are infinite there."""
     z, y = (
         x.ravel() for x in np.meshgrid(np.float32([-87, -30, -9, -1, 0.5, 9, 60]), np.float32([0, 0.3, 1]))
     )
 
-    def value(x, label):
+    def parts(x, label):
         p, q = 1 / (1 + mpmath.exp(-x)), 1 / (1 + mpmath.exp(x))
-        m = label * q + (1 - label) * p
-        return m ** mpmath.mpf(gamma) * (-label * mpmath.log(p) - (1 - label) * mpmath.log(q))
+        bce = -label * mpmath.log(p) - (1 - label) * mpmath.log(q)
+        return WRONG[reading](label, p, q, bce), bce
 
-    def terms(x, label):  # of d2/dy2: their sizes
-        p, q = 1 / (1 + mpmath.exp(-x)), 1 / (1 + mpmath.exp(x))
-        m = label * q + (1 - label) * p
-        phi = (-label * mpmath.log(p) - (1 - label) * mpmath.log(q)) / m
-        return gamma * m ** (mpmath.mpf(gamma) - 1) * (abs(gamma - 1) * phi + 2 * abs(x))
+    def value(x, label):
+        m, bce = parts(x, label)
+        return m ** mpmath.mpf(gamma) * bce
+
+    def terms(x, label):  # of d2/dy2: their sizes, with dm/dy at most 1, or |x| of what is made of bce
+        m, bce = parts(x, label)
+        by_y = (1 - m) * abs(x) if reading == "cross_entropy" else 1
+        bend = (1 - m) * x**2 if reading == "cross_entropy" else 0
+        first = gamma * m ** (mpmath.mpf(gamma) - 1)
+        return first * (abs(gamma - 1) * by_y**2 * bce / m + 2 * by_y * abs(x) + bend * bce)
 
     with mpmath.workdps(120):
         step = mpmath.mpf(10) ** -60
@@ -132,9 +159,10 @@ def test_second_derivatives_by_the_label_are_those_of_the_definition(gamma):
     tiny = tolerances.flush(1, factor=100 * (1 + gamma))
     names = [f"z = {a:g}, y = {b:g}" for a, b in zip(z, y, strict=True)]
     g = jnp.float32(gamma)
-    tolerances.assert_close(SECOND_BY_LABEL(z, y, g), by_label, rtol=rtol, scale=size, tiny=tiny, names=names)
+    found = SECOND_BY_LABEL(z, y, g, reading)
+    tolerances.assert_close(found, by_label, rtol=rtol, scale=size, tiny=tiny, names=names)
     tolerances.assert_close(
-        MIXED(z, y, g), mixed, rtol=rtol, scale=size + np.abs(mixed), tiny=tiny, names=names
+        MIXED(z, y, g, reading), mixed, rtol=rtol, scale=size + np.abs(mixed), tiny=tiny, names=names
     )
 
 

@@ -17,11 +17,12 @@ import tolerances
 
 from focaljax import (
     linear_softmax_focal_loss,
+    sigmoid_focal_loss,
     softmax_focal_loss,
     softmax_focal_loss_with_integer_labels,
 )
 from focaljax.calibration import log_posterior
-from focaljax.terms import Detached, Focal, Poly, Term
+from focaljax.terms import Asymmetric, Detached, Focal, Poly, Term
 
 GAMMAS = (0.0, 0.5, 2.0, 5.0)
 
@@ -193,6 +194,66 @@ def test_the_linear_loss_is_that_of_its_logits(name, strategy, smoothing):
             jax.jit(jax.value_and_grad(f, (0, 1, 2)))(inputs, kernel, gamma) for f in (chunked, plain)
         )
         chex.assert_trees_all_close(found, want, rtol=1e-5, atol=1e-5)  # sums of both signs, near 1
+
+
+class Sided(NamedTuple):
+    """A term whose answer "no" is another kind of loss, with its margin."""
+
+    make: Any
+    yes: Any
+    no: Any
+    margin: float = 0.0
+    parts: float = 1.0
+
+
+MARGIN = float(np.float32(0.05))
+SIDED = {name: Sided(m.make, m.kind, lambda _, m=m: m.kind, 0.0, m.parts) for name, m in MEMBERS.items()}
+SIDED |= {
+    "asymmetric": Sided(lambda g: Asymmetric(g, g, MARGIN), oracle._Term, oracle.beyond, MARGIN),
+    "without a margin": Sided(lambda g: Asymmetric(g, g, 0.0), oracle._Term, lambda _: oracle._Term),
+}
+
+
+@partial(jax.jit, static_argnums=0)
+def of_answers(name, z, y, gamma):
+    def one(z, y, gamma):
+        return sigmoid_focal_loss(z, y, term=SIDED[name].make(gamma), soft_labels="linear")
+
+    by_all = jax.value_and_grad(one, (0, 1, 2))
+    return jax.vmap(by_all, (0, 0, None))(z, y, gamma), jax.vmap(jax.grad(jax.grad(one)), (0, 0, None))(
+        z, y, gamma
+    )
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("name", SIDED)
+def test_two_answers_against_the_oracle(name, gamma):
+    """Sigmoid losses of every term, near the margin too; labels between 0 and 1 weigh the answers."""
+    member = SIDED[name]
+    near = np.float32(np.log(MARGIN / (1 - MARGIN)) + np.array([-0.1, -1e-3, 1e-3, 0.1]))
+    z, y = (
+        np.concatenate([one, *extra])
+        for one, extra in zip(
+            cases.sigmoid_grid(),
+            [[near, near], [np.zeros(4, np.float32), np.full(4, 0.3, np.float32)]],
+            strict=True,
+        )
+    )
+    truth = oracle.answers(z, y, gamma, member.yes, member.no, member.margin)
+    (value, (by_z, by_y, by_gamma)), second = of_answers(name, z, y, jnp.float32(gamma))
+    tiny = tolerances.flush(factor=2 * (2 + gamma) / (member.margin or 1))  # p flushes before p / margin
+    logs = tiny * tolerances.FLUSHED_LOG
+    table = [
+        ("value", value, truth.value, truth.scale_value, tiny),
+        ("gradient_scale", by_z, truth.grad, truth.scale, tiny),
+        ("gradient_weights", by_y, truth.grad_y, truth.scale_y, tiny),
+        ("gradient_gamma", by_gamma, truth.grad_gamma, truth.scale_gamma, logs),
+        ("hessian", second, truth.grad2, truth.scale2, logs),
+    ]
+    names = [f"z = {a:g}, y = {b:g}" for a, b in zip(z, y, strict=True)]
+    for quantity, got, want, scale, flushed in table:
+        rtol = member.parts * tolerances.rtol(quantity, gamma)
+        tolerances.assert_close(got, want, scale=scale, rtol=rtol, tiny=flushed, names=names, label=quantity)
 
 
 def test_the_default_of_a_pull_is_the_closed_form(name):

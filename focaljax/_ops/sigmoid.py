@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from focaljax import _statistics
-from focaljax._odds import Odds, inverse_of_q, scaled
+from focaljax._odds import Odds, scaled
 from focaljax.terms import Poly, Term, weighed
 
 
@@ -88,52 +88,19 @@ def _linear(z, yes, no, term):
     return weighed(term, Odds.at(z), yes) + weighed(other, odds, no)
 
 
-def _mixture(z, y, no, term):
-    question = Question(z, y, no, _answer(*lax.stop_gradient((z, y, no))))
-    loss = product((1, 0, 1, 0), question, term.gamma)
+def _powers(reading, z, y, no, term):
+    """``m^gamma * bce``, with ``epsilon * m^(gamma + 1)`` added for poly loss."""
+    question = Question(z, y, no, _wrong(reading, *lax.stop_gradient((z, y, no))))
+    loss = product(reading, (1, 0, 1, 0), question, term.gamma)
     if isinstance(term, Poly):
-        loss = loss + term.epsilon * product((1, 0, 0, 0), question, term.gamma)
-    return loss + jnp.where(jnp.isinf(question.answer.bce), jnp.inf, 0)
+        loss = loss + term.epsilon * product(reading, (1, 0, 0, 0), question, term.gamma)
+    return loss + jnp.where(jnp.isinf(question.wrong.bce), jnp.inf, 0)
 
 
-def _modulated(by_entropy, z, y, no, term):
-    return weighed(term, _wrong(by_entropy, z, y, no), jnp.ones_like(z))
+class Wrong(NamedTuple):
+    """How wrong an answer is, and what the derivatives of its powers need beside.
 
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _wrong(by_entropy, z, y, no):
-    """The odds that a term reads: `q` is the probability of a wrong answer and `log_p` is ``-bce``."""
-    side = Odds.at(z)
-    bce = -(scaled(y, side.log_p) + scaled(no, side.log_q))
-    q = -jnp.expm1(-bce) if by_entropy else jnp.abs(no * side.p - y * side.q)
-    p = jnp.exp(-bce) if by_entropy else 1 - q
-    log_q = jnp.where(q < 0.5, jnp.log(jnp.where(q > 0, q, 1)), jnp.log1p(-p))
-    return Odds(p, q, -bce, log_q, jnp.zeros_like(q))
-
-
-@_wrong.defjvp
-def _wrong_jvp(by_entropy, primals, tangents):
-    z, y, no = primals
-    dz, dy, _ = tangents
-    found, side = _wrong(by_entropy, z, y, no), Odds.at(z)
-    no = lax.stop_gradient(no) - (y - lax.stop_gradient(y))  # it moves with y
-    lean = no * side.p - y * side.q  # d bce / dz
-    z = _bounded(z)
-    if by_entropy:
-        by_z, by_y = found.p * lean, -found.p * z
-    else:
-        by_z, by_y = jnp.sign(lean) * side.p * side.q, -jnp.sign(lean)
-    inverse = inverse_of_q(found)
-    near = jnp.minimum(inverse, 2.0**60)  # bounded, as its square appears further on
-    rise = by_z * dz + by_y * dy
-    relative = by_z * inverse * dz + by_y * near * dy
-    return found, Odds(-rise, rise, z * dy - lean * dz, relative, jnp.zeros_like(rise))
-
-
-class Answer(NamedTuple):
-    """What the mixture and its derivatives need to know of one logit and its label.
-
-    All derivatives are sums of products of four numbers that stay bounded as m vanishes. With
+    All of them are sums of products of four numbers that stay bounded as m vanishes. With
 
         ratio = p q / m    phi = bce / m    lean = (d bce / dz) / m = ((1 - y) p - y q) / m
 
@@ -142,8 +109,9 @@ class Answer(NamedTuple):
     s = gamma + 1 and j = 1.
     """
 
-    m: jax.Array  # y q + (1 - y) p
+    m: jax.Array
     log_m: jax.Array  # finite also where m underflows
+    right: jax.Array  # 1 - m
     bce: jax.Array
     ratio: jax.Array
     phi: jax.Array
@@ -151,40 +119,42 @@ class Answer(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A logit and its label; `no` and `answer` move with these and carry no derivative of their own."""
+    """A logit and its label; `no` and `wrong` move with these and carry no derivative of their own."""
 
     z: jax.Array
     y: jax.Array
     no: jax.Array
-    answer: Answer
+    wrong: Wrong
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def product(powers: tuple[int, ...], question: Question, gamma: jax.Array) -> jax.Array:
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def product(reading: str, powers: tuple[int, ...], question: Question, gamma: jax.Array) -> jax.Array:
     """``m^(gamma + shift) * ratio^i * phi^j * lean^k`` for ``powers = (shift, i, j, k)``."""
     shift, i, j, k = powers
-    m, log_m, _, ratio, phi, lean = question.answer
+    m, log_m, _, bce, ratio, phi, lean = question.wrong
     if shift > 0:
-        found = jnp.power(m, gamma) * m**shift
+        found = jnp.power(m, gamma) * m ** (shift - j)
+        found = scaled(found, jnp.minimum(bce, _most(m)) ** j) if j else found
     else:  # it does not vanish with m: m^gamma must survive where m itself underflows
         found = jnp.where(m == 0, jnp.exp((gamma + shift) * log_m), jnp.power(m, gamma + shift))
+        found = scaled(found, jnp.minimum(phi, _most(m)) ** j) if j else found
     found = scaled(ratio, found) if i else found
-    found = scaled(found, jnp.minimum(phi, _most(m)) ** j) if j else found
     return found * (ratio ** max(i - 1, 0) * lean**k)
 
 
 @product.defjvp
-def _product_jvp(powers, primals, tangents):
+def _product_jvp(reading, powers, primals, tangents):
     question, gamma = primals
     d_question, d_gamma = tangents
     shift, i, j, k = powers
     left, tilt = gamma + (shift - i - j - k), _tilt(question.z)  # of m
+    along, step, by_label = _rise_of_m(reading, question)
 
     def other(*steps):
-        return product(tuple(a + b for a, b in zip(powers, steps, strict=True)), question, gamma)
+        return product(reading, tuple(a + b for a, b in zip(powers, steps, strict=True)), question, gamma)
 
-    by_z = scaled(left * (question.no - question.y), other(0, 1, 0, 0))
-    by_y = scaled(left * tilt, other(-1, 0, 0, 0))
+    by_z = scaled(left * along, other(*step))
+    by_y = scaled(left * by_label, other(-1, 0, 0, 0))
     if i:
         by_z += i * tilt * other(0, 0, 0, 0)
     if j:
@@ -194,25 +164,51 @@ def _product_jvp(powers, primals, tangents):
         by_z += k * other(0, 1, 0, -1)
         by_y -= k * other(-1, 0, 0, -1)
     here = other(0, 0, 0, 0)
-    by_gamma = scaled(_log_m(question), here)
+    by_gamma = scaled(_log_m(reading, question), here)
     return here, by_z * d_question.z + _bounded(by_y) * d_question.y + by_gamma * d_gamma
 
 
-@jax.custom_jvp
-def _log_m(question):
-    return question.answer.log_m
+def _rise_of_m(reading, question):
+    """``(d m / dz) / m`` as a factor and the powers of a product, and ``d m / dy``."""
+    if reading == "mixture":
+        return question.no - question.y, (0, 1, 0, 0), _tilt(question.z)
+    if reading == "quality":
+        side = question.wrong.lean
+        return side, (0, 1, 0, 0), -side
+    right = _right(question)
+    return right, (0, 0, 0, 1), -scaled(right, question.z)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _log_m(reading, question):
+    return question.wrong.log_m
 
 
 @_log_m.defjvp
-def _log_m_jvp(primals, tangents):
+def _log_m_jvp(reading, primals, tangents):
     (question,), (d_question,) = primals, tangents
     zero = jnp.zeros_like(question.z)
-    by_z = (question.no - question.y) * product((0, 1, 0, 0), question, zero)
-    by_y = _tilt(question.z) * product((-1, 0, 0, 0), question, zero)
-    return _log_m(question), by_z * d_question.z + _bounded(by_y) * d_question.y
+    along, step, by_label = _rise_of_m(reading, question)
+    by_z = along * product(reading, step, question, zero)
+    by_y = by_label * product(reading, (-1, 0, 0, 0), question, zero)
+    return _log_m(reading, question), by_z * d_question.z + _bounded(by_y) * d_question.y
 
 
-def _answer(z, y, no):
+@jax.custom_jvp
+def _right(question):
+    """``exp(-bce)``."""
+    return question.wrong.right
+
+
+@_right.defjvp
+def _right_jvp(primals, tangents):
+    (question,), (d_question,) = primals, tangents
+    right = _right(question)
+    by_z = product("cross_entropy", (1, 0, 0, 1), question, jnp.zeros_like(question.z))
+    return right, -right * by_z * d_question.z + scaled(right, question.z) * d_question.y
+
+
+def _wrong(reading, z, y, no):
     positive = z >= 0
     r = jnp.exp(-jnp.abs(z))
     likely = 1 / (1 + r)
@@ -222,17 +218,24 @@ def _answer(z, y, no):
     bce = -(scaled(y, log_p) + scaled(no, log_q))
 
     agreed, refused = jnp.where(positive, y, no), jnp.where(positive, no, y)
-    wrong = agreed * r + refused  # = m * (1 + r)
-    m, right = wrong * likely, (agreed + refused * r) * likely
+    lean = refused - agreed * r  # these, and m and right, are times 1 / likely
+    if reading == "mixture":
+        m, right = agreed * r + refused, agreed + refused * r
+    elif reading == "quality":
+        m = jnp.abs(lean)
+        right = jnp.where(lean > 0, agreed * (1 + r) + r, refused * (1 + r) + 1)
+    else:
+        right = jnp.exp(-bce) * (1 + r)
+        m = jnp.where(refused == 0, r, -jnp.expm1(-bce) * (1 + r))
+    hard, some = refused == 0, jnp.where(m == 0, 1, m)
+    ratio = likely * jnp.where(m == 0, jnp.where(hard, 1, 0), r / some)  # r -> 0, y hard: r / r
+    lean = jnp.where(m == 0, jnp.where(hard, -1, 0), lean / some) * jnp.where(positive, 1, -1)
+    m, right = m * likely, right * likely
     log_m = jnp.where(m < 0.5, jnp.log(m), jnp.log1p(-right))
-    log_m = jnp.where(refused == 0, log_likely - jnp.abs(z), log_m)
+    log_m = jnp.where(hard, log_likely - jnp.abs(z), log_m)
     log_m = jnp.maximum(log_m, jnp.finfo(z.dtype).min)
-    vanished = wrong == 0
-    some = jnp.where(vanished, 1, wrong)
-    ratio = likely * jnp.where(vanished, 1, r / some)  # r -> 0, y hard: r / r
-    lean = jnp.where(vanished, -1, (refused - agreed * r) / some) * jnp.where(positive, 1, -1)
     phi = jnp.where(m == 0, 1, bce / jnp.where(m == 0, 1, m))  # bce -> m as both vanish
-    return Answer(m, log_m, bce, ratio, phi, lean)
+    return Wrong(m, log_m, right, bce, ratio, phi, lean)
 
 
 @jax.custom_jvp
@@ -258,6 +261,6 @@ def _bounded(x):
 
 
 linear = _operation(_linear)
-mixture = _operation(_mixture)
-quality = _operation(partial(_modulated, False))
-cross_entropy = _operation(partial(_modulated, True))
+mixture, quality, cross_entropy = (
+    _operation(partial(_powers, reading)) for reading in ("mixture", "quality", "cross_entropy")
+)
