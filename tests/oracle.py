@@ -202,6 +202,26 @@ def beyond(margin: Any) -> type[_Term]:
     return Beyond
 
 
+def detached_beyond(margin: Any) -> type[_Term]:
+    """The same with the factor r^g a constant."""
+
+    class Detached(beyond(margin)):
+        @property
+        def by_r(self) -> list[Any]:
+            return [self.r**self.g / (1 - self.r)]
+
+        @property
+        def bends(self) -> list[Any]:
+            p, (slope,) = self.p, self.by_r
+            return [p * slope, -(p**2) * slope / (1 - self.r)] if self.r else []
+
+        @property
+        def by_g(self) -> Any:
+            return ZERO
+
+    return Detached
+
+
 class DetachedFocal(_Term):
     """Focal loss whose factor is a constant."""
 

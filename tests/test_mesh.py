@@ -32,6 +32,7 @@ LOSSES = {
     "smoothed": partial(INDEXED, label_smoothing=0.1),
     "dense": DENSE,
     "sigmoid": focaljax.sigmoid_focal_loss,
+    "sigmoid, integer": focaljax.sigmoid_focal_loss_with_integer_labels,
 }
 
 
@@ -198,7 +199,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("sharding", ["both", "classes over all"])
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("loss", ["integer", "smoothed", "dense"])
+@pytest.mark.parametrize("loss", ["integer", "smoothed", "dense", "sigmoid, integer"])
 def test_a_mesh_axis_of_classes_merges_their_statistics(auto, loss, options, sharding):
     arrays, spec = batch(loss), SHARDINGS[sharding]
     chosen = OPTIONS[options]
@@ -214,7 +215,8 @@ def test_a_mesh_axis_of_classes_merges_their_statistics(auto, loss, options, sha
     wanted = unsharded(loss, arrays)
 
     shards = {name: where[name] for name in arrays}
-    results = {name: where[name] for name in wanted if name != "losses"} | {"losses": P(spec[0])}
+    losses = spec if wanted["losses"].ndim == 2 else P(spec[0])
+    results = {name: where[name] for name in wanted if name != "losses"} | {"losses": losses}
     local = partial(everything, loss, axis_name=spec[1])
     found = jax.jit(jax.shard_map(local, mesh=auto, in_specs=(shards,), out_specs=results))(arrays)
     assert_same(found, wanted)

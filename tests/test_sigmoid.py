@@ -3,6 +3,7 @@
 from functools import partial
 
 import cases
+import chex
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -11,8 +12,12 @@ import oracle
 import pytest
 import tolerances
 
-from focaljax import binary_focal_crossentropy, sigmoid_focal_loss
-from focaljax.terms import Focal, Poly
+from focaljax import (
+    binary_focal_crossentropy,
+    sigmoid_focal_loss,
+    sigmoid_focal_loss_with_integer_labels,
+)
+from focaljax.terms import Asymmetric, Focal, Poly
 
 pytestmark = pytest.mark.gpu
 
@@ -195,3 +200,152 @@ def test_smoothing_keeps_the_digits_of_small_labels(gamma, smoothing):
             np.full((4, 1), label), inside[:, None], gamma=gamma, label_smoothing=jnp.float32(smoothing)
         )
         tolerances.assert_close(found, want, rtol=tolerances.rtol("keras"))
+
+
+def one_hot(labels, classes):
+    """1 for every class that a list names."""
+    return jnp.asarray((np.asarray(labels)[..., None] == np.arange(classes)).any(-2), jnp.float32)
+
+
+ROWS, CLASSES = (2, 5), 4
+LABELS = {
+    "one": np.random.default_rng(0).integers(-2, CLASSES + 2, (*ROWS, 1)),
+    "lists": np.random.default_rng(1).integers(-2, CLASSES + 2, (*ROWS, 3)),
+    "many": np.random.default_rng(1).integers(-2, CLASSES + 2, (*ROWS, 300)) % 400 - 300,
+    "none": np.zeros((*ROWS, 0), np.int64),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"alpha": 0.25, "gamma": 0.5},
+        {"alpha": np.float32([0.1, 0.9, 0.5, 0.7]), "label_smoothing": 0.1},
+        {"term": Poly(1.0, [[0.5]])},
+        {"term": Asymmetric(0.5, 3.0, 0.1), "alpha": 0.75},
+    ],
+)
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_indices_of_positives_are_their_labels(kind, options, axis):
+    """In value and every gradient; duplicates and what is no class too."""
+    labels = LABELS[kind]
+    logits = jnp.asarray(np.random.default_rng(2).normal(size=(*ROWS, CLASSES)), jnp.float32)
+    dense = one_hot(labels, CLASSES)
+    given = labels[..., 0] if kind == "one" else labels.astype(np.int16)
+    moving = {name: x for name, x in options.items() if name != "label_smoothing"}
+    fixed = {name: x for name, x in options.items() if name == "label_smoothing"}
+    moving = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), moving)
+
+    def of_indices(logits, moving):
+        z = jnp.moveaxis(logits, -1, axis)
+        found = sigmoid_focal_loss_with_integer_labels(z, jnp.asarray(given), axis=axis, **moving, **fixed)
+        return jnp.sum(
+            jnp.cos(jnp.arange(found.size, dtype=found.dtype)).reshape(logits.shape)
+            * jnp.moveaxis(found, axis, -1)
+        )
+
+    def of_dense(logits, moving):
+        found = sigmoid_focal_loss(logits, dense, **moving, **fixed)
+        return jnp.sum(jnp.cos(jnp.arange(found.size, dtype=found.dtype)).reshape(logits.shape) * found)
+
+    found, want = (jax.jit(jax.value_and_grad(f, (0, 1)))(logits, moving) for f in (of_indices, of_dense))
+    chex.assert_trees_all_close(found, want, rtol=tolerances.rtol("same"), atol=tolerances.rtol("same"))
+
+
+def test_known_indices_of_any_size_are_looked_at_before_they_are_narrowed():
+    z = jnp.zeros((3, 2))
+    none = sigmoid_focal_loss_with_integer_labels(z, [-1, 2, 7])
+    for labels in ([2**32, -1, 2**63], np.array([2**32 + 1, -(2**40), 2])):
+        np.testing.assert_array_equal(sigmoid_focal_loss_with_integer_labels(z, labels), none)
+    ignored = sigmoid_focal_loss_with_integer_labels(z, np.array([2**32 + 1, -1, 0]), ignore_index=2**32 + 1)
+    assert (np.asarray(ignored) == 0).all(1).tolist() == [True, False, False]
+    unsigned = sigmoid_focal_loss_with_integer_labels(z, jnp.array([255, 0, 7], jnp.uint8), ignore_index=255)
+    assert (np.asarray(unsigned) == 0).all(1).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("ignored", [-1, 255])
+def test_masks_and_ignored_labels_take_entries_away(ignored):
+    """What is left has the losses that it had; what is gone has none, whatever it holds."""
+    z, y = (x[:120].reshape(30, 4) for x in cases.sigmoid_grid())
+    mask = np.random.default_rng(0).random((30, 4)) < 0.7
+    marked = np.random.default_rng(1).random((30, 4)) < 0.3
+    kept = mask & ~marked
+    spoiled = jnp.where(kept, z, np.nan)
+    labels = jnp.asarray(np.where(marked, ignored, y), jnp.float32)
+    plain = jax.vjp(lambda z: sigmoid_focal_loss(z, y, alpha=0.25), jnp.asarray(z))
+    masked = jax.vjp(
+        lambda z: sigmoid_focal_loss(z, labels, alpha=0.25, where=mask, ignore_index=ignored), spoiled
+    )
+    ones = jnp.ones_like(plain[0])
+    np.testing.assert_array_equal(masked[0], jnp.where(kept, plain[0], 0))
+    np.testing.assert_array_equal(*(jnp.where(kept, f(ones)[0], 0) for f in (masked[1], plain[1])))
+    assert not masked[1](ones)[0][~kept].any()
+    rows = jnp.arange(30) % 6 - 1
+    whole = sigmoid_focal_loss_with_integer_labels(z, rows, where=mask)
+    some = sigmoid_focal_loss_with_integer_labels(spoiled, rows, where=kept, ignore_index=ignored)
+    counted = kept & (np.asarray(rows) != ignored)[:, None]
+    np.testing.assert_array_equal(some, jnp.where(counted, whole, 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"soft_labels": "soft"}, ValueError, "`soft_labels` must be one of"),
+        (
+            {"term": Asymmetric(), "soft_labels": "mixture"},
+            ValueError,
+            '`soft_labels` must be "linear" or None',
+        ),
+        ({"term": Asymmetric(margin=1.0)}, ValueError, "`term.margin` must be in [0, 1]"),
+        ({"ignore_index": 0.5}, TypeError, "`ignore_index` must be an int or None, got float."),
+        ({"where": [1.0, 0.0]}, TypeError, "`where` must be boolean"),
+        ({"alpha": 2.0}, ValueError, "`alpha` must be in [0, 1], got 2.0."),
+        ({"label_smoothing": 2.0}, ValueError, "`label_smoothing` must be in [0, 1], got 2"),
+    ],
+)
+def test_a_wrong_option_is_named(options, error, message):
+    with pytest.raises(error) as caught:
+        sigmoid_focal_loss(jnp.zeros(2), [0.0, 1.0], **options)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ([0.0, 1.0], TypeError, "`labels` must be integer class indices"),
+        (
+            [0, 1, 2],
+            ValueError,
+            "`labels` must have shape (2,), that of `logits` without axis 1, or with one",
+        ),
+        ([[0], [1], [2]], ValueError, "`labels` must have shape (2,)"),
+    ],
+)
+def test_wrong_indices_are_named(labels, error, message):
+    with pytest.raises(error) as caught:
+        sigmoid_focal_loss_with_integer_labels(jnp.zeros((2, 3)), labels)
+    assert str(caught.value).startswith(message)
+
+
+def test_labels_outside_the_range_may_be_the_ignored_ones():
+    with pytest.raises(ValueError, match=r"`labels` must be in \[0, 1\], got 255"):
+        sigmoid_focal_loss(jnp.zeros(2), np.array([1, 255]))
+    assert sigmoid_focal_loss(jnp.zeros(2), np.array([1, 255], np.uint8), ignore_index=255)[1] == 0
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.05, 0.3])
+def test_the_margin_is_learned(margin):
+    """d/dm of r^g (-log(1 - r)), r = max(p - m, 0)."""
+    z = np.float32([-8, -1, 0.5, 3, 9])
+    gammas = np.float32([1.0, 2.0, 4.0])
+
+    def total(margin, gamma):
+        return sigmoid_focal_loss(z, np.zeros(5), term=Asymmetric(1.0, gamma, margin)).sum()
+
+    for gamma in gammas:
+        m = np.float64(np.float32(margin))
+        r = np.maximum(1 / (1 + np.exp(-np.float64(z))) - m, 0)
+        want = -(gamma * r ** (gamma - 1) * -np.log1p(-r) + r**gamma / (1 - r)).sum()
+        np.testing.assert_allclose(jax.grad(total)(jnp.float32(margin), gamma), want, rtol=1e-5)

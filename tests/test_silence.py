@@ -21,6 +21,7 @@ from focaljax import (
     linear_softmax_focal_loss,
     reduce_loss,
     sigmoid_focal_loss,
+    sigmoid_focal_loss_with_integer_labels,
     softmax_focal_loss,
     softmax_focal_loss_with_integer_labels,
     sparse_categorical_focal_crossentropy,
@@ -53,6 +54,11 @@ def sigmoid(scores, labels, *, ignored, **options):
     return jnp.sum(sigmoid_focal_loss(scores, labels, **options), -1)
 
 
+def positives(scores, labels, *, ignored, **options):
+    losses = sigmoid_focal_loss_with_integer_labels(scores, labels, ignore_index=ignored, **options)
+    return jnp.sum(losses, -1)
+
+
 def linear(scores, labels, *, ignored, **options):
     """The scores are the inputs of a fixed layer."""
     kernel = jnp.asarray(np.linspace(-1, 1, CLASSES * CLASSES).reshape(CLASSES, CLASSES), jnp.float32)
@@ -73,7 +79,11 @@ ENTRANCES = {
     "softmax": Entrance(softmax),
     "integer": Entrance(integer, True),
     "integer, smoothed": Entrance(functools.partial(integer, label_smoothing=0.1), True),
-    "sigmoid": Entrance(sigmoid),
+    **{
+        f"sigmoid, {reading}": Entrance(functools.partial(sigmoid, soft_labels=reading))
+        for reading in ("mixture", "linear", "quality", "cross_entropy")
+    },
+    "sigmoid, integer": Entrance(positives, True),
     "categorical": of_keras(categorical_focal_crossentropy),
     "sparse": of_keras(sparse_categorical_focal_crossentropy, True),
     "binary": of_keras(functools.partial(binary_focal_crossentropy, apply_class_balancing=True)),
@@ -147,7 +157,8 @@ CASES = [
     for name, entrance in ENTRANCES.items()
     for way in WAYS
     if entrance.indices or way is not by_index
-    if name not in ("sigmoid", "binary") or way is not by_alpha  # there 1 - alpha weighs the other answer
+    if not name.startswith(("sigmoid", "binary"))
+    or way is not by_alpha  # there 1 - alpha weighs the other answer
 ]
 
 
@@ -189,7 +200,9 @@ def assert_nothing_changes(name, way):
         chex.assert_trees_all_equal(derivatives(entrance, way, scores, outside, floats), plain)
 
 
-@pytest.mark.parametrize("name", [name for name, entrance in ENTRANCES.items() if entrance.indices])
+@pytest.mark.parametrize(
+    "name", [n for n, entrance in ENTRANCES.items() if entrance.indices and n != "sigmoid, integer"]
+)
 def test_a_label_that_is_no_class_is_seen_where_it_counts(name):
     entrance = ENTRANCES[name]
     scores, labels = questions(entrance)

@@ -210,6 +210,9 @@ MARGIN = float(np.float32(0.05))
 SIDED = {name: Sided(m.make, m.kind, lambda _, m=m: m.kind, 0.0, m.parts) for name, m in MEMBERS.items()}
 SIDED |= {
     "asymmetric": Sided(lambda g: Asymmetric(g, g, MARGIN), oracle._Term, oracle.beyond, MARGIN),
+    "detached asymmetric": Sided(
+        lambda g: Detached(Asymmetric(g, g, MARGIN)), oracle.DetachedFocal, oracle.detached_beyond, MARGIN
+    ),
     "without a margin": Sided(lambda g: Asymmetric(g, g, 0.0), oracle._Term, lambda _: oracle._Term),
 }
 
