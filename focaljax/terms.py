@@ -145,8 +145,14 @@ class Term:
 
 def weighed(term: Term, odds: Odds, weight: jax.Array) -> jax.Array:
     """``weight * value``; a weight of 0 silences an infinite value, whose derivatives are finite."""
+    return jnp.add(*weighed_apart(term, odds, weight))
+
+
+def weighed_apart(term: Term, odds: Odds, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same as a finite part, which has the derivatives, and infinity where it is infinite, else 0."""
     limit = lax.stop_gradient(term.value(odds))
-    return scaled(weight, term.value(finite(odds))) + jnp.where(jnp.isinf(limit) & ~(weight == 0), limit, 0)
+    infinite = jnp.isinf(limit) & ~(weight == 0)
+    return scaled(weight, term.value(finite(odds))), jnp.where(infinite, limit, 0)
 
 
 def by_options(term: Any, odds: Odds) -> Any:

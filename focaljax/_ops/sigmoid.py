@@ -22,7 +22,7 @@ from jax import lax
 
 from focaljax import _statistics
 from focaljax._odds import Odds, scaled
-from focaljax.terms import Poly, Term, weighed
+from focaljax.terms import Poly, Term, weighed_apart
 
 
 class Answers(NamedTuple):
@@ -37,6 +37,8 @@ class Answers(NamedTuple):
 def _operation(read: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """One loss per logit by a reading of labels, from logits and what the answers are made of.
 
+    ``read(z, yes, no, term)`` is the loss in two parts: finite, with derivatives, and infinity or 0.
+
     ``answers(zeros, fixed, moving)`` makes them: `fixed` has no gradient. It runs again for the gradient, so
     that what has the size of the logits need not be stored.
     """
@@ -48,7 +50,8 @@ def _operation(read: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     def fwd(answers, logits, fixed, moving):
         yes, no, weights, term = answers(logits, fixed, moving)
         z, undefined = _settled(logits.astype(weights.dtype))
-        loss = scaled(weights, read(z, yes, no, term))
+        loss, infinity = read(z, yes, no, term)
+        loss = scaled(weights, loss) + jnp.where(weights == 0, 0, infinity)
         loss = jnp.where(undefined, jnp.where(weights == 0, 0, jnp.nan), loss)
         return loss, (logits, fixed, moving)
 
@@ -60,15 +63,15 @@ def _operation(read: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         (yes, no, weights, term), spread = jax.vjp(partial(answers, logits, fixed), moving)
         z, undefined = _settled(z.astype(weights.dtype))
         ct = jnp.where(undefined, jnp.where((weights == 0) | (ct == 0), 0, jnp.nan), ct)
-        loss, pull_back = jax.vjp(read, z, yes, no, term)
+        loss, pull_back, infinity = jax.vjp(read, z, yes, no, term, has_aux=True)
         by_z, by_yes, by_no, by_term = pull_back(jnp.ones_like(loss))
-        infinite = jnp.isinf(loss)
+        infinite = infinity != 0
         by_yes, by_no = jnp.where(infinite, -z, by_yes), jnp.where(infinite, 0, by_no)
 
         def weighted(x):  # ct times the weight may overflow where x is 0
             return scaled(ct, scaled(weights, x))
 
-        by_weights = scaled(ct, jnp.where((weights == 0) & infinite, 0, loss))
+        by_weights = scaled(ct, loss + jnp.where(weights == 0, 0, infinity))
         by_answers = Answers(weighted(by_yes), weighted(by_no), by_weights, jax.tree.map(weighted, by_term))
         none = jax.tree.map(lambda x: None, fixed)
         return weighted(by_z).astype(logits.dtype), none, *spread(by_answers)
@@ -85,7 +88,7 @@ def _settled(z):
 
 def _linear(z, yes, no, term):
     other, odds = term.negative(Odds.at(-z))
-    return weighed(term, Odds.at(z), yes) + weighed(other, odds, no)
+    return jax.tree.map(jnp.add, weighed_apart(term, Odds.at(z), yes), weighed_apart(other, odds, no))
 
 
 def _powers(reading, z, y, no, term):
@@ -94,7 +97,7 @@ def _powers(reading, z, y, no, term):
     loss = product(reading, (1, 0, 1, 0), question, term.gamma)
     if isinstance(term, Poly):
         loss = loss + term.epsilon * product(reading, (1, 0, 0, 0), question, term.gamma)
-    return loss + jnp.where(jnp.isinf(question.wrong.bce), jnp.inf, 0)
+    return loss, jnp.where(jnp.isinf(question.wrong.bce), jnp.inf, 0)
 
 
 class Wrong(NamedTuple):
