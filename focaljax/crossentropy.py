@@ -133,6 +133,9 @@ def binary_focal_crossentropy(
     from_logits: bool = False,
     label_smoothing: ArrayLike = 0.0,
     axis: int = -1,
+    *,
+    where: Values | None = None,
+    ignore_class: int | None = None,
 ) -> jax.Array:
     r"""Focal cross-entropy of independent labels, averaged over `axis`.
 
@@ -150,6 +153,9 @@ def binary_focal_crossentropy(
       from_logits: Whether `y_pred` holds logits.
       label_smoothing: Scalar s in [0, 1]: the labels become ``y * (1 - s) + s / 2``.
       axis: The axis over which the losses are averaged.
+      where: Booleans that broadcast to `y_pred`, True where a label counts. The average is over these, and 0
+        without one. Keras has neither this nor the next.
+      ignore_class: A label that does not count, often -1.
 
     Returns:
       The losses, of the shape of `y_pred` without `axis`, in at least float32.
@@ -162,6 +168,9 @@ def binary_focal_crossentropy(
       >>> loss = binary_focal_crossentropy([[1, 0]], jnp.array([[0.5, 0.5]]), apply_class_balancing=True)
       >>> round(float(loss[0] / jnp.log(2)), 6)  # (0.25 + 0.75) / 2 * 0.5^2
       0.125
+      >>> losses = binary_focal_crossentropy([[1, -1, 1]], jnp.array([[0.5, 0.9, 0.5]]), ignore_class=-1)
+      >>> round(float(losses[0] / jnp.log(2)), 6)  # (0.5^2 + 0.5^2) / 2
+      0.25
 
     References:
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
@@ -180,9 +189,43 @@ def binary_focal_crossentropy(
         alpha=alpha if balanced else None,
         label_smoothing=label_smoothing,
         axis=axis,
+        where=where,
+        ignore_index=ignore_class,
         op=op,
     )
-    return jnp.mean(losses, axis)
+    if where is None and ignore_class is None:
+        return jnp.mean(losses, axis)
+    kept = reductions.counted(y_true, ignore_class, losses, where)
+    return jnp.sum(losses, axis) / jnp.maximum(jnp.sum(kept, axis, dtype=losses.dtype), 1)
+
+
+def losses_of(
+    function: Callable[..., jax.Array],
+    y_true: Values,
+    y_pred: Values,
+    where: Values | None,
+    options: Mapping[str, Any],
+) -> tuple[jax.Array, jax.Array | None]:
+    """The losses of one of the three functions, and where they count; None is everywhere.
+
+    Args:
+      function: One of the above.
+      y_true: Its labels.
+      y_pred: Its predictions.
+      where: True where an example counts, or one of its independent labels.
+      options: By name.
+
+    Returns:
+      What :func:`focaljax.reduce_loss` takes: the losses and their `where`.
+
+    Example:
+      >>> losses_of(binary_focal_crossentropy, [[1], [-1]], jnp.ones((2, 1)), None, {"ignore_class": -1})[1]
+      Array([ True, False], dtype=bool)
+    """
+    binary = function is binary_focal_crossentropy
+    losses = function(y_true, y_pred, **options, **({"where": where} if binary else {}))
+    ignored, axis = options.get("ignore_class"), options.get("axis", -1) if binary else None
+    return losses, reductions.counted(y_true, ignored, losses, where, axis)
 
 
 class _Loss:
@@ -205,10 +248,22 @@ class _Loss:
           >>> [round(float(x), 6) for x in losses / jnp.log(2)]
           [1.0, 2.0]
         """
-        options = self.get_config()
-        for name in ("reduction", "name", "dtype"):
-            del options[name]
-        return type(self)._function(y_true, y_pred, **options)
+        return type(self)._function(y_true, y_pred, **self._options())
+
+    def counted(
+        self, y_true: Values, y_pred: Values, where: Values | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """One loss per example, and where they count: what :func:`focaljax.reduce_loss` takes.
+
+        Example:
+          >>> loss = SparseCategoricalFocalCrossentropy(ignore_class=-1)
+          >>> loss.counted(jnp.array([1, -1]), jnp.ones((2, 3)))[1]
+          Array([ True, False], dtype=bool)
+        """
+        return losses_of(type(self)._function, y_true, y_pred, where, self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {name: x for name, x in vars(self).items() if name not in ("reduction", "name", "dtype")}
 
     def __call__(
         self,
@@ -217,8 +272,12 @@ class _Loss:
         sample_weight: Values | None = None,
         *,
         normalizer: Values | None = None,
+        where: Values | None = None,
     ) -> jax.Array:
         """The losses of a batch, weighed and reduced by :func:`focaljax.reduce_loss`.
+
+        `where` is True where an example counts; for :class:`BinaryFocalCrossentropy`, where one of its labels
+        does, in the shape of `y_pred`: an example counts if one of its labels does.
 
         Example:
           >>> loss = CategoricalFocalCrossentropy(gamma=0.0, alpha=1.0)
@@ -226,8 +285,8 @@ class _Loss:
           Array(0.5, dtype=float32)
         """
         y_pred = _arguments.floating("y_pred", y_pred)
-        losses = self.call(y_true, y_pred if self.dtype is None else y_pred.astype(self.dtype))
-        where = reductions.not_ignored(y_true, getattr(self, "ignore_class", None), losses)
+        y_pred = y_pred if self.dtype is None else y_pred.astype(self.dtype)
+        losses, where = self.counted(y_true, y_pred, where)
         reduced = reductions.reduce_loss(
             losses, sample_weight, self.reduction, where=where, normalizer=normalizer
         )
@@ -351,6 +410,7 @@ class BinaryFocalCrossentropy(_Loss):
       reduction: "sum_over_batch_size" or "mean", "mean_with_sample_weight", "sum", None or "none".
       name: A name for logs and configurations.
       dtype: The dtype `y_pred` is read in and the result has; None computes in at least float32.
+      ignore_class: A label that does not count. A mean is over the examples of which one label does.
 
     Raises:
       TypeError: An option has the wrong type.
@@ -375,3 +435,4 @@ class BinaryFocalCrossentropy(_Loss):
     reduction: Reduction = "sum_over_batch_size"
     name: str = "binary_focal_crossentropy"
     dtype: DTypeLike | None = None
+    ignore_class: int | None = None

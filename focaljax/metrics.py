@@ -40,6 +40,7 @@ from focaljax._arguments import Values
 from focaljax.crossentropy import (
     binary_focal_crossentropy,
     categorical_focal_crossentropy,
+    losses_of,
     sparse_categorical_focal_crossentropy,
 )
 
@@ -81,7 +82,6 @@ class _Mean(_streams.Stream[MeanState]):
 
     _state = MeanState
     _function: ClassVar[Callable[..., jax.Array]]
-    ignore_class: int | None = None
     dtype: DTypeLike | None = None
 
     def _options(self) -> dict[str, Any]:
@@ -94,6 +94,8 @@ class _Mean(_streams.Stream[MeanState]):
         y_true: Values,
         y_pred: Values,
         sample_weight: Values | None = None,
+        *,
+        where: Values | None = None,
     ) -> MeanState:
         """The state that has also seen this batch.
 
@@ -102,6 +104,8 @@ class _Mean(_streams.Stream[MeanState]):
           y_true: Labels, as the function of the metric takes them.
           y_pred: Probabilities, or logits with ``from_logits=True``.
           sample_weight: Weights that broadcast to the losses as in :mod:`focaljax.reductions`.
+          where: True where an example counts; for :class:`BinaryFocalCrossentropy`, where one of its labels
+            does, in the shape of `y_pred`.
 
         Returns:
           A state in the dtype of `state`.
@@ -112,9 +116,8 @@ class _Mean(_streams.Stream[MeanState]):
         """
         state = self._own(state)
         y_true, y_pred, sample_weight = _arguments.without_gradient(y_true, y_pred, sample_weight)
-        losses = type(self)._function(y_true, y_pred, **self._options())
+        losses, where = losses_of(type(self)._function, y_true, y_pred, where, self._options())
         losses = losses.astype(state.total.dtype)
-        where = reductions.not_ignored(y_true, self.ignore_class, losses)
         weighted, weights = reductions.weigh(losses, sample_weight, where=where)
         if sample_weight is None and where is None:
             weight = _twofold.count(losses.size, losses.dtype)
@@ -224,7 +227,8 @@ class BinaryFocalCrossentropy(_Mean):
     """The stream's mean of :func:`focaljax.binary_focal_crossentropy`.
 
     Attributes:
-      apply_class_balancing, alpha, gamma, from_logits, label_smoothing, axis: As in the function.
+      apply_class_balancing, alpha, gamma, from_logits, label_smoothing, axis, ignore_class: As in the
+        function. An example none of whose labels counts has weight 0.
       name: A word for logs; it changes nothing.
       dtype: "float32", "float64", or None for JAX' default.
 
@@ -252,3 +256,4 @@ class BinaryFocalCrossentropy(_Mean):
     axis: int = -1
     name: str = "binary_focal_crossentropy"
     dtype: DTypeLike | None = None
+    ignore_class: int | None = None

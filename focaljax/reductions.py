@@ -183,25 +183,41 @@ def masked(sample_weight: Values | None, mask: Values | None) -> jax.Array | Non
     return jnp.where(mask == 0, 0, weights * mask)
 
 
-def not_ignored(labels: Values, ignore_class: int | None, losses: jax.Array) -> jax.Array | None:
-    """Where a class index is not the ignored one: the `where` of losses with an `ignore_class`.
+def counted(
+    labels: Values,
+    ignore_class: int | None,
+    losses: jax.Array,
+    where: Values | None = None,
+    axis: int | None = None,
+) -> jax.Array | None:
+    """Where a loss counts: the `where` of losses with an `ignore_class` or a mask.
 
     Args:
-      labels: One class index per loss.
-      ignore_class: The index that marks an ignored entry, or None for no such index.
+      labels: One class index per loss; or with `axis` the labels that were averaged to it along that axis.
+      ignore_class: The label that marks an ignored entry, or None for no such label.
       losses: The losses whose shape the answer takes.
+      where: Booleans that broadcast to the losses, or with `axis` to the labels; None is everywhere.
+      axis: Of an average, which counts if one of its entries does.
 
     Returns:
-      Booleans in the shape of the losses, or None without an `ignore_class`.
+      Booleans in the shape of the losses, or None without an `ignore_class` and a mask.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> not_ignored(jnp.array([[2], [255]]), 255, losses=jnp.array([0.5, 0.0]))
+      >>> counted(jnp.array([[2], [255]]), 255, losses=jnp.array([0.5, 0.0]))
+      Array([ True, False], dtype=bool)
+      >>> counted(jnp.array([[1, -1], [-1, -1]]), -1, losses=jnp.array([0.5, 0.0]), axis=1)
       Array([ True, False], dtype=bool)
     """
-    if ignore_class is None:
-        return None
-    return jnp.asarray(~_arguments.is_ignored("labels", labels, ignore_class)).reshape(losses.shape)
+    kept = None
+    if ignore_class is not None:
+        kept = jnp.asarray(~_arguments.is_ignored("labels", labels, ignore_class))
+        kept = kept.reshape(losses.shape) if axis is None else kept
+    if where is not None:
+        like = losses if axis is None else _arguments.array("labels", labels)
+        mask = jnp.broadcast_to(_arguments.mask("where", where, like, "losses"), like.shape)
+        kept = mask if kept is None else kept & mask
+    return kept if kept is None or axis is None else jnp.any(kept, axis)
 
 
 def _sample_weight(x: Values, losses: jax.Array) -> jax.Array:

@@ -115,6 +115,11 @@ class Term:
 
         Returns:
           One number per class. A closed form does not underflow where the pull does.
+
+        Example:
+          >>> odds = Odds.at(jnp.log(3.0))
+          >>> print(f"{jnp.abs(Asymmetric(0.0).log_pull(odds)):.4f}")  # cross-entropy
+          0.0000
         """
         return jnp.log(self.pull(odds))
 
@@ -126,6 +131,10 @@ class Term:
 
         Returns:
           One number per class.
+
+        Example:
+          >>> print(f"{Asymmetric(1.0).factor(Odds.at(jnp.log(3.0))):.4f}")
+          0.2500
         """
         odds = finite(odds)
         some = odds.log_p < 0
@@ -139,6 +148,11 @@ class Term:
 
         Returns:
           The term itself at these odds, unless the two answers differ.
+
+        Example:
+          >>> term, odds = Focal(1.0).negative(Odds.at(jnp.log(3.0)))
+          >>> print(f"{term.value(odds):.4f}")  # 0.25 * -log 0.75
+          0.0719
         """
         return self, odds
 
@@ -196,47 +210,19 @@ class Focal(Term):
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0, INFINITY)}
 
     def value(self, odds: Odds) -> jax.Array:
-        """``q^gamma * (-log p)``.
-
-        Args:
-          odds: Of one class each.
-
-        Returns:
-          One number per class.
-        """
+        """``q^gamma * (-log p)``."""
         return self.factor(odds) * -odds.log_p
 
     def pull(self, odds: Odds) -> jax.Array:
-        """``q^gamma * (1 + gamma * phi)``: no power is negative and no term cancels.
-
-        Args:
-          odds: Of one class each.
-
-        Returns:
-          One number per class.
-        """
+        """``q^gamma * (1 + gamma * phi)``: no power is negative and no term cancels."""
         return self.factor(odds) * (1 + self.gamma * odds.phi)
 
     def log_pull(self, odds: Odds) -> jax.Array:
-        """``gamma log q + log(1 + gamma phi)``.
-
-        Args:
-          odds: Of one class each.
-
-        Returns:
-          One number per class.
-        """
+        """``gamma log q + log(1 + gamma phi)``."""
         return self.gamma * odds.log_q + jnp.log1p(self.gamma * odds.phi)
 
     def factor(self, odds: Odds) -> jax.Array:
-        """``q^gamma``.
-
-        Args:
-          odds: Of one class each.
-
-        Returns:
-          One number per class.
-        """
+        """``q^gamma``."""
         return odds.power_of_q(self.gamma)
 
 
@@ -279,37 +265,16 @@ class Poly(Term):
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0, INFINITY)}
 
     def value(self, odds: Odds) -> jax.Array:
-        """``q^gamma * (-log p + epsilon q)``.
-
-        Args:
-          odds: Of one class each.
-
-        Returns:
-          One number per class.
-        """
+        """``q^gamma * (-log p + epsilon q)``."""
         return odds.power_of_q(self.gamma) * (self.epsilon * odds.q - odds.log_p)
 
     def pull(self, odds: Odds) -> jax.Array:
-        """``q^gamma * (1 + gamma phi + epsilon (gamma + 1) p)``.
-
-        Args:
-          odds: Of one class each.
-
-        Returns:
-          One number per class.
-        """
+        """``q^gamma * (1 + gamma phi + epsilon (gamma + 1) p)``."""
         gamma, p = self.gamma, odds.p
         return odds.power_of_q(gamma) * (1 + gamma * odds.phi + self.epsilon * (gamma + 1) * p)
 
     def log_pull(self, odds: Odds) -> jax.Array:
-        """The logarithm of its parts; NaN where an epsilon far below 0 makes the pull negative.
-
-        Args:
-          odds: Of one class each.
-
-        Returns:
-          One number per class.
-        """
+        """The logarithm of its parts; NaN where an epsilon far below 0 makes the pull negative."""
         gamma, p = self.gamma, odds.p
         return gamma * odds.log_q + jnp.log1p(gamma * odds.phi + self.epsilon * (gamma + 1) * p)
 
@@ -335,8 +300,8 @@ class Detached(Term):
       >>> odds, term = Odds.at(0.0), Detached(Focal(1.0))
       >>> print(f"{term.value(odds):.4f} {term.pull(odds):.4f}")
       0.3466 0.5000
-      >>> print(f"{term.factor(odds):.4f} {term.log_pull(odds):.4f}")
-      0.5000 -0.6931
+      >>> print(f"{term.factor(odds):.4f} {term.log_pull(odds):.4f} {term.negative(odds)[0].term.gamma}")
+      0.5000 -0.6931 1.0
 
     References:
       `disable_torch_grad_focal_loss` of Ridnik et al., "Asymmetric Loss For Multi-Label Classification", 2021
@@ -346,25 +311,11 @@ class Detached(Term):
     term: Any
 
     def value(self, odds: Odds) -> jax.Array:
-        """``factor * (-log p)``.
-
-        Args:
-          odds: Of one class each.
-
-        Returns:
-          One number per class.
-        """
+        """``factor * (-log p)``."""
         return self.pull(odds) * -odds.log_p
 
     def pull(self, odds: Odds) -> jax.Array:
-        """The factor of the term.
-
-        Args:
-          odds: Of one class each.
-
-        Returns:
-          One number per class.
-        """
+        """The factor of the term."""
         return lax.stop_gradient(self.term.factor(odds))
 
     @property
@@ -373,14 +324,7 @@ class Detached(Term):
         return self.term.binary
 
     def negative(self, odds: Odds) -> tuple[Term, Odds]:
-        """That of the term, its factor a constant too.
-
-        Args:
-          odds: Of the answer "no".
-
-        Returns:
-          A term, and the odds at which it is read.
-        """
+        """That of the term, its factor a constant too."""
         term, odds = self.term.negative(odds)
         return Detached(term), odds
 
@@ -432,23 +376,9 @@ class Asymmetric(Term):
     }
 
     def value(self, odds: Odds) -> jax.Array:
-        """Of the answer "yes".
-
-        Args:
-          odds: Of the class.
-
-        Returns:
-          One number per class.
-        """
+        """Of the answer "yes"."""
         return Focal(self.gamma_positive).value(odds)
 
     def negative(self, odds: Odds) -> tuple[Term, Odds]:
-        """Focal loss where r is the probability of a wrong answer.
-
-        Args:
-          odds: Of the answer "no".
-
-        Returns:
-          The term, and the odds beyond the margin.
-        """
+        """Focal loss where r is the probability of a wrong answer."""
         return Focal(self.gamma_negative), beyond(odds, self.margin)

@@ -564,8 +564,12 @@ def arguments(function) -> dict[str, object]:
     ],
 )
 def test_signatures_are_those_of_keras(name):
-    ours, theirs = (arguments(getattr(library, name)) for library in (focaljax, keras.losses))
-    assert list(ours.items()) == list(theirs.items())
+    ours, theirs = (list(arguments(getattr(library, name)).items()) for library in (focaljax, keras.losses))
+    assert ours[: len(theirs)] == theirs
+    assert {name for name, _ in ours[len(theirs) :]} <= {
+        "where",
+        "ignore_class",
+    }  # what Keras lacks, after it
 
 
 @pytest.mark.parametrize(
@@ -666,3 +670,47 @@ def test_ignored_examples_are_not_counted(reduction):
     ours = SparseCategoricalFocalCrossentropy(alpha=1.0, gamma=0.0, **options)(labels, y_pred)
     theirs = relaxed(keras.losses.SparseCategoricalCrossentropy(**options))(labels, y_pred)
     np.testing.assert_allclose(ours, theirs, rtol=2 * RTOL)
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_binary_labels_that_do_not_count(from_logits, axis):
+    """The average is over those that count; an example without one does not count; all of it is silent."""
+    rng = np.random.default_rng(0)
+    y_pred, y_true = rng.uniform(0.1, 0.9, (6, 5)), rng.integers(0, 2, (6, 5))
+    mask = rng.random((6, 5)) < 0.6
+    mask[1], y_true[2], y_true[:, 3] = False, -1, -1
+    kept = mask & (y_true != -1)
+    hidden = jnp.asarray(np.where(kept, y_pred, np.nan), jnp.float32)
+    each = binary_focal_crossentropy(
+        np.maximum(y_true, 0)[..., None], y_pred[..., None].astype(np.float32), from_logits=from_logits
+    )
+    count = kept.sum(axis)
+    wanted = np.where(kept, each, 0).sum(axis) / np.maximum(count, 1)
+    options = {"from_logits": from_logits, "axis": axis}
+    found = binary_focal_crossentropy(y_true, hidden, where=mask, ignore_class=-1, **options)
+    np.testing.assert_allclose(found, wanted, rtol=RTOL)
+
+    loss = BinaryFocalCrossentropy(ignore_class=-1, **options)
+    metric = focaljax.metrics.BinaryFocalCrossentropy(ignore_class=-1, **options)
+    mean = wanted[count > 0].mean()
+    value, gradient = jax.value_and_grad(lambda p: loss(y_true, p, where=mask))(hidden)
+    np.testing.assert_allclose(value, mean, rtol=RTOL)
+    assert (np.asarray(gradient)[~kept] == 0).all() and np.isfinite(gradient).all()
+    seen = metric.update(metric.init(), y_true, hidden, where=mask)
+    np.testing.assert_allclose(metric.result(seen), mean, rtol=RTOL)
+    weights = np.arange(len(count), dtype=np.float32)
+    weighed = (wanted * weights)[count > 0].sum() / np.sum(count > 0)
+    np.testing.assert_allclose(loss(y_true, hidden, weights, where=mask), weighed, rtol=RTOL)
+
+
+@pytest.mark.parametrize("cls", [CategoricalFocalCrossentropy, SparseCategoricalFocalCrossentropy])
+def test_a_mask_of_examples(cls):
+    labels = [0, 1, 2] if cls is SparseCategoricalFocalCrossentropy else np.eye(3)
+    y_pred = jnp.array([[0.7, 0.2, 0.1], [np.nan, 0.3, 0.1], [0.1, 0.3, 0.6]])
+    losses = cls(reduction=None)(labels, y_pred)
+    where = np.array([True, False, True])
+    np.testing.assert_allclose(cls()(labels, y_pred, where=where), losses[where].mean(), rtol=RTOL)
+    metric = getattr(focaljax.metrics, cls.__name__)()
+    seen = metric.update(metric.init(), labels, y_pred, where=where)
+    np.testing.assert_allclose(metric.result(seen), losses[where].mean(), rtol=RTOL)

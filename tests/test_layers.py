@@ -39,9 +39,9 @@ FLOORS = {
 }
 LONGEST = 320
 LONGER = {  # each with its reason, and a limit of its own
-    "crossentropy.py": 380,  # three functions and three objects, half of it docstrings
-    "_arguments.py": 630,  # every rule about arguments, and nothing else
-    "terms.py": 380,  # the family, two thirds of it docstrings
+    "crossentropy.py": 440,  # three functions and three objects, half of it docstrings
+    "_arguments.py": 660,  # every rule about arguments, and nothing else
+    "terms.py": 390,  # the family, two thirds of it docstrings
 }
 
 

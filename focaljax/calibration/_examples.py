@@ -25,7 +25,7 @@ def examples(
         labels_name, labels, x, name, axis, ignored, "jax.numpy.argmax", classes
     )
     x = jnp.moveaxis(x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, axis, -1)
-    where = reductions.not_ignored(labels, ignored, x[..., 0])
+    where = reductions.counted(labels, ignored, x[..., 0])
     _, weights = reductions.weigh(x[..., 0], sample_weight, where=where)
     outside = (labels < 0) | (labels >= classes)
     counted = outside if where is None else outside & where

@@ -12,7 +12,6 @@ What holds for the whole file:
 
 from typing import Any, ClassVar, cast
 
-import jax.numpy as jnp
 import keras
 
 import focaljax
@@ -40,20 +39,23 @@ class _Loss(keras.losses.Loss):
         """One loss per example, neither weighed nor reduced.
 
         Example:
+          >>> import jax.numpy as jnp
           >>> loss = CategoricalFocalCrossentropy(gamma=0.0, alpha=1.0)
           >>> losses = loss.call([[1, 0], [1, 0]], jnp.array([[0.5, 0.5], [0.25, 0.75]]))
           >>> [round(float(x), 6) for x in losses / jnp.log(2)]
           [1.0, 2.0]
         """
-        options = vars(self._loss)
-        indices = "ignore_class" in options
-        return self._loss.call(*_batches.examples(y_true, y_pred, indices, options.get("ignore_class")))
+        return self._loss.call(*self._examples(y_true, y_pred))
+
+    def _examples(self, y_true, y_pred):
+        indices = isinstance(self, SparseCategoricalFocalCrossentropy)
+        return _batches.examples(y_true, y_pred, indices, vars(self._loss).get("ignore_class"))
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """The losses of a batch, weighed, masked and reduced."""
-        where, y_pred = _batches.mask(y_pred), jnp.asarray(y_pred)
-        losses = self.call(y_true, y_pred)
-        counted = reductions.not_ignored(y_true, vars(self._loss).get("ignore_class"), losses)
+        where = _batches.mask(y_pred)
+        y_true, y_pred = self._examples(y_true, y_pred)
+        losses, counted = self._loss.counted(y_true, y_pred)
         if where is None:
             where = counted
         elif counted is not None:
@@ -163,7 +165,8 @@ class BinaryFocalCrossentropy(_Loss):
     """:func:`focaljax.binary_focal_crossentropy` for `model.compile(loss=...)`.
 
     Args:
-      apply_class_balancing, alpha, gamma, from_logits, label_smoothing, axis: As in the function.
+      apply_class_balancing, alpha, gamma, from_logits, label_smoothing, axis, ignore_class: As in the
+        function. A mean is over the examples of which one label counts.
       reduction: "sum_over_batch_size" or "mean", "mean_with_sample_weight", "sum", None or "none".
       name: A name for logs.
       dtype: The dtype of the result; None is Keras' default.
@@ -195,8 +198,10 @@ class BinaryFocalCrossentropy(_Loss):
         reduction: str | None = "sum_over_batch_size",
         name: str = "binary_focal_crossentropy",
         dtype: Any = None,
+        ignore_class: int | None = None,
     ) -> None:
         """Checks the options."""
         options = {"apply_class_balancing": apply_class_balancing, "alpha": alpha, "gamma": gamma}
         options |= {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
+        options |= {"ignore_class": ignore_class}
         super().__init__(options, reduction, name, dtype)

@@ -40,7 +40,8 @@ class _Metric(keras.metrics.Metric):
         """Adds a batch to what was seen."""
         mask, y_pred = _batches.mask(y_pred), jnp.asarray(y_pred)
         indices = isinstance(self, SparseCategoricalFocalCrossentropy)
-        y_true, y_pred = _batches.examples(y_true, y_pred, indices, self._metric.ignore_class)
+        ignored = vars(self._metric).get("ignore_class")
+        y_true, y_pred = _batches.examples(y_true, y_pred, indices, ignored)
         weights = reductions.masked(sample_weight, mask)
         state = self._metric.update(self._seen(), y_true, y_pred, weights)
         for variable, value in zip(self._state, vars(state).values(), strict=True):
@@ -147,7 +148,8 @@ class BinaryFocalCrossentropy(_Metric):
     """The stream's mean of :func:`focaljax.binary_focal_crossentropy`.
 
     Args:
-      apply_class_balancing, alpha, gamma, from_logits, label_smoothing, axis: As in the function.
+      apply_class_balancing, alpha, gamma, from_logits, label_smoothing, axis, ignore_class: As in the
+        function. An example none of whose labels counts has weight 0.
       name: A name for logs.
       dtype: "float32", or "float64" with `jax_enable_x64`; None is Keras' default.
 
@@ -175,8 +177,10 @@ class BinaryFocalCrossentropy(_Metric):
         axis: int = -1,
         name: str = "binary_focal_crossentropy",
         dtype: Any = None,
+        ignore_class: int | None = None,
     ) -> None:
         """Checks the options and makes the variables."""
         options = {"apply_class_balancing": apply_class_balancing, "alpha": alpha, "gamma": gamma}
         options |= {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
+        options |= {"ignore_class": ignore_class}
         super().__init__(options, name, dtype)
