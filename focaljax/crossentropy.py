@@ -195,7 +195,7 @@ def binary_focal_crossentropy(
     )
     if where is None and ignore_class is None:
         return jnp.mean(losses, axis)
-    kept = reductions.counted(y_true, ignore_class, losses, where)
+    kept = jnp.asarray(reductions.counted(y_true, ignore_class, losses, where))
     return jnp.sum(losses, axis) / jnp.maximum(jnp.sum(kept, axis, dtype=losses.dtype), 1)
 
 
@@ -216,7 +216,7 @@ def losses_of(
       options: By name.
 
     Returns:
-      What :func:`focaljax.reduce_loss` takes: the losses and their `where`.
+      The losses and their `where`, as :func:`focaljax.reduce_loss` takes them.
 
     Example:
       >>> losses_of(binary_focal_crossentropy, [[1], [-1]], jnp.ones((2, 1)), None, {"ignore_class": -1})[1]

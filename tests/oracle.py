@@ -162,7 +162,7 @@ def poly(epsilon: float) -> type[_Term]:
     return Poly
 
 
-def beyond(margin: Any) -> type[_Term]:
+def beyond(margin: Any) -> Any:
     """A negative answer of the asymmetric loss: r^g (-log(1 - r)), r = max(q - margin, 0)."""
 
     class Beyond(_Term):
@@ -202,7 +202,7 @@ def beyond(margin: Any) -> type[_Term]:
     return Beyond
 
 
-def detached_beyond(margin: Any) -> type[_Term]:
+def detached_beyond(margin: Any) -> Any:
     """The same with the factor r^g a constant."""
 
     class Detached(beyond(margin)):

@@ -29,7 +29,7 @@ import focaljax
 from focaljax import _cpu, _fold
 from focaljax._ops.dense import dense
 from focaljax._ops.indexed import indexed
-from focaljax._ops.sigmoid import sigmoid
+from focaljax._ops.sigmoid import mixture
 
 ROWS, CLASSES = 6, 5
 
@@ -668,12 +668,12 @@ def test_every_value_is_one_trace(label_smoothing):
     chex.clear_trace_counter()
     scores, labels = draw(DENSE)
     indices, answers = draw(INTEGER)[1], draw(SIGMOID)[1]
-    counted = {op: chex.assert_max_traces(op, n=1) for op in (dense, indexed, sigmoid)}
+    counted = {op: chex.assert_max_traces(op, n=1) for op in (dense, indexed, mixture)}
     words = _fold.Words("logits", "labels", "", "")
     for x in (1, 2.0, np.float32(0.5), np.float64(0.25), jnp.float32(1.5), jnp.asarray(2)):
         options = {"gamma": x, "alpha": x * 0.25, "label_smoothing": label_smoothing}
         _fold.soft_labels(scores, labels, words, axis=-1, op=counted[dense], **options)
-        _fold.independent_labels(scores, answers, words, op=counted[sigmoid], **options)
+        _fold.independent_labels(scores, answers, words, op=counted[mixture], **options)
         options["label_smoothing"] = 0.0  # with smoothing, indices become labels
         _fold.class_indices(
             scores, indices, words, axis=-1, ignore_index=None, op=counted[indexed], **options

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from keras.src.losses.loss import reduce_weighted_values
 
 import focaljax
-from focaljax.reductions import masked, not_ignored, reduce_loss, weigh
+from focaljax.reductions import counted, masked, reduce_loss, weigh
 
 U = 2.0**-24  # unit roundoff of float32
 MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
@@ -270,11 +270,11 @@ def test_weigh_returns_both_summands():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
 @pytest.mark.parametrize("ignored", [-1, 3, 255])
-def test_not_ignored(dtype, ignored):
+def test_counted(dtype, ignored):
     labels = np.array([[0], [3]], dtype)
-    kept = not_ignored(labels, ignored, jnp.zeros(2))
+    kept = counted(labels, ignored, jnp.zeros(2))
     np.testing.assert_array_equal(kept, [True, ignored != 3])
-    assert not_ignored(labels, None, jnp.zeros(2)) is None
+    assert counted(labels, None, jnp.zeros(2)) is None
 
 
 @pytest.mark.parametrize("reduction", [*REDUCTIONS, None])
@@ -513,7 +513,7 @@ def test_objects_divide_by_a_normalizer(cls, dtype):
 def test_an_ignored_class_is_a_number_of_the_labels_dtype(dtype, ignored, kept):
     """The largest unsigned label is not -1; what the dtype cannot hold is nowhere."""
     labels = jnp.asarray(np.array([-1, 1]).astype(dtype))
-    np.testing.assert_array_equal(not_ignored(labels, ignored, losses=jnp.zeros(2)), kept)
+    np.testing.assert_array_equal(counted(labels, ignored, losses=jnp.zeros(2)), kept)
     losses = focaljax.softmax_focal_loss_with_integer_labels(
         jnp.zeros((2, 3)), labels, ignore_index=ignored, gamma=0.0
     )

@@ -222,7 +222,7 @@ LABELS = {
     [
         {},
         {"alpha": 0.25, "gamma": 0.5},
-        {"alpha": np.float32([0.1, 0.9, 0.5, 0.7]), "label_smoothing": 0.1},
+        {"alpha": [0.1, 0.9, 0.5, 0.7], "label_smoothing": 0.1},
         {"term": Poly(1.0, [[0.5]])},
         {"term": Asymmetric(0.5, 3.0, 0.1), "alpha": 0.75},
     ],
@@ -339,12 +339,11 @@ def test_labels_outside_the_range_may_be_the_ignored_ones():
 def test_the_margin_is_learned(margin):
     """d/dm of r^g (-log(1 - r)), r = max(p - m, 0)."""
     z = np.float32([-8, -1, 0.5, 3, 9])
-    gammas = np.float32([1.0, 2.0, 4.0])
 
     def total(margin, gamma):
         return sigmoid_focal_loss(z, np.zeros(5), term=Asymmetric(1.0, gamma, margin)).sum()
 
-    for gamma in gammas:
+    for gamma in (1.0, 2.0, 4.0):
         m = np.float64(np.float32(margin))
         r = np.maximum(1 / (1 + np.exp(-np.float64(z))) - m, 0)
         want = -(gamma * r ** (gamma - 1) * -np.log1p(-r) + r**gamma / (1 - r)).sum()

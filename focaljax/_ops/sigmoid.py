@@ -14,7 +14,7 @@ exactly as the caller knows it.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ class Answers(NamedTuple):
     term: Term
 
 
-def _operation(read: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def _operation(read: Callable[..., tuple[jax.Array, jax.Array]]) -> Callable[..., Any]:
     """One loss per logit by a reading of labels, from logits and what the answers are made of.
 
     ``read(z, yes, no, term)`` is the loss in two parts: finite, with derivatives, and infinity or 0.
