@@ -132,14 +132,18 @@ def compile_loss(
     dtype: str,
     target: str,
     *,
-    indices: bool,
+    indices: bool | int,
     gradient: bool,
     traced_gamma: bool = False,
 ) -> Program:
-    """The mean of a loss at gamma 2, or its value and gradient with respect to the logits."""
+    """The mean of a loss at gamma 2, or its value and gradient with respect to the logits.
+
+    Labels are `indices`, one per row or so many, or have the shape of the logits.
+    """
     rows = [n for i, n in enumerate(shape) if i != axis % len(shape)]
     logits = jax.ShapeDtypeStruct(tuple(shape), dtype)
-    labels = jax.ShapeDtypeStruct(tuple(rows), "int32") if indices else logits
+    lists = () if indices is True else (indices,)
+    labels = jax.ShapeDtypeStruct((*rows, *lists), "int32") if indices else logits
     gamma = (jax.ShapeDtypeStruct((), "float32"),) if traced_gamma else ()
 
     def mean(z, y, gamma=2.0):

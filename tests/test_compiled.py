@@ -36,6 +36,17 @@ def dense(logits, labels, gamma, axis):
     return focaljax.softmax_focal_loss(logits, labels, gamma=gamma, axis=axis)
 
 
+def poly(logits, labels, gamma, axis):
+    term = focaljax.terms.Poly(gamma, 0.5)
+    return focaljax.softmax_focal_loss_with_integer_labels(logits, labels, term=term, axis=axis)
+
+
+def positives(logits, labels, gamma, axis):
+    return focaljax.sigmoid_focal_loss_with_integer_labels(
+        logits, labels, gamma=gamma, alpha=0.25, axis=axis, ignore_index=-1
+    )
+
+
 def sigmoid(logits, labels, gamma, axis):
     del axis
     return focaljax.sigmoid_focal_loss(logits, labels, gamma=gamma)
@@ -59,7 +70,7 @@ compile_loss = available(compiled.compile_loss)
 @functools.cache
 def program(loss, where, dtype, target, *, gradient, **options):
     shape, axis = where
-    options = {"indices": loss in (integer, smoothed), "gradient": gradient, **options}
+    options = {"indices": loss in (integer, smoothed, poly), "gradient": gradient, **options}
     return compile_loss(loss, shape, axis, dtype, target, **options)
 
 
@@ -77,6 +88,21 @@ def assert_within(program, passes, temp=SMALL, stored=0):
 def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dtype, result, passes, traced):
     found = program(integer, ROWS, dtype, target, gradient=result == "gradient", traced_gamma=traced)
     assert_within(found, passes)
+
+
+@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (1.1, 3.1), strict=True)), ids=RESULTS)
+def test_another_term_costs_what_focal_loss_does(target, dtype, result, passes):
+    found = program(poly, ROWS, dtype, target, gradient=result == "gradient")
+    assert_within(found, passes)
+    focal = program(integer, ROWS, dtype, target, gradient=result == "gradient", traced_gamma=False)
+    assert (found.kernels, found.passes) == (focal.kernels, pytest.approx(focal.passes, rel=0.01))
+
+
+@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (1.05, 3.05), strict=True)), ids=RESULTS)
+@pytest.mark.parametrize("indices", [True, 20], ids=["one", "lists"])
+def test_indices_of_positives_are_not_expanded(target, dtype, indices, result, passes):
+    found = program(positives, ROWS, dtype, target, gradient=result == "gradient", indices=indices)
+    assert_within(found, passes, temp=0.01)
 
 
 @pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (3.1, 6.1), strict=True)), ids=RESULTS)
