@@ -17,7 +17,8 @@ import numpy as np
 from jax import core, lax
 from jax.typing import ArrayLike
 
-from focaljax import _mesh
+from focaljax import _sharding
+from focaljax._exact import wide
 from focaljax.terms import Focal, Poly, Term
 
 # An array, a number, or lists of them.
@@ -251,7 +252,7 @@ class Layer(NamedTuple):
     inputs: jax.Array  # [..., D]
     kernel: jax.Array  # [D, C], or this device's shard of the classes
     bias: jax.Array | None  # [C]
-    name: _mesh.AxisName | None
+    name: _sharding.AxisName | None
     logits: jax.ShapeDtypeStruct  # what they would be; in the dtype of the arithmetic
 
 
@@ -266,18 +267,17 @@ def layer(inputs: Any, kernel: Any, bias: Any, axis_name: Any) -> Layer:
     if b is not None and b.shape != w.shape[1:]:
         raise ValueError(f"`bias` must have the shape [{w.shape[1]}] for `kernel`, got {b.shape}.")
     name = mesh_axis(axis_name, w, "kernel")
-    dtype = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
-    return Layer(x, w, b, name, jax.ShapeDtypeStruct((*x.shape[:-1], w.shape[1]), dtype))
+    return Layer(x, w, b, name, jax.ShapeDtypeStruct((*x.shape[:-1], w.shape[1]), wide(x.dtype)))
 
 
-def mesh_axis(x: Any, like: jax.Array, like_name: str) -> _mesh.AxisName | None:
+def mesh_axis(x: Any, like: jax.Array, like_name: str) -> _sharding.AxisName | None:
     """None, or the mesh axes that shard the classes of `like`, known to do so."""
     if x is None:
         return None
     names = x if isinstance(x, tuple) else (x,)
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"`axis_name` must be the name of a mesh axis or a tuple of names, got {x!r}.")
-    if not _mesh.varies(like, x):
+    if not _sharding.varies(like, x):
         raise ValueError(
             f"`axis_name` must name mesh axes that shard `{like_name}`, inside `jax.shard_map` with "
             f"check_vma=True; got {x!r} where `{like_name}` is {jax.typeof(like)}."
@@ -285,7 +285,7 @@ def mesh_axis(x: Any, like: jax.Array, like_name: str) -> _mesh.AxisName | None:
     return x
 
 
-def summed_axis(x: Any) -> _mesh.AxisName | None:
+def summed_axis(x: Any) -> _sharding.AxisName | None:
     """None, or axes of `jax.shard_map` or `jax.vmap` over which something is summed."""
     try:
         for name in () if x is None else x if isinstance(x, tuple) else (x,):

@@ -1,20 +1,13 @@
-"""What is asked of single entries: their class, and differences and exponentials to the last bit."""
+"""What is asked of entries: whether their class is the label, whether any of them; and to be made again."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 MANY = 128  # labels of one row: the comparisons of so many are one kernel with what uses them
-
-
-def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``x - y`` and its rounding error, exactly (TwoDiff; Knuth 1969, section 4.2.2)."""
-    gap = x - y
-    back = gap - x
-    err = (x - (gap - back)) - (y + back)
-    return gap, lax.stop_gradient(jnp.where(jnp.isfinite(gap), err, 0))
 
 
 def is_class(labels: jax.Array, shape: Sequence[int], axis: int) -> jax.Array:
@@ -40,12 +33,6 @@ def is_known(shape: Sequence[int]) -> bool:
     return all(isinstance(n, int) for n in shape)
 
 
-def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:
-    """``exp(logits - top)`` to the last bit, also where the difference itself is rounded."""
-    gap, err = difference(logits, jnp.where(top == -jnp.inf, 0, top))
-    return jnp.exp(gap) * (1 + err)
-
-
 @jax.custom_batching.custom_vmap
 def any_row(flags: jax.Array) -> jax.Array:
     """Whether any flag is set; one answer for a whole batch, so that a condition runs one of its branches."""
@@ -56,3 +43,12 @@ def any_row(flags: jax.Array) -> jax.Array:
 def _any_of_batch(size, batched, flags):
     del size, batched
     return any_row(flags), False
+
+
+def apart(x: Any) -> Any:
+    """The same numbers; nothing is made in common of what is made of `x` and of them.
+
+    What two kernels share XLA stores, an array of logits size, on CPU and GPU also where computing it again
+    costs less. TPUs decide better.
+    """
+    return lax.platform_dependent(x, tpu=lambda x: x, default=lax.optimization_barrier)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from focaljax import _arguments, _twofold
-from focaljax._mesh import AxisName
+from focaljax import _arguments, _exact
+from focaljax._sharding import AxisName
 
 State = TypeVar("State")
 
@@ -106,7 +106,7 @@ def merge(*states: State, axis_name: AxisName | None = None) -> State:
 
 
 def _merge(a: State, b: State) -> State:
-    return _map(_twofold.add, a, b)
+    return _map(_exact.add, a, b)
 
 
 def _merge_over(state: State, axis_name: AxisName) -> State:
@@ -118,7 +118,7 @@ def _merge_over(state: State, axis_name: AxisName) -> State:
 
     # x + 0 + ... + 0 is exact, and the type of a psum says that all devices hold the same.
     every = lax.psum(jax.tree.map(rows, state), axis_name)
-    return _map(lambda pair: _twofold.sum_pairs(pair, (0,)), every)
+    return _map(lambda pair: _exact.sum_pairs(pair, (0,)), every)
 
 
 def _map(function, *states: State) -> State:

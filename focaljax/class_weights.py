@@ -36,7 +36,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from focaljax import _arguments, _streams, _twofold
+from focaljax import _arguments, _exact, _streams
 from focaljax._arguments import Normalization, Values
 
 __all__ = ["ClassCounts", "CountState", "effective_number", "inverse_frequency"]
@@ -124,11 +124,11 @@ class ClassCounts(_streams.Stream[CountState]):
         groups = jnp.where(groups < 0, classes, groups)  # an index below 0 would count from the end
         if sample_weight is None:
             zeros = jnp.zeros(classes, jnp.int32)
-            pair = _twofold.counts(zeros.at[groups].add(1, mode="drop"), dtype)
+            pair = _exact.counts(zeros.at[groups].add(1, mode="drop"), dtype)
         else:
             weights = _arguments.weights("sample_weight", sample_weight, labels.shape)
             weights = lax.stop_gradient(weights).astype(dtype).reshape(-1)
-            pair = _twofold.sum_by(weights, groups, classes)
+            pair = _exact.sum_by(weights, groups, classes)
         lost = jnp.where(jnp.all(known), 0, jnp.nan).astype(dtype)
         return _streams.merge(state, CountState(pair[0] + lost, pair[1]))
 

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from focaljax import _arguments, _fold, reductions
+from focaljax import _arguments, _operands, _probabilities, _sigmoid, reductions
 from focaljax._arguments import Reduction, Values
-from focaljax._ops import dense, indexed, probabilities, sigmoid
+from focaljax._softmax import dense, indexed
 
-_WORDS = _fold.Words(
+_WORDS = _operands.Words(
     "y_pred",
     "y_true",
     "categorical_focal_crossentropy",
@@ -73,8 +73,8 @@ def categorical_focal_crossentropy(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5; `keras.losses.categorical_focal_crossentropy`.
     """
-    op = dense.dense if _arguments.flag("from_logits", from_logits) else probabilities.dense
-    return _fold.soft_labels(
+    op = dense.dense if _arguments.flag("from_logits", from_logits) else _probabilities.dense
+    return _operands.soft_labels(
         y_pred, y_true, _WORDS, gamma=gamma, alpha=alpha, label_smoothing=label_smoothing, axis=axis, op=op
     )
 
@@ -118,8 +118,8 @@ def sparse_categorical_focal_crossentropy(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5. Keras has no such function yet; names and order follow its sparse cross-entropy.
     """
-    op = indexed.indexed if _arguments.flag("from_logits", from_logits) else probabilities.indexed
-    return _fold.class_indices(
+    op = indexed.indexed if _arguments.flag("from_logits", from_logits) else _probabilities.indexed
+    return _operands.class_indices(
         y_pred, y_true, _WORDS, gamma=gamma, alpha=alpha, axis=axis, ignore_index=ignore_class, op=op
     )
 
@@ -176,12 +176,12 @@ def binary_focal_crossentropy(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equations 4 and 5; `keras.losses.binary_focal_crossentropy`.
     """
-    op = sigmoid.mixture if _arguments.flag("from_logits", from_logits) else probabilities.sigmoid
+    op = _sigmoid.mixture if _arguments.flag("from_logits", from_logits) else _probabilities.sigmoid
     balanced = _arguments.flag("apply_class_balancing", apply_class_balancing)
     if not balanced:
         _arguments.untouched("alpha", alpha, 0.25, "apply_class_balancing=True")
     y_pred, axis = _arguments.logits("y_pred", y_pred, axis)
-    losses = _fold.independent_labels(
+    losses = _operands.independent_labels(
         y_pred,
         y_true,
         _WORDS,

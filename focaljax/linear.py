@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jax.typing import ArrayLike
 
-from focaljax import _arguments, _mesh
+from focaljax import _arguments, _sharding
 from focaljax._arguments import LinearReduction, Strategy, Values
-from focaljax._ops import linear_classes, linear_rows
-from focaljax._ops.linear import Classes, Head, How, Rows, wide
+from focaljax._exact import wide
+from focaljax._softmax import by_classes, by_rows
+from focaljax._softmax.layer import Classes, Head, How, Rows
 from focaljax.terms import Term
 
 # What is chunked and how large a chunk is, where the caller does not say. Rows cost three matmuls, classes
@@ -32,8 +33,8 @@ LEAST = 512  # rows or classes of a chunk
 SUMS = 2**32  # bytes of a float32 sum of the kernel's size
 TYPICAL = (8192, 1024, 32768)  # what a symbolic N, D or C of an exported program counts as
 FORMS = {  # of the sum, of each loss
-    "rows": (linear_rows.total, linear_rows.each),
-    "classes": (linear_classes.total, linear_classes.each),
+    "rows": (by_rows.total, by_rows.each),
+    "classes": (by_classes.total, by_classes.each),
 }
 
 
@@ -55,7 +56,7 @@ def linear_softmax_focal_loss(
     strategy: Strategy = None,
     chunk: int | None = None,
     precision: Any = None,
-    axis_name: _mesh.AxisName | None = None,
+    axis_name: _sharding.AxisName | None = None,
 ) -> jax.Array:
     r"""Focal loss of class indices under the softmax of a linear layer, without its logits.
 
@@ -114,7 +115,7 @@ def linear_softmax_focal_loss(
       "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024 (https://arxiv.org/abs/2410.10989).
     """
     layer = _arguments.layer(inputs, kernel, bias, axis_name)
-    count = layer.kernel.shape[1] * _mesh.shards(layer.name)
+    count = layer.kernel.shape[1] * _sharding.shards(layer.name)
     ignored = _arguments.index("ignore_index", ignore_index)
     last = len(layer.logits.shape) - 1
     labels, ignored = _arguments.integer_labels(
@@ -209,19 +210,19 @@ def _loss(operands, *, how, strategy, reduction, ignored):
     """Folds the options into one weight, term and zeta per row, on the devices where the rows are."""
     dtype = wide(operands.inputs.dtype)
     shape, name = operands.labels.shape, how.name
-    everywhere = frozenset().union(*(_mesh.varying(x) for x in jax.tree.leaves(operands)))
+    everywhere = frozenset().union(*(_sharding.varying(x) for x in jax.tree.leaves(operands)))
     of_rows = everywhere - frozenset(name if isinstance(name, tuple) else (name,))
     x, kernel, bias, smoothing = jax.tree.map(
-        lambda x: _mesh.vary(x, everywhere),
+        lambda x: _sharding.vary(x, everywhere),
         (operands.inputs, operands.kernel, operands.bias, operands.smoothing),
     )
-    labels = _mesh.vary(operands.labels.reshape(-1), of_rows)
+    labels = _sharding.vary(operands.labels.reshape(-1), of_rows)
     classes = kernel.shape[1]
     counts = jnp.ones(labels.shape, bool)
     if ignored is not None:
         counts = labels != ignored
         labels = jnp.where(counts, labels, 0)  # a class, so that nothing is made of what is none
-    known = (labels >= 0) & (labels < classes * _mesh.shards(name))
+    known = (labels >= 0) & (labels < classes * _sharding.shards(name))
     labels = jnp.where(known, labels.astype(jnp.int32), -1)
     zeros = jnp.where(False, labels, 0).astype(dtype)
 
@@ -251,7 +252,7 @@ def _loss(operands, *, how, strategy, reduction, ignored):
         zeta = None if zeta is None else jnp.where(quiet, 0, zeta)
     of_classes = None
     if smoothing is not None:
-        flat = _mesh.vary(jnp.zeros(classes, zeros.dtype), everywhere)
+        flat = _sharding.vary(jnp.zeros(classes, zeros.dtype), everywhere)
         of_classes = Classes(
             flat + (1 if alphas is None else alphas),
             jax.tree.map(lambda x: flat + _or_zero(parts(x)[1]), operands.term),
@@ -268,11 +269,11 @@ def _or_zero(x):
 
 def _parts(option, labels, shape, classes, name):
     """What an option gives to rows and to classes, of which one is None; with `labels` all to rows."""
-    if option.shape[-1] == 1 and (name is None or not _mesh.varies(option, name)):
+    if option.shape[-1] == 1 and (name is None or not _sharding.varies(option, name)):
         return jnp.broadcast_to(option[..., 0], shape).reshape(-1), None
-    part = _mesh.part(option.reshape(-1), 0, classes, name)
+    part = _sharding.part(option.reshape(-1), 0, classes, name)
     if labels is None:
         return None, part
-    mine = _mesh.local(labels, classes, name)
+    mine = _sharding.local(labels, classes, name)
     found = part[jnp.clip(mine, 0, classes - 1)]
-    return _mesh.total(jnp.where((mine >= 0) & (mine < classes), found, 0), name), None
+    return _sharding.total(jnp.where((mine >= 0) & (mine < classes), found, 0), name), None

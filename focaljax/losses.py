@@ -21,11 +21,11 @@ Options shared by the functions:
 
 import jax
 
-from focaljax import _fold
+from focaljax import _operands
 from focaljax._arguments import SoftLabels, Values
 from focaljax.terms import Term
 
-_WORDS = _fold.Words("logits", "labels", "softmax_focal_loss", "softmax_focal_loss_with_integer_labels")
+_WORDS = _operands.Words("logits", "labels", "softmax_focal_loss", "softmax_focal_loss_with_integer_labels")
 
 
 def softmax_focal_loss(
@@ -81,7 +81,7 @@ def softmax_focal_loss(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5, for every class of a softmax.
     """
-    return _fold.soft_labels(
+    return _operands.soft_labels(
         logits,
         labels,
         _WORDS,
@@ -153,7 +153,7 @@ def softmax_focal_loss_with_integer_labels(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5, for the labelled class of a softmax.
     """
-    return _fold.class_indices(
+    return _operands.class_indices(
         logits,
         labels,
         _WORDS,
@@ -228,7 +228,7 @@ def sigmoid_focal_loss(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5. Li et al., "Generalized Focal Loss", 2020 (https://arxiv.org/abs/2006.04388), equation 4.
     """
-    return _fold.independent_labels(
+    return _operands.independent_labels(
         logits,
         labels,
         _WORDS,
@@ -300,7 +300,7 @@ def sigmoid_focal_loss_with_integer_labels(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5.
     """
-    return _fold.independent_indices(
+    return _operands.independent_indices(
         logits,
         labels,
         _WORDS,

@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from focaljax import _arguments, _streams, _twofold, reductions
+from focaljax import _arguments, _exact, _streams, reductions
 from focaljax._arguments import Values
 from focaljax.crossentropy import (
     binary_focal_crossentropy,
@@ -120,10 +120,10 @@ class _Mean(_streams.Stream[MeanState]):
         losses = losses.astype(state.total.dtype)
         weighted, weights = reductions.weigh(losses, sample_weight, where=where)
         if sample_weight is None and where is None:
-            weight = _twofold.count(losses.size, losses.dtype)
+            weight = _exact.count(losses.size, losses.dtype)
         else:
-            weight = _twofold.sum_all(weights)
-        return _streams.merge(state, MeanState(*_twofold.sum_all(weighted), *weight))
+            weight = _exact.sum_all(weights)
+        return _streams.merge(state, MeanState(*_exact.sum_all(weighted), *weight))
 
     def result(self, state: MeanState) -> jax.Array:
         """The mean of what was seen.

@@ -28,9 +28,10 @@ What holds for the whole file:
 import jax
 import jax.numpy as jnp
 
-from focaljax import _arguments, _mesh
+from focaljax import _arguments, _sharding
 from focaljax._arguments import Reduction, Values
-from focaljax._mesh import AxisName
+from focaljax._exact import wide
+from focaljax._sharding import AxisName
 
 
 def reduce_loss(
@@ -102,19 +103,19 @@ def reduce_loss(
             raise ValueError(f"`axis_name` must be None without a reduction, got {axis_name!r}.")
         return weighted
 
-    total = _mesh.total(jnp.sum(weighted), axis_name)
+    total = _sharding.total(jnp.sum(weighted), axis_name)
     if reduction == "sum":
         return total
     if reduction == "mean_with_sample_weight":
-        return _ratio(total, _mesh.total(jnp.sum(weights), axis_name))
+        return _ratio(total, _sharding.total(jnp.sum(weights), axis_name))
     if normalizer is not None:
         amounts = jnp.sum(_arguments.amounts("normalizer", normalizer), dtype=total.dtype)
-        return total / jnp.maximum(_mesh.total(amounts, axis_name), 1)
+        return total / jnp.maximum(_sharding.total(amounts, axis_name), 1)
     if where is None:
-        count = weighted.size * _mesh.shards(axis_name)
+        count = weighted.size * _sharding.shards(axis_name)
         return _ratio(total, jnp.asarray(count, total.dtype))
     counted = jnp.broadcast_to(_arguments.mask("where", where, weighted, "losses"), weighted.shape)
-    return _ratio(total, _mesh.total(jnp.sum(counted, dtype=total.dtype), axis_name))
+    return _ratio(total, _sharding.total(jnp.sum(counted, dtype=total.dtype), axis_name))
 
 
 def weigh(
@@ -141,7 +142,7 @@ def weigh(
              [0., 0.]], dtype=float32)
     """
     losses = _arguments.floating("losses", losses)
-    losses = losses.astype(jnp.float32 if losses.dtype.itemsize < 4 else losses.dtype)
+    losses = losses.astype(wide(losses.dtype))
     if sample_weight is None:
         weights = jnp.ones_like(losses)
     else:

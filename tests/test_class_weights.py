@@ -159,9 +159,9 @@ def test_a_stream_of_single_labels_beyond_float32():
 
 @pytest.mark.parametrize("number", [0, 1, 2**16 - 1, 2**24 + 1, 2**31 - 1, 2**31 - 65])
 def test_an_int32_count_becomes_an_exact_pair(number):
-    from focaljax import _twofold
+    from focaljax import _exact
 
-    high, low = _twofold.counts(jnp.int32(number), jnp.float32)
+    high, low = _exact.counts(jnp.int32(number), jnp.float32)
     assert int(high) + int(low) == number
     assert float(high) == float(np.float32(number))
 

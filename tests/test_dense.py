@@ -8,8 +8,8 @@ import oracle
 import pytest
 import tolerances
 
-from focaljax import _cpu, _statistics
 from focaljax import softmax_focal_loss as loss_of
+from focaljax._softmax import cpu, statistics
 
 pytestmark = pytest.mark.gpu
 
@@ -138,8 +138,8 @@ def test_a_row_without_a_softmax_is_nan_unless_nothing_is_asked_of_it(row):
 def test_the_accelerators_reduction_is_the_cpus(classes):
     """The one-pass statistics run here too, slowly: they must be those of the two-pass ones."""
     logits, _ = cases.rows(classes)
-    one = _statistics._peak_one_pass(logits, axis=1)
-    two = _cpu.peak(logits, axis=1)
+    one = statistics._peak_one_pass(logits, axis=1)
+    two = cpu.peak(logits, axis=1)
     np.testing.assert_array_equal(one[0], two[0])
     # Here the one-pass form adds its terms one after the other: half an ulp each.
     rtol = tolerances.rtol("same") + classes * 2**-24

@@ -12,9 +12,10 @@ import oracle
 import pytest
 import tolerances
 
-from focaljax import _cpu, _entries, _statistics
+from focaljax import _exact
 from focaljax import softmax_focal_loss_with_integer_labels as loss_of
-from focaljax._ops import indexed as operation
+from focaljax._softmax import cpu, statistics
+from focaljax._softmax import indexed as operation
 
 pytestmark = pytest.mark.gpu
 
@@ -146,23 +147,23 @@ def assert_same_sums(got, want, rtol):
 def test_the_accelerators_reduction_is_the_cpus(classes):
     """The merging reduction runs here too, slowly."""
     logits, targets = cases.rows(classes)
-    one = _statistics._rivals_one_pass(logits, targets, axis=1)
+    one = statistics._rivals_one_pass(logits, targets, axis=1)
     # It adds its terms one after the other: half an ulp each.
     rtol = tolerances.rtol("same") + classes * 2**-24
-    assert_same_sums(_cpu.rivals(logits, targets, axis=1), one, rtol)
+    assert_same_sums(cpu.rivals(logits, targets, axis=1), one, rtol)
 
 
 @pytest.mark.parametrize("form", ["weighed", "in runs", "below a maximum"])
 def test_every_form_leaves_out_the_label_alone(monkeypatch, form):
     """Beside 10 runs of 100 classes, with a label in every run and some that are none."""
-    monkeypatch.setattr(_cpu, "MANY", 1000 if form == "in runs" else 2000)
-    monkeypatch.setattr(_cpu, "_is_counted", lambda logits, axis: form != "below a maximum")
+    monkeypatch.setattr(cpu, "MANY", 1000 if form == "in runs" else 2000)
+    monkeypatch.setattr(cpu, "_is_counted", lambda logits, axis: form != "below a maximum")
     logits, targets = cases.rows(1000)
     rows = jnp.concatenate([logits, np.resize(logits, (52, 1000))])
     labels = jnp.concatenate([targets, np.arange(50, dtype=targets.dtype) * 20, np.array([-1, 1000])])
-    assert _cpu._width(rows, 1) == (100 if form == "in runs" else None)
-    want = _statistics._rivals_one_pass(rows, labels, axis=1)
-    assert_same_sums(_cpu.rivals(rows, labels, axis=1), want, tolerances.rtol("same") + 1000 * 2**-24)
+    assert cpu._width(rows, 1) == (100 if form == "in runs" else None)
+    want = statistics._rivals_one_pass(rows, labels, axis=1)
+    assert_same_sums(cpu.rivals(rows, labels, axis=1), want, tolerances.rtol("same") + 1000 * 2**-24)
 
 
 @pytest.mark.parametrize("classes", [2, 50, 5000])
@@ -193,14 +194,14 @@ def test_a_row_does_not_depend_on_what_another_holds(beside):
 def test_statistics_of_parts_merge_to_those_of_the_whole():
     logits, targets = cases.rows(10)
     parts = [
-        _statistics._rivals_one_pass(logits[:, start:stop], targets - start, axis=1)
+        statistics._rivals_one_pass(logits[:, start:stop], targets - start, axis=1)
         for start, stop in ((0, 3), (3, 4), (4, 10))
     ]
     parts = [(top, rest - 1, target) for top, rest, target in parts]
     for order in ((0, 1, 2), (2, 0, 1)):
         first, second, third = (parts[i] for i in order)
-        top, excess, target = _statistics.merge(_statistics.merge(first, second), third)
-        whole = _statistics._rivals_one_pass(logits, targets, axis=1)
+        top, excess, target = statistics.merge(statistics.merge(first, second), third)
+        whole = statistics._rivals_one_pass(logits, targets, axis=1)
         np.testing.assert_array_equal(top, whole[0])
         np.testing.assert_array_equal(target, whole[2])
         some = np.asarray(whole[1]) > 0
@@ -211,7 +212,7 @@ def test_statistics_of_parts_merge_to_those_of_the_whole():
 
 def test_the_difference_has_no_error():
     x, y = np.float32([1e4, 1.0, -3e38, 1e-8]), np.float32([1e-4, 2.0**-30, 3e37, -7.0])
-    gap, err = jax.jit(_entries.difference)(x, y)
+    gap, err = jax.jit(_exact.difference)(x, y)
     exact = np.asarray(x, np.float64) - np.asarray(y, np.float64)
     np.testing.assert_array_equal(np.asarray(gap, np.float64) + np.asarray(err, np.float64), exact)
 
@@ -242,11 +243,11 @@ def test_blocks_of_rows_change_nothing(monkeypatch, shape, axis):
     labels = jnp.zeros(shape[:axis] + shape[axis + 1 :], jnp.int32)
 
     def statistics(logits, labels):
-        return *_cpu.rivals(logits, labels, axis=axis), *_cpu.peak(logits, axis=axis)
+        return *cpu.rivals(logits, labels, axis=axis), *cpu.peak(logits, axis=axis)
 
     whole = jax.jit(statistics)(logits, labels)
-    monkeypatch.setattr(_cpu, "BLOCK", 16)
-    monkeypatch.setattr(_cpu, "FAR", 1)
+    monkeypatch.setattr(cpu, "BLOCK", 16)
+    monkeypatch.setattr(cpu, "FAR", 1)
     program = jax.jit(lambda *operands: statistics(*operands)).lower(logits, labels)  # traced anew
     assert "while" in program.as_text() or shape[axis] == logits.size
     chex.assert_trees_all_equal(program.compile()(logits, labels), whole)
@@ -264,7 +265,7 @@ def test_the_gradient_on_cpu_is_the_one_by_masks(monkeypatch, axis, few, silence
     labels = jnp.arange(math.prod(rows)).reshape(rows) % shape[axis]
     silent = jnp.zeros(rows, bool).at[1, 2].set(silence)
     logits = jnp.where(jnp.expand_dims(silent, axis), jnp.nan, logits)
-    stats = _statistics.rivals(jnp.where(jnp.isnan(logits), 0, logits), labels, axis, None)
+    stats = statistics.rivals(jnp.where(jnp.isnan(logits), 0, logits), labels, axis, None)
     slope = jnp.where(silent, 0, -jnp.cos(jnp.arange(math.prod(rows)).reshape(rows)))
     operands = (logits, labels, silent, slope, stats)
     forms = [

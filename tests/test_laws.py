@@ -26,10 +26,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import focaljax
-from focaljax import _cpu, _fold
-from focaljax._ops.dense import dense
-from focaljax._ops.indexed import indexed
-from focaljax._ops.sigmoid import mixture
+from focaljax import _operands
+from focaljax._sigmoid import mixture
+from focaljax._softmax import cpu
+from focaljax._softmax.dense import dense
+from focaljax._softmax.indexed import indexed
 
 ROWS, CLASSES = 6, 5
 
@@ -202,7 +203,7 @@ def test_a_common_shift_changes_nothing(monkeypatch, loss, shift):
         return [gradients(loss, x, labels) for x in (scores + shift, scores)]
 
     assert_same(*both())  # shares count from 0, which does not move; on CPU the sums of integer labels too
-    monkeypatch.setattr(_cpu, "_is_counted", lambda logits, axis: False)
+    monkeypatch.setattr(cpu, "_is_counted", lambda logits, axis: False)
     moved, plain = both()
     assert_same(moved.pop("scores"), plain.pop("scores"))
     chex.assert_trees_all_equal(moved, plain)  # below a maximum the rest does not move by a bit
@@ -669,13 +670,13 @@ def test_every_value_is_one_trace(label_smoothing):
     scores, labels = draw(DENSE)
     indices, answers = draw(INTEGER)[1], draw(SIGMOID)[1]
     counted = {op: chex.assert_max_traces(op, n=1) for op in (dense, indexed, mixture)}
-    words = _fold.Words("logits", "labels", "", "")
+    words = _operands.Words("logits", "labels", "", "")
     for x in (1, 2.0, np.float32(0.5), np.float64(0.25), jnp.float32(1.5), jnp.asarray(2)):
         options = {"gamma": x, "alpha": x * 0.25, "label_smoothing": label_smoothing}
-        _fold.soft_labels(scores, labels, words, axis=-1, op=counted[dense], **options)
-        _fold.independent_labels(scores, answers, words, op=counted[mixture], **options)
+        _operands.soft_labels(scores, labels, words, axis=-1, op=counted[dense], **options)
+        _operands.independent_labels(scores, answers, words, op=counted[mixture], **options)
         options["label_smoothing"] = 0.0  # with smoothing, indices become labels
-        _fold.class_indices(
+        _operands.class_indices(
             scores, indices, words, axis=-1, ignore_index=None, op=counted[indexed], **options
         )
 

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import focaljax
-from focaljax import _cpu
+from focaljax._softmax import cpu
 
 C = 8
 SHARDINGS = {
@@ -145,7 +145,7 @@ def test_a_sharded_loss_is_the_unsharded_one(mesh, loss, sharding):
 @pytest.mark.parametrize("loss", ["integer", "dense"])
 def test_blocks_of_sharded_rows_are_those_of_each_device(mesh, loss, sharding, monkeypatch):
     """On CPU the statistics are reduced block by block, a block on all devices at a time."""
-    monkeypatch.setattr(_cpu, "BLOCK", 16)
+    monkeypatch.setattr(cpu, "BLOCK", 16)
     arrays = batch(loss, examples=64)
     wanted = jax.jit(lambda arrays: everything(loss, arrays))(arrays)
     with jax.set_mesh(mesh):

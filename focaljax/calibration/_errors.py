@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from focaljax import _odds, _streams, _twofold
+from focaljax import _exact, _odds, _streams
 from focaljax._arguments import Values
 from focaljax.calibration._examples import examples
 
@@ -269,7 +269,7 @@ def _binned(p, y, weights, bins, from_logits, top):
     inside = ((each > lower) & (each <= upper)) | jnp.isnan(each)  # NaN in every bin: it stays seen
 
     def sums(x):
-        return _twofold.sum_over(jnp.where(inside, x[..., None], 0), (0,))
+        return _exact.sum_over(jnp.where(inside, x[..., None], 0), (0,))
 
     return CalibrationState(
         *sums(weights), *sums(_odds.scaled(weights, p)), *sums(_odds.scaled(weights, right))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from focaljax import _arguments, reductions
 from focaljax._arguments import Values
+from focaljax._exact import wide
 
 
 def examples(
@@ -24,7 +25,7 @@ def examples(
     labels, ignored = _arguments.integer_labels(
         labels_name, labels, x, name, axis, ignored, "jax.numpy.argmax", classes
     )
-    x = jnp.moveaxis(x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, axis, -1)
+    x = jnp.moveaxis(x.astype(wide(x.dtype)), axis, -1)
     where = reductions.counted(labels, ignored, x[..., 0])
     _, weights = reductions.weigh(x[..., 0], sample_weight, where=where)
     outside = (labels < 0) | (labels >= classes)

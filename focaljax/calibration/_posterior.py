@@ -8,6 +8,7 @@ from jax import lax
 
 from focaljax import _arguments
 from focaljax._arguments import Values
+from focaljax._exact import wide
 from focaljax._odds import Odds, along, complete
 from focaljax.terms import Term
 
@@ -69,7 +70,7 @@ def log_posterior(
       Psi of the softmax; alpha follows from the same argument.
     """
     logits, axis = _arguments.logits("logits", logits, axis)
-    dtype = jnp.float32 if logits.dtype.itemsize < 4 else logits.dtype
+    dtype = wide(logits.dtype)
     option = functools.partial(
         _arguments.option, like=logits, like_name="logits", axis=axis, dtype=dtype, classes=logits.shape[axis]
     )

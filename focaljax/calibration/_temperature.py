@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _arguments, _mesh, _odds
+from focaljax import _arguments, _odds, _sharding
 from focaljax._arguments import Values
-from focaljax._mesh import AxisName
+from focaljax._sharding import AxisName
 from focaljax.calibration._examples import examples
 
 
@@ -68,16 +68,16 @@ def fit_temperature(
     d = z - jnp.sum(jnp.where(own, z, 0), 1, keepdims=True)
     dead = d == -jnp.inf
     d = jnp.where(dead, 0, d)
-    total = _mesh.total(jnp.sum(weights), axis_name)
+    total = _sharding.total(jnp.sum(weights), axis_name)
     # Where all live logits of each row that counts are equal, no temperature is better than another.
-    differ = _mesh.total(jnp.sum((d != 0) & (weights != 0)[:, None], dtype=z.dtype), axis_name)
+    differ = _sharding.total(jnp.sum((d != 0) & (weights != 0)[:, None], dtype=z.dtype), axis_name)
 
     def slopes(b: jax.Array) -> tuple[jax.Array, jax.Array]:
         p = jax.nn.softmax(jnp.where(dead, -jnp.inf, b * d), axis=1)
         mean = jnp.sum(p * d, 1)
         variance = jnp.sum(p * (d - mean[:, None]) ** 2, 1)
         first, second = (jnp.sum(_odds.scaled(weights, x)) for x in (mean, variance))
-        return _mesh.total(first, axis_name), _mesh.total(second, axis_name)
+        return _sharding.total(first, axis_name), _sharding.total(second, axis_name)
 
     neutral = min(max(1.0, low), high)
     return jnp.where((total == 0) | (differ == 0), neutral, 1 / _root(slopes, 1 / high, 1 / low, z.dtype))

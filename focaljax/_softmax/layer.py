@@ -1,12 +1,12 @@
 """What both forms of linear + focal loss share: the layer, its derivatives, and the losses of whole rows.
 
-A form takes all classes of some rows at a time (:mod:`focaljax._ops.linear_rows`), or some classes of all
-rows (:mod:`focaljax._ops.linear_classes`). With ``z = cap tanh((x W + b) / cap)`` a row has the loss
+A form takes all classes of some rows at a time (:mod:`focaljax._softmax.by_rows`), or some classes of all
+rows (:mod:`focaljax._softmax.by_classes`). With ``z = cap tanh((x W + b) / cap)`` a row has the loss
 
     sum_k w_k value_k + zeta * logsumexp(z)^2
 
-The first part is that of :mod:`focaljax._ops.indexed`, or with smoothed labels of
-:mod:`focaljax._ops.dense`; its derivative by z is theirs, that of the second ``2 zeta logsumexp(z) p_k``.
+The first part is that of :mod:`focaljax._softmax.indexed`, or with smoothed labels of
+:mod:`focaljax._softmax.dense`; its derivative by z is theirs, that of the second ``2 zeta logsumexp(z) p_k``.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _entries, _mesh, _statistics
+from focaljax import _entries, _sharding
+from focaljax._exact import wide
 from focaljax._odds import scaled
-from focaljax._ops import dense, indexed
+from focaljax._softmax import dense, indexed, statistics
 from focaljax.terms import Term
 
 
@@ -29,7 +30,7 @@ class How(NamedTuple):
     chunk: int  # rows, or classes
     cap: float | None
     precision: Any  # of the matmuls
-    name: _mesh.AxisName | None  # the mesh axis that shards the classes
+    name: _sharding.AxisName | None  # the mesh axis that shards the classes
     blocks: int = 1  # of classes, of which a chunk of classes takes equal parts
 
 
@@ -54,11 +55,6 @@ class Classes(NamedTuple):
     alpha: jax.Array  # times the weight of the row
     term: Term  # its options are added to those of the row
     smoothing: jax.Array  # a scalar
-
-
-def wide(dtype: Any) -> Any:
-    """The dtype of sums and of the arithmetic of the loss."""
-    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.float32
 
 
 def logits(x: jax.Array, head: Head, how: How) -> jax.Array:
@@ -134,12 +130,12 @@ def of_rows(
 
 def _of_integers(z, labels, rows, how):
     """Losses, logsumexp and pull-back without smoothing and penalty."""
-    stats = _statistics.rivals(z, labels, 1, how.name)
+    stats = statistics.rivals(z, labels, 1, how.name)
     loss = indexed.losses(stats, rows.weight, rows.term)
 
     def pull_back(ct):
         slope = indexed.slopes(stats, rows.weight, rows.term, ct)
-        dz = indexed.spread(z, _mesh.local(labels, z.shape[1], how.name), slope, stats, 1, how.name)
+        dz = indexed.spread(z, _sharding.local(labels, z.shape[1], how.name), slope, stats, 1, how.name)
         return dz, Rows(slope.alpha, slope.term, None), None
 
     return loss, lse_of_rivals(stats), pull_back
@@ -147,10 +143,10 @@ def _of_integers(z, labels, rows, how):
 
 def _of_smoothed(z, labels, rows, classes, how):
     """The same with smoothing."""
-    mine, count = _mesh.local(labels, z.shape[1], how.name), z.shape[1] * _mesh.shards(how.name)
+    mine, count = _sharding.local(labels, z.shape[1], how.name), z.shape[1] * _sharding.shards(how.name)
     (weights, term), unfold = jax.vjp(lambda r, c: folded(mine, r, c, count), rows, classes)
-    every = _statistics.peak(z, 1, how.name)
-    peak = _statistics.known(every, labels >= 0, 1)
+    every = statistics.peak(z, 1, how.name)
+    peak = statistics.known(every, labels >= 0, 1)
     loss, totals = dense.sums(z, weights, term, peak, 1, how.name)
 
     def pull_back(ct):
@@ -173,7 +169,7 @@ def folded(labels: jax.Array, rows: Rows, classes: Classes, count: int) -> tuple
 # The penalty of large logits, the z-loss.
 
 
-def lse_of_rivals(stats: _statistics.Rivals) -> jax.Array:
+def lse_of_rivals(stats: statistics.Rivals) -> jax.Array:
     """The logarithm of the sum over all classes, from the statistics of the target and the others."""
     alone = stats.rest == 0
     others = stats.top + jnp.log(jnp.where(alone, 1, stats.rest))
@@ -182,7 +178,7 @@ def lse_of_rivals(stats: _statistics.Rivals) -> jax.Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def lse_of_peak(z: jax.Array, peak: _statistics.Peak, name: _mesh.AxisName | None) -> jax.Array:
+def lse_of_peak(z: jax.Array, peak: statistics.Peak, name: _sharding.AxisName | None) -> jax.Array:
     """The same from the highest class, whose statistics are constants to derivatives."""
     del z, name
     return jnp.squeeze(peak.top + jnp.log1p(peak.excess), 1)
@@ -192,7 +188,7 @@ def lse_of_peak(z: jax.Array, peak: _statistics.Peak, name: _mesh.AxisName | Non
 def _lse_of_peak_jvp(name, primals, tangents):
     z, peak = primals
     lse = lse_of_peak(z, peak, name)
-    rise = _statistics.row_sum(jnp.exp(z - lse[:, None]) * tangents[0], 1, name)
+    rise = statistics.row_sum(jnp.exp(z - lse[:, None]) * tangents[0], 1, name)
     return lse, jnp.squeeze(rise, 1)
 
 

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _entries, _mesh, _odds, _statistics
+from focaljax import _entries, _exact, _odds, _sharding
 from focaljax._odds import scaled
-from focaljax._statistics import Rivals
+from focaljax._softmax import statistics
+from focaljax._softmax.statistics import Rivals
 from focaljax.terms import Term, by_options, weighed
 
 FEW = 32  # classes: so short a loop XLA:CPU vectorises with a mask too
@@ -41,7 +42,7 @@ def indexed(
     alpha: jax.Array,
     term: Term,
     axis: int,
-    name: _mesh.AxisName | None = None,
+    name: _sharding.AxisName | None = None,
 ) -> jax.Array:
     """One loss per row.
 
@@ -53,7 +54,7 @@ def indexed(
 
 
 def _fwd(logits, labels, alpha, term, axis, name):
-    stats = _statistics.rivals(logits.astype(alpha.dtype), labels, axis, name)
+    stats = statistics.rivals(logits.astype(alpha.dtype), labels, axis, name)
     return losses(stats, alpha, term), (logits, labels, alpha, term, stats)
 
 
@@ -61,7 +62,7 @@ def _fwd(logits, labels, alpha, term, axis, name):
 def _bwd(axis, name, residuals, ct):
     logits, labels, alpha, term, stats = residuals
     slope = slopes(stats, alpha, term, ct)
-    mine = _mesh.local(_statistics.apart(labels), logits.shape[axis], name)
+    mine = _sharding.local(_entries.apart(labels), logits.shape[axis], name)
     exact = logits.dtype == alpha.dtype
     d_logits = spread(logits.astype(alpha.dtype), mine, slope, stats, axis, name, exact)
     return d_logits.astype(logits.dtype), None, slope.alpha, slope.term
@@ -69,14 +70,14 @@ def _bwd(axis, name, residuals, ct):
 
 def losses(stats: Rivals, alpha: jax.Array, term: Term) -> jax.Array:
     """The loss of each row: NaN where it has no answer, unless it weighs nothing."""
-    stats, undefined = _statistics.settled(stats)
+    stats, undefined = statistics.settled(stats)
     loss = weighed(term, odds_of(stats), alpha)
     return jnp.where(undefined, jnp.where(alpha == 0, 0, jnp.nan), loss)
 
 
 def slopes(stats: Rivals, alpha: jax.Array, term: Term, ct: jax.Array) -> Slopes:
     """The gradients that the statistics decide, of losses weighed by `ct`."""
-    stats, undefined = _statistics.settled(stats)
+    stats, undefined = statistics.settled(stats)
     odds = odds_of(stats)
     silent = undefined & ((alpha == 0) | (ct == 0))
     ct = jnp.where(undefined, jnp.where(silent, 0, jnp.nan), ct)
@@ -95,7 +96,7 @@ def slopes(stats: Rivals, alpha: jax.Array, term: Term, ct: jax.Array) -> Slopes
 
 def odds_of(stats: Rivals) -> _odds.Odds:
     """The odds of the target against all its competitors; `stats` are settled."""
-    gap, err = _entries.difference(stats.target, stats.top)
+    gap, err = _exact.difference(stats.target, stats.top)
     u = gap - jnp.log(jnp.where(stats.rest > 0, stats.rest, 1))
     return _odds.along(u, lax.stop_gradient(_odds.odds_from_gap(gap, err, stats.rest)))
 
@@ -106,14 +107,14 @@ def spread(
     slope: Slopes,
     stats: Rivals,
     axis: int,
-    name: _mesh.AxisName | None,
+    name: _sharding.AxisName | None,
     exact: bool = True,
 ) -> jax.Array:
     """The gradient by the logits of some classes, from which `labels` count; 0 in silent rows.
 
     Where it will be rounded to a narrow dtype it need not be `exact`, for less arithmetic.
     """
-    stats = _statistics.settled(stats)[0]
+    stats = statistics.settled(stats)[0]
     return _spread(z, labels, slope.silent, slope.target, stats, axis, name, exact)
 
 
@@ -191,7 +192,7 @@ def _shares(others, stats, axis, name, exact):
     del name
     top, inverse = (jnp.expand_dims(x, axis) for x in (stats.top, _inverse(stats.rest)))
     top = jnp.where(top == -jnp.inf, 0, top)
-    return (_entries.shifted_exp(others, top) if exact else jnp.exp(others - top)) * inverse
+    return (_exact.shifted_exp(others, top) if exact else jnp.exp(others - top)) * inverse
 
 
 @_shares.defjvp
@@ -200,10 +201,10 @@ def _shares_jvp(axis, name, exact, primals, tangents):
     others, stats = primals
     dz = tangents[0]
     r = _shares(others, stats, axis, name, exact)
-    highest = others == _mesh.highest(jnp.max(others, axis, keepdims=True), name)
-    alone = _statistics.row_sum(highest.astype(others.dtype), axis, name) == 1
+    highest = others == _sharding.highest(jnp.max(others, axis, keepdims=True), name)
+    alone = statistics.row_sum(highest.astype(others.dtype), axis, name) == 1
     mass, rise = (
-        _statistics.all_but_own(x, highest, _statistics.split_sum(x, highest, axis, name), alone)
+        statistics.all_but_own(x, highest, statistics.split_sum(x, highest, axis, name), alone)
         for x in (r, r * dz)
     )
     return r, r * (mass * dz - rise)

@@ -15,19 +15,36 @@ from jax import lax
 Pair = tuple[jax.Array, jax.Array]
 
 
+def wide(dtype: Any) -> Any:
+    """The dtype of the arithmetic: at least float32."""
+    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
 def add(x: Pair, y: Pair) -> Pair:
     """``x + y``, for one sign with a relative error below 3 u^2 (Joldes et al. 2017, alg. 5)."""
-    plain, error = _two_sum(x[0], y[0])
+    plain, error = two_sum(x[0], y[0])
     high, low = _fast_two_sum(plain, error + (x[1] + y[1]))
     finite = jnp.isfinite(plain)  # inf - inf is NaN: an infinite sum has no rounding error
     return jnp.where(finite, high, plain), jnp.where(finite, low, 0)
 
 
-def _two_sum(a: jax.Array, b: jax.Array) -> Pair:
+def two_sum(a: jax.Array, b: jax.Array) -> Pair:
     """``a + b`` and its rounding error, exactly (Knuth 1969, section 4.2.2)."""
     total = a + b
     back = total - a
     return total, (a - (total - back)) + (b - back)
+
+
+def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``x - y`` and its rounding error, exactly."""
+    gap, err = two_sum(x, -y)
+    return gap, lax.stop_gradient(jnp.where(jnp.isfinite(gap), err, 0))
+
+
+def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:
+    """``exp(logits - top)`` to the last bit, also where the difference itself is rounded."""
+    gap, err = difference(logits, jnp.where(top == -jnp.inf, 0, top))
+    return jnp.exp(gap) * (1 + err)
 
 
 def _fast_two_sum(a: jax.Array, b: jax.Array) -> Pair:

@@ -3,10 +3,10 @@
 For a row z the statistics are ``top = max z`` and ``excess = sum exp(z - top) - 1``, the sum over all but
 the maximum itself. Two partial rows merge (:func:`merge`), inside a device and over chunks of a vocabulary.
 Where a mesh axis shards the classes, `name`, each device has the statistics of its own; all merge at once,
-by sums over the mesh (:mod:`focaljax._mesh`) of what a part weighs (:func:`fall`).
+by sums over the mesh (:mod:`focaljax._sharding`) of what a part weighs (:func:`fall`).
 
 Accelerators reduce all statistics in ONE read of the logits. XLA:CPU has a form of its own
-(:mod:`focaljax._cpu`); `lax.platform_dependent` chooses when the program is lowered.
+(:mod:`focaljax._softmax.cpu`); `lax.platform_dependent` chooses when the program is lowered.
 """
 
 from functools import partial
@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _cpu, _mesh
-from focaljax._entries import is_class, shifted_exp
+from focaljax import _sharding
+from focaljax._entries import is_class
+from focaljax._exact import shifted_exp
+from focaljax._softmax import cpu
 
 Part = tuple[jax.Array, ...]
 
@@ -72,33 +74,24 @@ def fall(low: jax.Array, top: jax.Array, *, exact: bool) -> jax.Array:
 
 
 def split_sum(
-    x: jax.Array, highest: jax.Array, axis: int, name: _mesh.AxisName | None
+    x: jax.Array, highest: jax.Array, axis: int, name: _sharding.AxisName | None
 ) -> tuple[jax.Array, jax.Array]:
     """The sums of x over the highest entries of each row and over the lower ones."""
     high, low = (row_sum(jnp.where(side, x, 0), axis, name) for side in (highest, ~highest))
     return high, low
 
 
-def row_sum(x: jax.Array, axis: int, name: _mesh.AxisName | None) -> jax.Array:
+def row_sum(x: jax.Array, axis: int, name: _sharding.AxisName | None) -> jax.Array:
     """The sum over all classes, of all devices; `axis` keeps size 1."""
-    return _mesh.total(jnp.sum(x, axis, keepdims=True), name)
-
-
-def apart(x):
-    """The same numbers; nothing is made in common of what is made of `x` and of them.
-
-    What two kernels share XLA stores, an array of logits size, on CPU and GPU also where computing it again
-    costs less. TPUs decide better.
-    """
-    return lax.platform_dependent(x, tpu=lambda x: x, default=lax.optimization_barrier)
+    return _sharding.total(jnp.sum(x, axis, keepdims=True), name)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def sums(terms: Part, axis: int, name: _mesh.AxisName | None) -> Part:
+def sums(terms: Part, axis: int, name: _sharding.AxisName | None) -> Part:
     """The `row_sum` of each term; on accelerators all in one kernel."""
     each = partial(_sum_each, axis=axis)
     totals = lax.platform_dependent(*terms, cpu=each, default=partial(_sum_in_one_pass, axis=axis))
-    return tuple(jnp.expand_dims(_mesh.total(x, name), axis) for x in totals)
+    return tuple(jnp.expand_dims(_sharding.total(x, name), axis) for x in totals)
 
 
 @sums.defjvp
@@ -129,30 +122,30 @@ def all_but_own(
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def rivals(logits: jax.Array, labels: jax.Array, axis: int, name: _mesh.AxisName | None) -> Rivals:
+def rivals(logits: jax.Array, labels: jax.Array, axis: int, name: _sharding.AxisName | None) -> Rivals:
     """Statistics of the labelled class against the others, in the dtype of `logits`.
 
     Differentiation treats `top` as a constant: ``d rest = sum exp(z - top) dz``. Nothing else in the
     package depends on `top` but through ``top + log(rest)``, so every derivative comes out whole.
     """
     classes = logits.shape[axis]
-    part = rivals_part(logits, _mesh.local(labels, classes, name), axis)
+    part = rivals_part(logits, _sharding.local(labels, classes, name), axis)
     return rivals_of_all(part, labels, classes, name)
 
 
 def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
-    on_cpu, one_pass = (partial(form, axis=axis) for form in (_cpu.rivals, _rivals_one_pass))
+    on_cpu, one_pass = (partial(form, axis=axis) for form in (cpu.rivals, _rivals_one_pass))
     return lax.platform_dependent(logits, labels, cpu=on_cpu, default=one_pass)
 
 
-def rivals_of_all(part: Part, labels: jax.Array, classes: int, name: _mesh.AxisName | None) -> Rivals:
+def rivals_of_all(part: Part, labels: jax.Array, classes: int, name: _sharding.AxisName | None) -> Rivals:
     """From the part that holds the `classes` of this device."""
     top, rest, target = part
     if name is not None:
-        own, top = top, _mesh.highest(top, name)
-        rest, target = (_mesh.total(x, name) for x in (rest * fall(own, top, exact=False), target))
-    known = (labels >= 0) & (labels < classes * _mesh.shards(name))
+        own, top = top, _sharding.highest(top, name)
+        rest, target = (_sharding.total(x, name) for x in (rest * fall(own, top, exact=False), target))
+    known = (labels >= 0) & (labels < classes * _sharding.shards(name))
     defined = jnp.maximum(top, target) < jnp.inf  # softmax of an infinite logit is not
     return Rivals(top, jnp.where(defined, rest, jnp.nan), jnp.where(known, target, jnp.nan))
 
@@ -162,7 +155,7 @@ def _rivals_jvp(axis, name, primals, tangents):
     logits, labels = primals
     slope = tangents[0]
     stats = rivals(logits, labels, axis, name)
-    own = is_class(_mesh.local(labels, logits.shape[axis], name), logits.shape, axis)
+    own = is_class(_sharding.local(labels, logits.shape[axis], name), logits.shape, axis)
     unknown = jnp.isnan(stats.rest)  # a constant: 0 times NaN would be NaN
     others = jnp.where(own | jnp.expand_dims(unknown, axis), -jnp.inf, logits)
     top = jnp.where(unknown, 0, stats.top)
@@ -179,7 +172,7 @@ def _rivals_one_pass(logits, labels, *, axis):
     return top, jnp.where(top == -jnp.inf, 0, 1 + excess), target
 
 
-def peak(logits: jax.Array, axis: int, name: _mesh.AxisName | None) -> Peak:
+def peak(logits: jax.Array, axis: int, name: _sharding.AxisName | None) -> Peak:
     """The maximum of each row and the excess beside it, with `axis` of size 1; constants to derivatives."""
     return peak_of_all(peak_part(lax.stop_gradient(logits), axis), axis, name)
 
@@ -193,17 +186,17 @@ def known(peak: Peak, rows: jax.Array | None, axis: int) -> Peak:
 
 def peak_part(logits: jax.Array, axis: int) -> Part:
     """``(top, excess)`` of some of the classes."""
-    on_cpu, one_pass = (partial(form, axis=axis) for form in (_cpu.peak, _peak_one_pass))
+    on_cpu, one_pass = (partial(form, axis=axis) for form in (cpu.peak, _peak_one_pass))
     return lax.platform_dependent(logits, cpu=on_cpu, default=one_pass)
 
 
-def peak_of_all(part: Part, axis: int, name: _mesh.AxisName | None) -> Peak:
+def peak_of_all(part: Part, axis: int, name: _sharding.AxisName | None) -> Peak:
     """From the part that holds the classes of this device."""
     top, excess = part
     if name is not None:
-        own, top = top, _mesh.highest(top, name)
+        own, top = top, _sharding.highest(top, name)
         beside = fall(own, top, exact=True) * (1 + excess)
-        excess = _mesh.total(jnp.where(_mesh.first(own == top, name), excess, beside), name)
+        excess = _sharding.total(jnp.where(_sharding.first(own == top, name), excess, beside), name)
     defined = jnp.isfinite(top)  # neither all -inf, nor a +inf or NaN
     return Peak(jnp.expand_dims(top, axis), jnp.expand_dims(jnp.where(defined, excess, jnp.nan), axis))
 

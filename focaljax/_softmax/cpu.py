@@ -1,7 +1,8 @@
 """The row statistics on CPU, where a reduction takes one operand.
 
-XLA:CPU runs reductions of several operands scalar, so this is its form of what :mod:`focaljax._statistics`
-reads in one pass. It is shaped by what that compiler does well, as measured with JAX 0.10.2.
+XLA:CPU runs reductions of several operands scalar, so this is its form of what
+:mod:`focaljax._softmax.statistics` reads in one pass. It is shaped by what that compiler does well, as
+measured with JAX 0.10.2.
 
 The competitors are summed without a maximum before: one read too. Only where ``sum exp(z)`` leaves the range
 of the floats, as it shows itself, the maximum comes first.
@@ -13,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _mesh
-from focaljax._entries import any_row, is_class, is_known, shifted_exp
+from focaljax import _sharding
+from focaljax._entries import any_row, is_class, is_known
+from focaljax._exact import shifted_exp
 
 BLOCK = 2**20  # entries: 4 MB of float32, what the second-level caches of two cores hold
 FAR = 2**16  # entries between two classes: then blocks of rows bring them together
@@ -28,7 +30,7 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Arra
     is the highest competitor.
     """
     target = _at(labels, logits, axis)
-    if not _mesh.is_whole(logits) or not _is_counted(logits, axis):
+    if not _sharding.is_whole(logits) or not _is_counted(logits, axis):
         top, rest = _by_maximum(logits, labels, axis)
         return top, rest, target
     total = _sum_of_others(logits, labels, axis)

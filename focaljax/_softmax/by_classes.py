@@ -5,7 +5,7 @@ losses, or with smoothed labels the first two. The backward sweep computes each 
 matmuls, 8 N D C operations (10 with smoothed labels). Beside the results there are the logits of one chunk
 and the sum of the gradient by x, in float32: nothing of the kernel's size.
 
-Derivatives of higher order are those of :mod:`focaljax._ops.linear_rows`, the same function of the same
+Derivatives of higher order are those of :mod:`focaljax._softmax.by_rows`, the same function of the same
 operands, as sums over the classes of one chunk cannot have them.
 """
 
@@ -17,17 +17,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _mesh, _statistics
-from focaljax._ops import dense, indexed, linear, linear_rows
-from focaljax._ops.linear import Classes, Head, How, Rows
-from focaljax._ops.linear_rows import zeros
+from focaljax import _sharding
+from focaljax._exact import wide
+from focaljax._softmax import by_rows, dense, indexed, layer, statistics
+from focaljax._softmax.by_rows import zeros
+from focaljax._softmax.layer import Classes, Head, How, Rows
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def each(
     how: How, x: jax.Array, head: Head, labels: jax.Array, rows: Rows, classes: Classes | None
 ) -> jax.Array:
-    """The loss of each row of `x`, [N, D]; operands as in :func:`focaljax._ops.linear_rows.total`."""
+    """The loss of each row of `x`, [N, D]; operands as in :func:`focaljax._softmax.by_rows.total`."""
     return _forward(how, x, head, labels, rows, classes)[0]
 
 
@@ -57,9 +58,9 @@ def _by_rows(how, x, head):
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _forward(how, x, head, labels, rows, classes) -> Any:
     """The losses, and the statistics that the backward pass needs."""
-    statistics = _of_integers if classes is None else _of_smoothed
-    losses, lse, stats = statistics(how, x, head, labels, rows, classes)
-    return losses + linear.penalty(rows, lse), stats
+    found = _of_integers if classes is None else _of_smoothed
+    losses, lse, stats = found(how, x, head, labels, rows, classes)
+    return losses + layer.penalty(rows, lse), stats
 
 
 @_forward.defjvp
@@ -67,36 +68,36 @@ def _forward_jvp(how, primals, tangents):
     x, head, labels, *others = primals
     losses, stats = _forward(how, *primals)
 
-    def by_rows(x, head, *others):
-        return linear_rows.losses(_by_rows(how, x, head), x, head, labels, *others)
+    def again(x, head, *others):
+        return by_rows.losses(_by_rows(how, x, head), x, head, labels, *others)
 
     floating = (*tangents[:2], *tangents[3:])
-    rise = jax.jvp(by_rows, (x, head, *others), floating)[1]
+    rise = jax.jvp(again, (x, head, *others), floating)[1]
     return (losses, stats), (rise, jax.tree.map(jnp.zeros_like, stats))
 
 
 def _of_integers(how, x, head, labels, rows, classes):
     """Losses, logsumexp and statistics without smoothing."""
-    mine = _mesh.local(labels, head.kernel.shape[1], how.name)
+    mine = _sharding.local(labels, head.kernel.shape[1], how.name)
 
     def step(merged, part, here):
-        top, rest, target = _statistics.rivals_part(_logits(x, part, how), here(mine), 1)
-        return _statistics.merge(merged, (top, jnp.where(rest > 0, rest - 1, 0), target)), ()
+        top, rest, target = statistics.rivals_part(_logits(x, part, how), here(mine), 1)
+        return statistics.merge(merged, (top, jnp.where(rest > 0, rest - 1, 0), target)), ()
 
     (top, excess, target), _ = _chunks(step, _nothing(x, 2), head, how)
     part = (top, jnp.where(top == -jnp.inf, 0, 1 + excess), target)
-    stats = _statistics.rivals_of_all(part, labels, head.kernel.shape[1], how.name)
-    return indexed.losses(stats, rows.weight, rows.term), linear.lse_of_rivals(stats), stats
+    stats = statistics.rivals_of_all(part, labels, head.kernel.shape[1], how.name)
+    return indexed.losses(stats, rows.weight, rows.term), layer.lse_of_rivals(stats), stats
 
 
 def _of_smoothed(how, x, head, labels, rows, classes):
     """The same with it; the statistics are the peak of each row and the sums of what its classes pull."""
 
     def highest(merged, part, here):
-        return _statistics.merge(merged, _statistics.peak_part(_logits(x, part, how), 1), exact=True), ()
+        return statistics.merge(merged, statistics.peak_part(_logits(x, part, how), 1), exact=True), ()
 
-    every = _statistics.peak_of_all(_chunks(highest, _nothing(x, 1), head, how)[0], 1, how.name)
-    peak = _statistics.known(every, labels >= 0, 1)
+    every = statistics.peak_of_all(_chunks(highest, _nothing(x, 1), head, how)[0], 1, how.name)
+    peak = statistics.known(every, labels >= 0, 1)
     fold = _folds(how, head, labels)
 
     def step(sums, part, here):
@@ -107,43 +108,43 @@ def _of_smoothed(how, x, head, labels, rows, classes):
 
     none = zeros(peak.top, peak.top.dtype, like=x)
     sums = _chunks(step, (none, dense.Pulls(none, none)), (head, classes[:2]), how)[0]
-    loss, totals = jax.tree.map(lambda each: _mesh.total(each, how.name), sums)
-    return jnp.squeeze(loss, 1), linear.lse_of_peak(x, every, how.name), (every, peak, totals)
+    loss, totals = jax.tree.map(lambda each: _sharding.total(each, how.name), sums)
+    return jnp.squeeze(loss, 1), layer.lse_of_peak(x, every, how.name), (every, peak, totals)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _backward(how, x, head, labels, rows, classes, stats, ct) -> Any:
     """The gradients of the sum of the losses weighed by `ct`."""
-    x = linear.silenced(x, rows, ct)
+    x = layer.silenced(x, rows, ct)
     pull_back = _pull_integers if classes is None else _pull_smoothed
     start, pull, finish, lse = pull_back(how, x, head, labels, rows, classes, stats, ct)
 
     def step(sums, part, here):
         (head, _), (dx, others) = part, sums
-        z = linear.logits(x, head, how)
-        capped = linear.capped(z, how)
+        z = layer.logits(x, head, how)
+        capped = layer.capped(z, how)
         dz, found, d_options = pull(capped, here, part)
-        dz = dz + linear.d_penalty(capped, rows, lse, ct)
-        more, d_kernel, d_bias = linear.d_head(x, head, z, dz, how)
+        dz = dz + layer.d_penalty(capped, rows, lse, ct)
+        more, d_kernel, d_bias = layer.d_head(x, head, z, dz, how)
         return (dx + more, jax.tree.map(jnp.add, others, found)), (Head(d_kernel, d_bias), d_options)
 
     options = None if classes is None else classes[:2]
-    state = _chunks(step, (zeros(x, linear.wide(x.dtype)), start), (head, options), how, results=True)
+    state = _chunks(step, (zeros(x, wide(x.dtype)), start), (head, options), how, results=True)
     (dx, found), (d_head, d_options) = state
     d_rows, d_smoothing = finish(found)
     d_classes = None if classes is None else Classes(d_options[0], d_options[1], d_smoothing)
-    return dx.astype(x.dtype), d_head, linear.d_rows_of(rows, d_rows, lse, ct), d_classes
+    return dx.astype(x.dtype), d_head, layer.d_rows_of(rows, d_rows, lse, ct), d_classes
 
 
 @_backward.defjvp
 def _backward_jvp(how, primals, tangents):
     x, head, labels, rows, classes, _, ct = primals
 
-    def by_rows(x, head, rows, classes, ct):
-        return linear_rows.gradient(_by_rows(how, x, head), x, head, labels, rows, classes, ct)[1]
+    def again(x, head, rows, classes, ct):
+        return by_rows.gradient(_by_rows(how, x, head), x, head, labels, rows, classes, ct)[1]
 
     floating = (*tangents[:2], *tangents[3:5], tangents[6])
-    return _backward(how, *primals), jax.jvp(by_rows, (x, head, rows, classes, ct), floating)[1]
+    return _backward(how, *primals), jax.jvp(again, (x, head, rows, classes, ct), floating)[1]
 
 
 class _Pull(NamedTuple):
@@ -156,7 +157,7 @@ class _Pull(NamedTuple):
 
 
 def _pull_integers(how, x, head, labels, rows, classes, stats, ct):
-    mine = _mesh.local(labels, head.kernel.shape[1], how.name)
+    mine = _sharding.local(labels, head.kernel.shape[1], how.name)
     slope = indexed.slopes(stats, rows.weight, rows.term, ct)
 
     def of_chunk(z, here, part):
@@ -167,7 +168,7 @@ def _pull_integers(how, x, head, labels, rows, classes, stats, ct):
         del sums
         return Rows(slope.alpha, slope.term, None), None
 
-    return _Pull((), of_chunk, finish, linear.lse_of_rivals(stats))
+    return _Pull((), of_chunk, finish, layer.lse_of_rivals(stats))
 
 
 def _pull_smoothed(how, x, head, labels, rows, classes, stats, ct):
@@ -181,27 +182,27 @@ def _pull_smoothed(how, x, head, labels, rows, classes, stats, ct):
         return found.logits, (d_rows._replace(zeta=None), d_smoothing), d_options
 
     start = jax.tree.map(lambda x: zeros(x, x.dtype), (rows._replace(zeta=None), classes.smoothing))
-    return _Pull(start, of_chunk, lambda sums: sums, linear.lse_of_peak(x, every, how.name))
+    return _Pull(start, of_chunk, lambda sums: sums, layer.lse_of_peak(x, every, how.name))
 
 
 def _folds(how, head, labels):
     """Returns ``fold(here, rows, options, smoothing)``: weights and term of the chunk that is `here`."""
     classes = head.kernel.shape[1]
-    mine, count = _mesh.local(labels, classes, how.name), classes * _mesh.shards(how.name)
+    mine, count = _sharding.local(labels, classes, how.name), classes * _sharding.shards(how.name)
 
     def fold(here, rows, options, smoothing):
-        return linear.folded(here(mine), rows, Classes(options[0], options[1], smoothing), count)
+        return layer.folded(here(mine), rows, Classes(options[0], options[1], smoothing), count)
 
     return fold
 
 
 def _logits(x, head, how):
-    return linear.capped(linear.logits(x, head, how), how)
+    return layer.capped(layer.logits(x, head, how), how)
 
 
 def _nothing(x, sums):
     """The statistics of no class: a top and `sums` numbers."""
-    none = zeros(x[:, 0] if x.shape[1] else jnp.sum(x, 1), linear.wide(x.dtype))
+    none = zeros(x[:, 0] if x.shape[1] else jnp.sum(x, 1), wide(x.dtype))
     return (none - jnp.inf, *(none for _ in range(sums)))
 
 

@@ -19,14 +19,14 @@ EPSILON = 1e-7  # keras.config.epsilon()
 
 
 def dense(probs: jax.Array, weights: jax.Array, term: Term, axis: int) -> jax.Array:
-    """One loss per row of class probabilities; see `_ops.dense`."""
+    """One loss per row of class probabilities; see `_softmax.dense`."""
     p, defined = _normalised(probs.astype(weights.dtype), axis)
     loss = jnp.sum(scaled(weights, _value(term, p)), axis)
     return _where_defined(defined, loss, jnp.all(weights == 0, axis))
 
 
 def indexed(probs: jax.Array, labels: jax.Array, alpha: jax.Array, term: Term, axis: int) -> jax.Array:
-    """One loss per row, of the labelled class; see `_ops.indexed`."""
+    """One loss per row, of the labelled class; see `_softmax.indexed`."""
     p, defined = _normalised(probs.astype(alpha.dtype), axis)
     own = _entries.is_class(labels, probs.shape, axis)
     known = jnp.any(own, axis)
@@ -35,7 +35,7 @@ def indexed(probs: jax.Array, labels: jax.Array, alpha: jax.Array, term: Term, a
 
 
 def sigmoid(answers: Callable, probs: jax.Array, fixed: Any, moving: Any) -> jax.Array:
-    """One loss per probability of an independent label; see `_ops.sigmoid`."""
+    """One loss per probability of an independent label; see `_sigmoid`."""
     yes, no, weights, term = answers(probs, fixed, moving)
     defined = jnp.isfinite(probs)
     p = _clipped(jnp.where(defined, probs.astype(weights.dtype), 0.5))

@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _entries, _mesh, _odds, _statistics
+from focaljax import _entries, _exact, _odds, _sharding
 from focaljax._odds import scaled
-from focaljax._statistics import Peak
+from focaljax._softmax import statistics
+from focaljax._softmax.statistics import Peak
 from focaljax.terms import Term, by_options, weighed
 
 
@@ -44,7 +45,7 @@ def dense(
     weights: jax.Array,
     term: Term,
     axis: int,
-    name: _mesh.AxisName | None = None,
+    name: _sharding.AxisName | None = None,
     known: jax.Array | None = None,
 ) -> jax.Array:
     """One loss per row; `weights` has the shape of `logits`.
@@ -58,7 +59,7 @@ def dense(
 
 def _fwd(logits, weights, term, axis, name, known):
     z = logits.astype(weights.dtype)
-    peak = _statistics.known(_statistics.peak(z, axis, name), known, axis)
+    peak = statistics.known(statistics.peak(z, axis, name), known, axis)
     loss, totals = sums(z, weights, term, peak, axis, name)
     return jnp.squeeze(loss, axis), (logits, weights, term, peak, totals)
 
@@ -71,17 +72,17 @@ def _bwd(axis, name, residuals, ct):
 
 
 def sums(
-    z: jax.Array, weights: jax.Array, term: Term, peak: Peak, axis: int, name: _mesh.AxisName | None
+    z: jax.Array, weights: jax.Array, term: Term, peak: Peak, axis: int, name: _sharding.AxisName | None
 ) -> tuple[jax.Array, Pulls]:
     """The loss and the pulls of each row, `axis` of size 1.
 
     Each is made from odds of its own, or XLA would store these.
     """
-    same = _statistics.apart(peak)
-    again = _statistics.apart(same)
+    same = _entries.apart(peak)
+    again = _entries.apart(same)
 
     def each(of_odds, peak):
-        peak, undefined = _statistics.settled(peak)
+        peak, undefined = statistics.settled(peak)
         x = of_odds(odds_of(jnp.where(undefined, 0, z), peak, axis, name))
         return jnp.where(undefined & ~(weights == 0), jnp.nan, x)
 
@@ -93,7 +94,7 @@ def sums(
         jnp.where(z == same.top, each(pull, same), 0),
         jnp.where(z == again.top, 0, each(pull, again)),
     )
-    loss, *pulls = _statistics.sums(parts, axis, name)
+    loss, *pulls = statistics.sums(parts, axis, name)
     return loss, Pulls(*pulls)
 
 
@@ -105,19 +106,19 @@ def gradients(
     totals: Pulls,
     ct: jax.Array,
     axis: int,
-    name: _mesh.AxisName | None,
+    name: _sharding.AxisName | None,
 ) -> Gradients:
     """The gradients of the losses weighed by `ct`, one per row, for some classes of the rows."""
     ct = jnp.expand_dims(ct, axis)
-    peak, totals = _statistics.apart((peak, totals))
-    peak, undefined = _statistics.settled(peak)
+    peak, totals = _entries.apart((peak, totals))
+    peak, undefined = statistics.settled(peak)
     silent = undefined & ((ct == 0) | ((totals.highest == 0) & (totals.lower == 0)))
     ct = jnp.where(undefined, jnp.where(silent, 0, jnp.nan), ct)
     z, totals = jax.tree.map(lambda x: jnp.where(undefined, 0, x), (z, totals))
 
     odds = odds_of(z, peak, axis, name)
     value, pulls = weighed(term, odds, jnp.ones_like(weights)), scaled(weights, term.pull(odds))
-    others = _statistics.all_but_own(pulls, z == peak.top, totals, peak.excess < 1)
+    others = statistics.all_but_own(pulls, z == peak.top, totals, peak.excess < 1)
     options = by_options(jax.tree.map(lambda x: jnp.broadcast_to(x, z.shape), term), odds)
 
     def of_option(option, x):
@@ -132,14 +133,14 @@ def gradients(
     )
 
 
-def odds_of(z: jax.Array, peak: Peak, axis: int, name: _mesh.AxisName | None) -> _odds.Odds:
+def odds_of(z: jax.Array, peak: Peak, axis: int, name: _sharding.AxisName | None) -> _odds.Odds:
     """The odds of every class against all the others; `peak` is settled."""
     return _odds.along(_log_odds(z, peak, axis, name), lax.stop_gradient(_numbers(z, peak)))
 
 
 def _numbers(z, peak):
     top, excess = peak
-    gap, err = _entries.difference(z, top)
+    gap, err = _exact.difference(z, top)
     total = 1 + excess
     p = jnp.exp(gap) * (1 + err) / total
     highest = z == top
@@ -163,8 +164,8 @@ def _log_odds_jvp(axis, name, primals, tangents):
     dz = tangents[0]
     odds = odds_of(z, peak, axis, name)
     rise, highest = odds.p * dz, z == peak.top
-    sums = _statistics.split_sum(rise, highest, axis, name)
-    others = _statistics.all_but_own(rise, highest, sums, peak.excess < 1)
+    sums = statistics.split_sum(rise, highest, axis, name)
+    others = statistics.all_but_own(rise, highest, sums, peak.excess < 1)
     # 1 / q by its logarithm, whose derivative is bounded; q -> 0: there are no others.
     inverse = _odds.power(jnp.where(odds.q > 0, odds.q, 1), odds.log_q, -jnp.ones_like(z))
     share = others * jnp.where(odds.q > 0, inverse, 0)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _statistics
+from focaljax import _entries
 from focaljax._odds import Odds, scaled
 from focaljax.terms import Poly, Term, weighed_apart
 
@@ -58,8 +58,8 @@ def _operation(read: Callable[..., tuple[jax.Array, jax.Array]]) -> Callable[...
     @partial(jax.jit, static_argnums=0, inline=True)  # eager gradients run one program too
     def bwd(answers, residuals, ct):
         logits, fixed, moving = residuals
-        z = _statistics.apart(logits)
-        fixed = jax.tree.map(_statistics.apart, fixed)
+        z = _entries.apart(logits)
+        fixed = jax.tree.map(_entries.apart, fixed)
         (yes, no, weights, term), spread = jax.vjp(partial(answers, logits, fixed), moving)
         z, undefined = _settled(z.astype(weights.dtype))
         ct = jnp.where(undefined, jnp.where((weights == 0) | (ct == 0), 0, jnp.nan), ct)

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from focaljax import _mesh
-from focaljax._ops import linear
-from focaljax._ops.linear import Classes, Head, How, Rows
+from focaljax import _sharding
+from focaljax._exact import wide
+from focaljax._softmax import layer
+from focaljax._softmax.layer import Classes, Head, How, Rows
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -70,8 +71,8 @@ def losses(how, x, head, labels, rows, classes):
 
     def step(nothing, part):
         x, labels, rows = part
-        z = linear.capped(linear.logits(x, head, how), how)
-        return nothing, linear.of_rows(z, labels, rows, classes, how)[0]
+        z = layer.capped(layer.logits(x, head, how), how)
+        return nothing, layer.of_rows(z, labels, rows, classes, how)[0]
 
     head = _cast(head, x)
     return _chunks(step, (), (x, labels, rows), how.chunk)[1]
@@ -82,11 +83,11 @@ def gradient(how, x, head, labels, rows, classes, ct, kept=False):
 
     def step(sums, part):
         x, labels, rows, ct = part
-        x = linear.silenced(x, rows, ct)
-        z = linear.logits(x, narrow, how)
-        losses, pull_back = linear.of_rows(linear.capped(z, how), labels, rows, classes, how)
+        x = layer.silenced(x, rows, ct)
+        z = layer.logits(x, narrow, how)
+        losses, pull_back = layer.of_rows(layer.capped(z, how), labels, rows, classes, how)
         dz, d_rows, d_classes = pull_back(ct)
-        dx, d_kernel, d_bias = linear.d_head(x, narrow, z, dz, how)
+        dx, d_kernel, d_bias = layer.d_head(x, narrow, z, dz, how)
         sums = jax.tree.map(jnp.add, sums, (Head(d_kernel, d_bias), d_classes))
         return sums, (losses, rounded(dx, x), d_rows)
 
@@ -94,7 +95,7 @@ def gradient(how, x, head, labels, rows, classes, ct, kept=False):
         return gradient.astype(_kept(like.dtype) if kept else like.dtype)
 
     narrow = _cast(head, x)
-    start = jax.tree.map(partial(zeros, dtype=linear.wide(x.dtype)), (head, classes))
+    start = jax.tree.map(partial(zeros, dtype=wide(x.dtype)), (head, classes))
     (d_head, d_classes), (losses, dx, d_rows) = _chunks(step, start, (x, labels, rows, ct), how.chunk)
     d_head = d_head._replace(kernel=_gathered(d_head.kernel))  # or each chunk's would be summed over devices
     return losses, (dx, jax.tree.map(rounded, d_head, head), d_rows, d_classes)
@@ -121,7 +122,7 @@ def _gathered(x):
 
 def zeros(x, dtype, like=None):
     """As many, differing over the same mesh axes as those of `x` or `like`."""
-    return _mesh.vary(jnp.zeros(x.shape, dtype), _mesh.varying(x if like is None else like))
+    return _sharding.vary(jnp.zeros(x.shape, dtype), _sharding.varying(x if like is None else like))
 
 
 def _chunks(step, carry, arrays, chunk):
@@ -149,7 +150,7 @@ def _unknown_chunks(step, carry, arrays, chunk, size):
 
     def filled(x):
         more = jnp.zeros((count * chunk - size, *x.shape[1:]), x.dtype)
-        return jnp.concatenate([x, _mesh.vary(more, _mesh.varying(x))])
+        return jnp.concatenate([x, _sharding.vary(more, _sharding.varying(x))])
 
     carry, found = _whole_chunks(step, carry, jax.tree.map(filled, arrays), chunk, count)
     return carry, jax.tree.map(lambda y: y[:size], found)

@@ -15,18 +15,19 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType
 
-from focaljax import _arguments, _entries, _mesh, _statistics
+from focaljax import _arguments, _entries, _sharding, _sigmoid
 from focaljax._arguments import Values
-from focaljax._ops import sigmoid
-from focaljax._ops.dense import dense
-from focaljax._ops.indexed import indexed
+from focaljax._exact import wide
+from focaljax._softmax import statistics
+from focaljax._softmax.dense import dense
+from focaljax._softmax.indexed import indexed
 from focaljax.terms import Term
 
 _READINGS = {
-    "linear": sigmoid.linear,
-    "mixture": sigmoid.mixture,
-    "quality": sigmoid.quality,
-    "cross_entropy": sigmoid.cross_entropy,
+    "linear": _sigmoid.linear,
+    "mixture": _sigmoid.mixture,
+    "quality": _sigmoid.quality,
+    "cross_entropy": _sigmoid.cross_entropy,
 }
 
 
@@ -51,7 +52,7 @@ def soft_labels(
     axis: int,
     term: Term | None = None,
     where: Values | None = None,
-    axis_name: _mesh.AxisName | None = None,
+    axis_name: _sharding.AxisName | None = None,
     op: Callable = dense,
 ) -> jax.Array:
     """One loss per row from one label per class."""
@@ -75,14 +76,14 @@ def class_indices(
     term: Term | None = None,
     where: Values | None = None,
     ignore_index: int | None,
-    axis_name: _mesh.AxisName | None = None,
+    axis_name: _sharding.AxisName | None = None,
     op: Callable = indexed,
 ) -> jax.Array:
     """One loss per row from one class index per row."""
     ignored = _arguments.index(words.ignored, ignore_index)
     logits, axis = _arguments.logits(words.logits, logits, axis)
     name = _arguments.mesh_axis(axis_name, logits, words.logits)
-    classes = logits.shape[axis] * _mesh.shards(name)
+    classes = logits.shape[axis] * _sharding.shards(name)
     labels, ignored = _arguments.integer_labels(
         words.labels, labels, logits, words.logits, axis, ignored, words.dense, classes
     )
@@ -137,13 +138,13 @@ def independent_indices(
     term: Term | None,
     where: Values | None,
     ignore_index: int | None,
-    axis_name: _mesh.AxisName | None,
+    axis_name: _sharding.AxisName | None,
 ) -> jax.Array:
     """The same from the indices of the positive classes of each row."""
     ignored = _arguments.index(words.ignored, ignore_index)
     logits, axis = _arguments.logits(words.logits, logits, axis)
     name = _arguments.mesh_axis(axis_name, logits, words.logits)
-    classes = logits.shape[axis] * _mesh.shards(name)
+    classes = logits.shape[axis] * _sharding.shards(name)
     labels, ignored = _arguments.positives(words.labels, labels, logits, words.logits, axis, ignored, classes)
     where = None if where is None else _arguments.mask("where", where, logits, words.logits)
     options = _options(logits, words, term, gamma, alpha, label_smoothing, axis, name, highest=1, binary=True)
@@ -157,8 +158,8 @@ def _options(
     logits, words, term, gamma, alpha, label_smoothing, axis, name=None, highest=math.inf, binary=False
 ):
     """(term, alpha or None, label_smoothing or None) in the dtype of the arithmetic."""
-    dtype = _wide(logits)
-    classes = logits.shape[axis] * _mesh.shards(name) if logits.ndim else 1
+    dtype = wide(logits.dtype)
+    classes = logits.shape[axis] * _sharding.shards(name) if logits.ndim else 1
     option = partial(
         _arguments.option, like=logits, like_name=words.logits, axis=axis, dtype=dtype, classes=classes
     )
@@ -173,8 +174,8 @@ def _options(
 
 @partial(jax.jit, static_argnames=("axis", "name", "op"), inline=True)
 def _soft(logits, labels, term, alpha, smoothing, where, *, axis, name, op):
-    zeros = _zeros(logits, _wide(logits))
-    part = partial(_mesh.part, axis=axis, classes=logits.shape[axis], name=name)
+    zeros = _zeros(logits, wide(logits.dtype))
+    part = partial(_sharding.part, axis=axis, classes=logits.shape[axis], name=name)
     labels = labels.astype(zeros.dtype) + zeros
     if where is not None:
         labels = jnp.where(where, labels, 0)
@@ -186,8 +187,8 @@ def _soft(logits, labels, term, alpha, smoothing, where, *, axis, name, op):
 
 @partial(jax.jit, static_argnames=("axis", "name", "ignored", "op"), inline=True)
 def _index(logits, labels, term, alpha, smoothing, where, *, axis, name, ignored, op):
-    zeros = _zeros(logits, _wide(logits))
-    classes = logits.shape[axis] * _mesh.shards(name)
+    zeros = _zeros(logits, wide(logits.dtype))
+    classes = logits.shape[axis] * _sharding.shards(name)
     counted = jnp.ones(labels.shape, bool)
     if ignored is not None:
         counted = labels != jnp.asarray(ignored, labels.dtype)
@@ -195,16 +196,16 @@ def _index(logits, labels, term, alpha, smoothing, where, *, axis, name, ignored
     if where is not None:
         where = jnp.broadcast_to(where, logits.shape)
         logits = jnp.where(where, logits, -jnp.inf)
-        counted &= _mesh.highest(jnp.any(where, axis).astype(jnp.int32), name) > 0
-    mine = _mesh.local(labels, logits.shape[axis], name)
+        counted &= _sharding.highest(jnp.any(where, axis).astype(jnp.int32), name) > 0
+    mine = _sharding.local(labels, logits.shape[axis], name)
     if smoothing is None:
         of_label = partial(_of_class, labels=labels, mine=mine, shape=logits.shape, axis=axis, name=name)
-        rows = _mesh.total(jnp.sum(zeros, axis), name) + _zeros(labels, zeros.dtype)
+        rows = _sharding.total(jnp.sum(zeros, axis), name) + _zeros(labels, zeros.dtype)
         weights = jnp.where(counted, rows + (1 if alpha is None else of_label(alpha)), 0)
         return op(
             logits, labels, weights, jax.tree.map(lambda x: rows + of_label(x), term), axis, **_over(name)
         )
-    part = partial(_mesh.part, axis=axis, classes=logits.shape[axis], name=name)
+    part = partial(_sharding.part, axis=axis, classes=logits.shape[axis], name=name)
     own = _entries.is_class(mine, logits.shape, axis)
     weights = _smoothed(own.astype(zeros.dtype) + zeros, smoothing, where, axis, name)
     weights = weights * (1 if alpha is None else part(alpha))
@@ -219,20 +220,20 @@ def _index(logits, labels, term, alpha, smoothing, where, *, axis, name, ignored
 def _independent(
     logits, labels, term, alpha, smoothing, where, *, op, indices=False, axis=0, name=None, ignored=None
 ):
-    labels, indices = (None, labels) if indices else (labels.astype(_wide(logits)), None)
-    answers = partial(_answers, axis=axis, name=name, ignored=ignored, each=op is sigmoid.linear)
+    labels, indices = (None, labels) if indices else (labels.astype(wide(logits.dtype)), None)
+    answers = partial(_answers, axis=axis, name=name, ignored=ignored, each=op is _sigmoid.linear)
     return op(answers, logits, (indices, where), (labels, term, alpha, smoothing))
 
 
 def _answers(like, fixed, moving, *, axis, name, ignored, each):
     """What is asked of each logit; by a reading that costs `each` answer apart, alpha weighs each."""
     (indices, kept), (labels, term, alpha, smoothing) = fixed, moving
-    zeros = _zeros(like, _wide(like))
+    zeros = _zeros(like, wide(like.dtype))
     if indices is not None:
-        mine = _mesh.local(indices, like.shape[axis], name)
+        mine = _sharding.local(indices, like.shape[axis], name)
         labels = _entries.is_any_class(mine, like.shape, axis).astype(zeros.dtype)
         term, alpha = jax.tree.map(
-            partial(_mesh.part, axis=axis, classes=like.shape[axis], name=name), (term, alpha)
+            partial(_sharding.part, axis=axis, classes=like.shape[axis], name=name), (term, alpha)
         )
         if ignored is not None:
             counted = ~jnp.any(indices == jnp.asarray(ignored, indices.dtype), -1)
@@ -249,12 +250,7 @@ def _answers(like, fixed, moving, *, axis, name, ignored, each):
         weights = alpha * yes + (1 - alpha) * no
     if kept is not None:
         weights = jnp.where(kept, weights, 0)
-    return sigmoid.Answers(yes, no, weights, jax.tree.map(lambda x: x + zeros, term))
-
-
-def _wide(logits):
-    """The dtype of the arithmetic."""
-    return logits.dtype if logits.dtype.itemsize >= 4 else jnp.float32
+    return _sigmoid.Answers(yes, no, weights, jax.tree.map(lambda x: x + zeros, term))
 
 
 def _of_entries(term, zeros, part, axis):
@@ -266,17 +262,17 @@ def _smoothed(labels, smoothing, where, axis, name):
     """``y * (1 - s) + s / K`` with K the number of classes that take part."""
     if smoothing is None:
         return labels
-    classes = labels.shape[axis] * _mesh.shards(name)
+    classes = labels.shape[axis] * _sharding.shards(name)
     if where is not None:
         kept = jnp.broadcast_to(where, labels.shape).astype(labels.dtype)
-        classes = jnp.maximum(_statistics.row_sum(kept, axis, name), 1)
+        classes = jnp.maximum(statistics.row_sum(kept, axis, name), 1)
     return labels * (1 - smoothing) + smoothing / classes
 
 
 def _of_class(option, *, labels, mine, shape, axis, name):
     """The entry of an option that belongs to the label of each row."""
-    classes = shape[axis] * _mesh.shards(name)
-    of_shards = name is not None and _mesh.varies(option, name)  # also where a shard is a single class
+    classes = shape[axis] * _sharding.shards(name)
+    of_shards = name is not None and _sharding.varies(option, name)  # also where a shard is a single class
     if option.shape[axis] == 1 and not of_shards:
         return jnp.squeeze(option, axis)
     explicit = AxisType.Explicit in jax.typeof(labels).sharding.mesh.axis_types  # a gather raises there
@@ -285,8 +281,8 @@ def _of_class(option, *, labels, mine, shape, axis, name):
     ):  # of [rows] from [C]: nothing large
         return jnp.reshape(option, (classes,))[jnp.clip(labels, 0, classes - 1)]
     own = _entries.is_class(mine, shape, axis)
-    option = _mesh.part(option, axis, shape[axis], name)
-    return jnp.squeeze(_statistics.row_sum(jnp.where(own, option, 0), axis, name), axis)
+    option = _sharding.part(option, axis, shape[axis], name)
+    return jnp.squeeze(statistics.row_sum(jnp.where(own, option, 0), axis, name), axis)
 
 
 def _over(name):

@@ -1,1 +1,0 @@
-"""The operations: a value and its derivative, one file each."""
