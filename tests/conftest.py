@@ -4,6 +4,7 @@
 """
 
 import os
+import tempfile
 
 import pytest
 
@@ -23,6 +24,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # A program that is traced anew is compiled once in a process. The key is all of its code, so that no
+        # choice of the form, the version or an option can be missed; no other process writes here meanwhile.
+        compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+        config.add_cleanup(compiled.cleanup)
+        jax.config.update("jax_compilation_cache_dir", compiled.name)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One file after the other, in each the form of CPU first: in between JAX forgets its programs."""
+    files = {path: i for i, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(key=lambda item: (files[item.path], FORMS.index(form_of(item))))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,6 +46,16 @@ def forget_programs():
     import jax
 
     jax.clear_caches()
+
+
+@pytest.fixture
+def unoptimised():
+    """Programs without LLVM's optimisations, for laws that do not depend on the last bits."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
@@ -54,6 +78,15 @@ def mesh(request: pytest.FixtureRequest):
 
 
 FORMS = ("cpu", "accelerators")
+
+
+def form_of(item: pytest.Item) -> str:
+    """Which form of an operation the test traces."""
+    callspec = getattr(item, "callspec", None)
+    wanted = "cpu" if callspec is None else callspec.params.get("form", "cpu")
+    return wanted if wanted in FORMS else "cpu"
+
+
 _traced = {"form": "cpu"}  # what the programs in JAX' caches were made of
 
 
@@ -66,9 +99,7 @@ def _form_of_the_test(request: pytest.FixtureRequest):
         del platforms
         return default(*operands)
 
-    callspec = getattr(request.node, "callspec", None)
-    wanted = "cpu" if callspec is None else callspec.params.get("form", "cpu")
-    wanted = wanted if wanted in FORMS else "cpu"
+    wanted = form_of(request.node)
     if wanted != _traced["form"]:
         jax.clear_caches()  # the choice is made while tracing
         _traced["form"] = wanted
