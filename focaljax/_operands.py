@@ -41,134 +41,101 @@ class Words(NamedTuple):
     ignored: str = "ignore_index"
 
 
-def soft_labels(
-    logits: Values,
-    labels: Values,
-    words: Words,
-    *,
-    gamma: Values,
-    alpha: Values | None,
-    label_smoothing: Values,
-    axis: int,
-    term: Term | None = None,
-    where: Values | None = None,
-    axis_name: _sharding.AxisName | None = None,
-    op: Callable = dense,
-) -> jax.Array:
+class Given(NamedTuple):
+    """What a user says."""
+
+    logits: Values
+    labels: Values
+    gamma: Values
+    term: Term | None = None
+    alpha: Values | None = None
+    label_smoothing: Values = 0.0
+    axis: int = -1
+    where: Values | None = None
+    ignored: int | None = None
+    axis_name: _sharding.AxisName | None = None
+
+
+def soft_labels(given: Given, words: Words, op: Callable = dense) -> jax.Array:
     """One loss per row from one label per class."""
-    logits, axis = _arguments.logits(words.logits, logits, axis)
-    name = _arguments.mesh_axis(axis_name, logits, words.logits)
-    mask = None if where is None else _arguments.mask("where", where, logits, words.logits)
-    labels = _arguments.dense_labels(words.labels, labels, logits, words.logits, axis, words.indexed, where)
-    options = _options(logits, words, term, gamma, alpha, label_smoothing, axis, name)
-    return _soft(logits, labels, *options, mask, axis=axis, name=name, op=op)
+    logits, axis, name, where = _logits(given, words)
+    labels = _arguments.dense_labels(
+        words.labels, given.labels, logits, words.logits, axis, words.indexed, given.where
+    )
+    options = _options(given, words, logits, axis, name)
+    return _soft(logits, labels, *options, where, axis=axis, name=name, op=op)
 
 
-def class_indices(
-    logits: Values,
-    labels: Values,
-    words: Words,
-    *,
-    gamma: Values,
-    alpha: Values | None,
-    label_smoothing: Values = 0.0,
-    axis: int,
-    term: Term | None = None,
-    where: Values | None = None,
-    ignore_index: int | None,
-    axis_name: _sharding.AxisName | None = None,
-    op: Callable = indexed,
-) -> jax.Array:
+def class_indices(given: Given, words: Words, op: Callable = indexed) -> jax.Array:
     """One loss per row from one class index per row."""
-    ignored = _arguments.index(words.ignored, ignore_index)
-    logits, axis = _arguments.logits(words.logits, logits, axis)
-    name = _arguments.mesh_axis(axis_name, logits, words.logits)
+    ignored = _arguments.index(words.ignored, given.ignored)
+    logits, axis, name, where = _logits(given, words)
     classes = logits.shape[axis] * _sharding.shards(name)
     labels, ignored = _arguments.integer_labels(
-        words.labels, labels, logits, words.logits, axis, ignored, words.dense, classes
+        words.labels, given.labels, logits, words.logits, axis, ignored, words.dense, classes
     )
-    where = None if where is None else _arguments.mask("where", where, logits, words.logits)
-    options = _options(logits, words, term, gamma, alpha, label_smoothing, axis, name)
+    options = _options(given, words, logits, axis, name)
     return _index(logits, labels, *options, where, axis=axis, name=name, ignored=ignored, op=op)
 
 
 def independent_labels(
-    logits: Values,
-    labels: Values,
-    words: Words,
-    *,
-    gamma: Values,
-    alpha: Values | None,
-    label_smoothing: Values = 0.0,
-    axis: int | None = None,
-    term: Term | None = None,
-    where: Values | None = None,
-    ignore_index: int | None = None,
-    soft_labels: _arguments.SoftLabels = None,
-    op: Callable | None = None,
+    given: Given, words: Words, soft_labels: _arguments.SoftLabels = None, op: Callable | None = None
 ) -> jax.Array:
     """One loss per logit; `alpha` weighs the positive and ``1 - alpha`` the negative answer.
 
-    `axis`, the last one if None, is that of options per class.
+    The axis is that of options per class.
     """
-    ignored = _arguments.index(words.ignored, ignore_index)
-    logits = _arguments.floating(words.logits, logits)
-    axis = max(logits.ndim - 1, 0) if axis is None else axis
-    kept = None if where is None else _arguments.mask("where", where, logits, words.logits)
+    ignored = _arguments.index(words.ignored, given.ignored)
+    logits = _arguments.floating(words.logits, given.logits)
+    kept = None if given.where is None else _arguments.mask("where", given.where, logits, words.logits)
     if ignored is not None:
-        counted = ~_arguments.is_ignored(words.labels, labels, ignored)
+        counted = ~_arguments.is_ignored(words.labels, given.labels, ignored)
         kept = counted if kept is None else kept & counted
     labels = _arguments.dense_labels(
-        words.labels, labels, logits, words.logits, logits.ndim, None, kept, highest=1
+        words.labels, given.labels, logits, words.logits, logits.ndim, None, kept, highest=1
     )
-    options = _options(logits, words, term, gamma, alpha, label_smoothing, axis, highest=1, binary=True)
-    op = op or _READINGS[_arguments.soft_labels(soft_labels, term)]
+    axis = given.axis % max(logits.ndim, 1)
+    options = _options(given, words, logits, axis, None, binary=True)
+    op = op or _READINGS[_arguments.soft_labels(soft_labels, given.term)]
     return _independent(logits, labels, *options, kept, op=op)
 
 
-def independent_indices(
-    logits: Values,
-    labels: Values,
-    words: Words,
-    *,
-    gamma: Values,
-    alpha: Values | None,
-    label_smoothing: Values,
-    axis: int,
-    term: Term | None,
-    where: Values | None,
-    ignore_index: int | None,
-    axis_name: _sharding.AxisName | None,
-) -> jax.Array:
+def independent_indices(given: Given, words: Words) -> jax.Array:
     """The same from the indices of the positive classes of each row."""
-    ignored = _arguments.index(words.ignored, ignore_index)
-    logits, axis = _arguments.logits(words.logits, logits, axis)
-    name = _arguments.mesh_axis(axis_name, logits, words.logits)
+    ignored = _arguments.index(words.ignored, given.ignored)
+    logits, axis, name, where = _logits(given, words)
     classes = logits.shape[axis] * _sharding.shards(name)
-    labels, ignored = _arguments.positives(words.labels, labels, logits, words.logits, axis, ignored, classes)
-    where = None if where is None else _arguments.mask("where", where, logits, words.logits)
-    options = _options(logits, words, term, gamma, alpha, label_smoothing, axis, name, highest=1, binary=True)
-    op = _READINGS[_arguments.soft_labels(None, term)]
-    return _independent(
-        logits, labels, *options, where, op=op, indices=True, axis=axis, name=name, ignored=ignored
+    labels, ignored = _arguments.positives(
+        words.labels, given.labels, logits, words.logits, axis, ignored, classes
     )
+    options = _options(given, words, logits, axis, name, binary=True)
+    static = {"indices": True, "axis": axis, "name": name, "ignored": ignored}
+    op = _READINGS[_arguments.soft_labels(None, given.term)]
+    return _independent(logits, labels, *options, where, op=op, **static)
 
 
-def _options(
-    logits, words, term, gamma, alpha, label_smoothing, axis, name=None, highest=math.inf, binary=False
-):
+def _logits(given, words):
+    """The logits, their class axis counted from 0, the mesh axis that shards it, and the mask of classes."""
+    logits, axis = _arguments.logits(words.logits, given.logits, given.axis)
+    name = _arguments.mesh_axis(given.axis_name, logits, words.logits)
+    where = None if given.where is None else _arguments.mask("where", given.where, logits, words.logits)
+    return logits, axis, name, where
+
+
+def _options(given, words, logits, axis, name, binary=False):
     """(term, alpha or None, label_smoothing or None) in the dtype of the arithmetic."""
     dtype = wide(logits.dtype)
     classes = logits.shape[axis] * _sharding.shards(name) if logits.ndim else 1
     option = partial(
         _arguments.option, like=logits, like_name=words.logits, axis=axis, dtype=dtype, classes=classes
     )
-    term = _arguments.term(term, gamma, option, binary)
+    term, alpha, smoothing = _arguments.term(given.term, given.gamma, option, binary), given.alpha, None
     if alpha is not None:
-        alpha = option("alpha", alpha, highest=highest)
-    _arguments.scalar_in("label_smoothing", label_smoothing, 0, 1)
-    value = _arguments.known(label_smoothing)
-    smoothing = None if value is not None and value == 0 else jnp.asarray(label_smoothing).astype(dtype)
+        alpha = option("alpha", alpha, highest=1 if binary else math.inf)
+    _arguments.scalar_in("label_smoothing", given.label_smoothing, 0, 1)
+    value = _arguments.known(given.label_smoothing)
+    if value is None or value != 0:
+        smoothing = jnp.asarray(given.label_smoothing).astype(dtype)
     return term, alpha, smoothing
 
 

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from focaljax import _arguments, _operands, _probabilities, _sigmoid, reductions
 from focaljax._arguments import Reduction, Values
+from focaljax._operands import Given
 from focaljax._softmax import dense, indexed
 
 _WORDS = _operands.Words(
@@ -74,9 +75,8 @@ def categorical_focal_crossentropy(
       equation 5; `keras.losses.categorical_focal_crossentropy`.
     """
     op = dense.dense if _arguments.flag("from_logits", from_logits) else _probabilities.dense
-    return _operands.soft_labels(
-        y_pred, y_true, _WORDS, gamma=gamma, alpha=alpha, label_smoothing=label_smoothing, axis=axis, op=op
-    )
+    given = Given(y_pred, y_true, gamma, None, alpha, label_smoothing, axis)
+    return _operands.soft_labels(given, _WORDS, op)
 
 
 def sparse_categorical_focal_crossentropy(
@@ -119,9 +119,8 @@ def sparse_categorical_focal_crossentropy(
       equation 5. Keras has no such function yet; names and order follow its sparse cross-entropy.
     """
     op = indexed.indexed if _arguments.flag("from_logits", from_logits) else _probabilities.indexed
-    return _operands.class_indices(
-        y_pred, y_true, _WORDS, gamma=gamma, alpha=alpha, axis=axis, ignore_index=ignore_class, op=op
-    )
+    given = Given(y_pred, y_true, gamma, alpha=alpha, axis=axis, ignored=ignore_class)
+    return _operands.class_indices(given, _WORDS, op)
 
 
 def binary_focal_crossentropy(
@@ -181,18 +180,9 @@ def binary_focal_crossentropy(
     if not balanced:
         _arguments.untouched("alpha", alpha, 0.25, "apply_class_balancing=True")
     y_pred, axis = _arguments.logits("y_pred", y_pred, axis)
-    losses = _operands.independent_labels(
-        y_pred,
-        y_true,
-        _WORDS,
-        gamma=gamma,
-        alpha=alpha if balanced else None,
-        label_smoothing=label_smoothing,
-        axis=axis,
-        where=where,
-        ignore_index=ignore_class,
-        op=op,
-    )
+    given = Given(y_pred, y_true, gamma, None, alpha if balanced else None, label_smoothing, axis)
+    given = given._replace(where=where, ignored=ignore_class)
+    losses = _operands.independent_labels(given, _WORDS, op=op)
     if where is None and ignore_class is None:
         return jnp.mean(losses, axis)
     kept = jnp.asarray(reductions.counted(y_true, ignore_class, losses, where))

@@ -23,6 +23,7 @@ import jax
 
 from focaljax import _operands
 from focaljax._arguments import SoftLabels, Values
+from focaljax._operands import Given
 from focaljax.terms import Term
 
 _WORDS = _operands.Words("logits", "labels", "softmax_focal_loss", "softmax_focal_loss_with_integer_labels")
@@ -81,18 +82,8 @@ def softmax_focal_loss(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5, for every class of a softmax.
     """
-    return _operands.soft_labels(
-        logits,
-        labels,
-        _WORDS,
-        gamma=gamma,
-        term=term,
-        alpha=alpha,
-        label_smoothing=label_smoothing,
-        axis=axis,
-        where=where,
-        axis_name=axis_name,
-    )
+    given = Given(logits, labels, gamma, term, alpha, label_smoothing, axis, where, axis_name=axis_name)
+    return _operands.soft_labels(given, _WORDS)
 
 
 def softmax_focal_loss_with_integer_labels(
@@ -153,19 +144,8 @@ def softmax_focal_loss_with_integer_labels(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5, for the labelled class of a softmax.
     """
-    return _operands.class_indices(
-        logits,
-        labels,
-        _WORDS,
-        gamma=gamma,
-        term=term,
-        alpha=alpha,
-        label_smoothing=label_smoothing,
-        axis=axis,
-        where=where,
-        ignore_index=ignore_index,
-        axis_name=axis_name,
-    )
+    given = Given(logits, labels, gamma, term, alpha, label_smoothing, axis, where, ignore_index, axis_name)
+    return _operands.class_indices(given, _WORDS)
 
 
 def sigmoid_focal_loss(
@@ -228,18 +208,8 @@ def sigmoid_focal_loss(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5. Li et al., "Generalized Focal Loss", 2020 (https://arxiv.org/abs/2006.04388), equation 4.
     """
-    return _operands.independent_labels(
-        logits,
-        labels,
-        _WORDS,
-        gamma=gamma,
-        term=term,
-        alpha=alpha,
-        label_smoothing=label_smoothing,
-        where=where,
-        ignore_index=ignore_index,
-        soft_labels=soft_labels,
-    )
+    given = Given(logits, labels, gamma, term, alpha, label_smoothing, -1, where, ignore_index)
+    return _operands.independent_labels(given, _WORDS, soft_labels)
 
 
 def sigmoid_focal_loss_with_integer_labels(
@@ -300,16 +270,5 @@ def sigmoid_focal_loss_with_integer_labels(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equation 5.
     """
-    return _operands.independent_indices(
-        logits,
-        labels,
-        _WORDS,
-        gamma=gamma,
-        term=term,
-        alpha=alpha,
-        label_smoothing=label_smoothing,
-        axis=axis,
-        where=where,
-        ignore_index=ignore_index,
-        axis_name=axis_name,
-    )
+    given = Given(logits, labels, gamma, term, alpha, label_smoothing, axis, where, ignore_index, axis_name)
+    return _operands.independent_indices(given, _WORDS)

@@ -672,13 +672,12 @@ def test_every_value_is_one_trace(label_smoothing):
     counted = {op: chex.assert_max_traces(op, n=1) for op in (dense, indexed, mixture)}
     words = _operands.Words("logits", "labels", "", "")
     for x in (1, 2.0, np.float32(0.5), np.float64(0.25), jnp.float32(1.5), jnp.asarray(2)):
-        options = {"gamma": x, "alpha": x * 0.25, "label_smoothing": label_smoothing}
-        _operands.soft_labels(scores, labels, words, axis=-1, op=counted[dense], **options)
-        _operands.independent_labels(scores, answers, words, op=counted[mixture], **options)
-        options["label_smoothing"] = 0.0  # with smoothing, indices become labels
-        _operands.class_indices(
-            scores, indices, words, axis=-1, ignore_index=None, op=counted[indexed], **options
-        )
+        given = _operands.Given(scores, labels, x, None, x * 0.25, label_smoothing)
+        _operands.soft_labels(given, words, counted[dense])
+        _operands.independent_labels(given._replace(labels=answers), words, op=counted[mixture])
+        # With smoothing, indices become labels.
+        plain = given._replace(labels=indices, label_smoothing=0.0)
+        _operands.class_indices(plain, words, counted[indexed])
 
 
 @over(LOSSES)
