@@ -44,7 +44,7 @@ def linear_softmax_focal_loss(
     labels: Values,
     *,
     bias: Values | None = None,
-    weights: Values | None = None,
+    sample_weight: Values | None = None,
     reduction: LinearReduction = "mean",
     gamma: Values = 2.0,
     term: Term | None = None,
@@ -70,7 +70,7 @@ def linear_softmax_focal_loss(
       kernel: The layer W, floating, [D, C].
       labels: Class indices in [0, C), integer, of the shape of `inputs` without the last axis.
       bias: The layer's bias b, floating, [C].
-      weights: A weight w per example, of the shape of `labels`, or one for all.
+      sample_weight: A weight w per example, of the shape of `labels`, or one for all.
       reduction: "sum"; "mean" or "sum_over_batch_size", the sum divided by the number of examples that are
         not ignored, 0 if there is none; None or "none" for one loss per example, whose gradient computes
         the logits again.
@@ -121,8 +121,9 @@ def linear_softmax_focal_loss(
     labels, ignored = _arguments.integer_labels(
         "labels", labels, layer.logits, "inputs", last, ignored, "softmax_focal_loss", count
     )
+    weights = sample_weight
     if weights is not None:
-        weights = _arguments.weights("weights", weights, labels.shape).astype(layer.logits.dtype)
+        weights = _arguments.weights("sample_weight", weights, labels.shape).astype(layer.logits.dtype)
     option = partial(_arguments.layer_option, logits=layer.logits, classes=count)
     term = _arguments.term(term, gamma, option)
     alpha = None if alpha is None else option("alpha", alpha)

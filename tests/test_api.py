@@ -36,7 +36,7 @@ LOSSES = {
         "ignore_index=None, axis_name=None)"
     ),
     "linear_softmax_focal_loss": (
-        "(inputs, kernel, labels, *, bias=None, weights=None, reduction='mean', gamma=2.0, term=None, "
+        "(inputs, kernel, labels, *, bias=None, sample_weight=None, reduction='mean', gamma=2.0, term=None, "
         "alpha=None, label_smoothing=0.0, ignore_index=None, logit_soft_cap=None, z_loss=0.0, strategy=None, "
         "chunk=None, precision=None, axis_name=None)"
     ),

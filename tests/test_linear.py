@@ -12,7 +12,7 @@ import focaljax
 from focaljax import linear, linear_softmax_focal_loss
 
 ROWS, WIDTH, CLASSES = 13, 5, 37
-FLOATS = ("inputs", "kernel", "bias", "weights", "alpha", "gamma")
+FLOATS = ("inputs", "kernel", "bias", "sample_weight", "alpha", "gamma")
 OPTIONS = {
     "plain": {},
     "smoothed": {"label_smoothing": 0.1},
@@ -37,7 +37,7 @@ def batch(dtype="float32", rows=ROWS, width=WIDTH, classes=CLASSES, **shapes):
         "inputs": rng.normal(size=(rows, width)),
         "kernel": 2 * rng.normal(size=(width, classes)) / np.sqrt(width),
         "bias": rng.normal(size=classes),
-        "weights": rng.uniform(0.5, 2.0, rows),
+        "sample_weight": rng.uniform(0.5, 2.0, rows),
         "alpha": rng.uniform(0.5, 2.0, shapes.get("alpha", (classes,))),
         "gamma": rng.uniform(0.5, 2.5, shapes.get("gamma", ())),
     }
@@ -45,7 +45,7 @@ def batch(dtype="float32", rows=ROWS, width=WIDTH, classes=CLASSES, **shapes):
     return floats, jnp.asarray(labels, jnp.int32)
 
 
-def plain(inputs, kernel, labels, *, bias, weights, cap=jnp.inf, z_loss=0.0, ignored=-1, **options):
+def plain(inputs, kernel, labels, *, bias, sample_weight, cap=jnp.inf, z_loss=0.0, ignored=-1, **options):
     """Each loss from logits. Any option may be an operand, so that one program does; no cap is inf."""
     z = jnp.matmul(inputs, kernel, preferred_element_type=jnp.float32) + bias.astype(jnp.float32)[None, :]
     capped = jnp.isfinite(cap)
@@ -54,7 +54,7 @@ def plain(inputs, kernel, labels, *, bias, weights, cap=jnp.inf, z_loss=0.0, ign
     counted = labels != ignored
     labels = jnp.where(counted, labels, -1)
     losses = focaljax.softmax_focal_loss_with_integer_labels(z, labels, ignore_index=-1, **options)
-    return (losses + jnp.where(counted, z_loss * jax.nn.logsumexp(z, -1) ** 2, 0)) * weights
+    return (losses + jnp.where(counted, z_loss * jax.nn.logsumexp(z, -1) ** 2, 0)) * sample_weight
 
 
 def factors(losses):
@@ -225,7 +225,7 @@ def test_a_float32_kernel_under_bfloat16_inputs_has_a_float32_gradient(strategy)
 def test_float16_keeps_small_gradients(strategy, reduction):
     """A loss scale lifts them before they are float16, not after."""
     floats, labels = batch("float16", rows=64, width=32)
-    floats["weights"] = 1e-4 * floats["weights"]
+    floats["sample_weight"] = 1e-4 * floats["sample_weight"]
     scale = 2.0**14
     ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=16, reduction=reduction)
     found = everything(lambda *a, **o: scale * ours(*a, **o), floats, labels)
@@ -260,12 +260,12 @@ def test_what_is_ignored_or_weighs_nothing_is_silent(strategy, options, reductio
     """NaN and infinity there change neither the value nor a gradient."""
     floats, labels = batch()
     labels = labels.at[4].set(-1)
-    floats["weights"] = floats["weights"].at[5].set(0)
+    floats["sample_weight"] = floats["sample_weight"].at[5].set(0)
     bad = floats | {"inputs": floats["inputs"].at[4].set(jnp.nan).at[5, 1].set(jnp.inf)}
     chosen = OPTIONS[options] | {"ignore_index": -1, "reduction": reduction}
     ours = program(partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, **chosen))
     found, wanted = ours(bad, labels), ours(floats, labels)
-    del found["weights"], wanted["weights"]  # the derivative by a weight of 0 is the loss
+    del found["sample_weight"], wanted["sample_weight"]  # the derivative by a weight of 0 is the loss
     for name, truth in wanted.items():
         assert np.all(np.isfinite(truth))
         np.testing.assert_allclose(found[name], truth, rtol=1e-6, atol=1e-7, err_msg=name)
@@ -412,7 +412,14 @@ def test_a_program_is_exported_for_shapes_to_come(symbols, chunk):
     floats, labels = batch()
     sizes = dict(zip(symbols.split(", "), jax.export.symbolic_shape(symbols), strict=True))
     n, d, c = (sizes.get(name, size) for name, size in zip("ndc", (ROWS, WIDTH, CLASSES), strict=True))
-    shapes = {"inputs": (n, d), "kernel": (d, c), "bias": (c,), "weights": (n,), "alpha": (c,), "gamma": ()}
+    shapes = {
+        "inputs": (n, d),
+        "kernel": (d, c),
+        "bias": (c,),
+        "sample_weight": (n,),
+        "alpha": (c,),
+        "gamma": (),
+    }
     given = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
     ours = program(partial(linear_softmax_focal_loss, chunk=chunk), **OPTIONS["all"])
     exported = jax.export.export(ours)(given, jax.ShapeDtypeStruct((n,), "int32"))
@@ -447,10 +454,10 @@ WRONG = {
     ),
     "floating labels": ({"labels": jnp.zeros(2)}, TypeError, "`labels` must be integer class indices"),
     "label out of range": ({"labels": [0, 5]}, ValueError, r"`labels` must be in \[0, 5\), got 5"),
-    "weights": (
-        {"weights": jnp.ones(5)},
+    "sample_weight": (
+        {"sample_weight": jnp.ones(5)},
         ValueError,
-        r"`weights` must be a scalar or have the shape of `labels`",
+        r"`sample_weight` must be a scalar or have the shape of `labels`",
     ),
     "reduction": (
         {"reduction": "mean_with_sample_weight"},

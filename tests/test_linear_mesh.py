@@ -26,7 +26,7 @@ SPECS = {
     "inputs": P("data"),
     "kernel": P(None, "model"),
     "bias": P("model"),
-    "weights": P("data"),
+    "sample_weight": P("data"),
     "alpha": P("model"),
     "gamma": P(),
 }

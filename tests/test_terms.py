@@ -350,6 +350,12 @@ def test_gamma_zero_is_the_cross_entropy_of_the_term():
             ValueError,
             "`term.term.gamma` must have one entry per class",
         ),
+        (
+            {"term": Asymmetric()},
+            ValueError,
+            "`term` Asymmetric is for sigmoid losses: a softmax has no answer",
+        ),
+        ({"term": Detached(Asymmetric())}, ValueError, "`term` Detached is for sigmoid losses"),
         ({"term": Term()}, TypeError, "`term` must be a focaljax.terms.Term or None, got Term itself."),
     ],
 )

@@ -34,7 +34,7 @@ focaljax.reduce_loss([1.0, 2.0], normalizer=[True, False])
 focaljax.CategoricalFocalCrossentropy()([[1, 0, 0], [0, 1, 0]], z, normalizer=2)
 """,
     "linear": """
-focaljax.linear_softmax_focal_loss(x, w, [0, 2], alpha=[1, 2, 3], weights=[1, 0.5], reduction="none")
+focaljax.linear_softmax_focal_loss(x, w, [0, 2], alpha=[1, 2, 3], sample_weight=[1, 0.5], reduction="none")
 focaljax.linear_softmax_focal_loss(x, w, np.array([0, 2]), bias=[0.0, 0.0, 0.0], strategy="rows")
 """,
     "streams": """
