@@ -4,6 +4,8 @@
 where a device has all of them. What is exchanged is a few numbers per row, never an array of all classes.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -15,6 +17,18 @@ def is_whole(x: jax.Array) -> bool:
     """Whether nothing splits `x`: no mesh axis by its type, nor one that the compiler may choose."""
     kind = jax.typeof(x).sharding
     return not any(kind.spec) and all(kind.mesh.shape[name] == 1 for name in kind.mesh.auto_axes)
+
+
+def parts(x: jax.Array) -> int:
+    """Into how many parts an axis of `x` may be split by the compiler; 0 where its type splits one already.
+
+    Without a mesh to be seen, as many as there are devices.
+    """
+    kind = jax.typeof(x).sharding
+    if any(kind.spec):
+        return 0
+    names = kind.mesh.axis_names
+    return math.prod(kind.mesh.shape[n] for n in kind.mesh.auto_axes) if names else jax.device_count()
 
 
 def shards(name: AxisName | None) -> int:

@@ -54,7 +54,7 @@ def indexed(
 
 
 def _fwd(logits, labels, alpha, term, axis, name):
-    stats = statistics.rivals(logits.astype(alpha.dtype), labels, axis, name)
+    stats = statistics.rivals(logits, labels, axis, name)
     return losses(stats, alpha, term), (logits, labels, alpha, term, stats)
 
 

@@ -18,8 +18,8 @@ from jax import lax
 
 from focaljax import _sharding
 from focaljax._entries import is_class
-from focaljax._exact import shifted_exp
-from focaljax._softmax import cpu
+from focaljax._exact import shifted_exp, wide
+from focaljax._softmax import cpu, one_pass
 
 Part = tuple[jax.Array, ...]
 
@@ -123,7 +123,7 @@ def all_but_own(
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def rivals(logits: jax.Array, labels: jax.Array, axis: int, name: _sharding.AxisName | None) -> Rivals:
-    """Statistics of the labelled class against the others, in the dtype of `logits`.
+    """Statistics of the labelled class against the others, in at least float32.
 
     Differentiation treats `top` as a constant: ``d rest = sum exp(z - top) dz``. Nothing else in the
     package depends on `top` but through ``top + log(rest)``, so every derivative comes out whole.
@@ -135,8 +135,11 @@ def rivals(logits: jax.Array, labels: jax.Array, axis: int, name: _sharding.Axis
 
 def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
-    on_cpu, one_pass = (partial(form, axis=axis) for form in (cpu.rivals, _rivals_one_pass))
-    return lax.platform_dependent(logits, labels, cpu=on_cpu, default=one_pass)
+
+    def on_cpu(logits, labels):
+        return cpu.rivals(logits.astype(wide(logits.dtype)), labels, axis=axis)
+
+    return lax.platform_dependent(logits, labels, cpu=on_cpu, default=partial(one_pass.rivals, axis=axis))
 
 
 def rivals_of_all(part: Part, labels: jax.Array, classes: int, name: _sharding.AxisName | None) -> Rivals:
@@ -153,23 +156,15 @@ def rivals_of_all(part: Part, labels: jax.Array, classes: int, name: _sharding.A
 @rivals.defjvp
 def _rivals_jvp(axis, name, primals, tangents):
     logits, labels = primals
-    slope = tangents[0]
+    slope = tangents[0].astype(wide(logits.dtype))
     stats = rivals(logits, labels, axis, name)
     own = is_class(_sharding.local(labels, logits.shape[axis], name), logits.shape, axis)
     unknown = jnp.isnan(stats.rest)  # a constant: 0 times NaN would be NaN
-    others = jnp.where(own | jnp.expand_dims(unknown, axis), -jnp.inf, logits)
+    others = jnp.where(own | jnp.expand_dims(unknown, axis), -jnp.inf, logits.astype(slope.dtype))
     top = jnp.where(unknown, 0, stats.top)
     rise = shifted_exp(others, jnp.expand_dims(top, axis)) * slope
     rise, own_slope = (jnp.squeeze(row_sum(x, axis, name), axis) for x in (rise, jnp.where(own, slope, 0)))
     return stats, Rivals(jnp.zeros_like(stats.top), rise, own_slope)
-
-
-def _rivals_one_pass(logits, labels, *, axis):
-    own = is_class(labels, logits.shape, axis)
-    parts = (jnp.where(own, -jnp.inf, logits), jnp.zeros_like(logits), jnp.where(own, logits, 0))
-    zero = jnp.zeros((), logits.dtype)
-    top, excess, target = lax.reduce(parts, (zero - jnp.inf, zero, zero), merge, (axis,))
-    return top, jnp.where(top == -jnp.inf, 0, 1 + excess), target
 
 
 def peak(logits: jax.Array, axis: int, name: _sharding.AxisName | None) -> Peak:

@@ -1,0 +1,121 @@
+"""The row statistics on accelerators: one read of the logits, in their own dtype.
+
+A reduction that merges ENTRIES (:func:`focaljax._softmax.statistics.merge`) is bound by its arithmetic on a
+TPU: some twenty vector operations for each, where the memory leaves room for ten. Here entries meet in blocks
+first: the maximum of a block, one exponential per entry, and one merge per block.
+
+The blocks are those of the memory. A TPU keeps an array in tiles of 8 rows and 128 classes, so that a block
+of classes with the same place in `BLOCK` neighbouring tiles is a view. Slices of whole tiles serve where the
+tiles do not divide the classes, unless the compiler may split them over devices: it would gather them.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from focaljax import _sharding
+from focaljax._entries import is_class, is_known
+from focaljax._exact import wide
+
+BLOCK = 8  # classes that meet before they are merged
+ROWS, LANES = 8, 128  # of a tile
+
+Part = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> Part:
+    """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
+    size, rows = logits.shape[axis], logits.shape[axis - 1] if axis else 0
+    last = axis == logits.ndim - 1 and is_known(logits.shape)
+    parts = _sharding.parts(logits)
+    block = next((k for k in range(BLOCK, 1, -1) if last and size >= k * LANES), 1)
+    if not last or not rows or rows % (ROWS * parts) or block == 1 or parts == 0:
+        found = _of_entries(logits, labels, axis)
+    elif size % (BLOCK * LANES * parts) == 0:
+        found = _of_tiles(logits, labels)
+    elif parts == 1:
+        found = _of_slices(logits, labels, block)
+    else:
+        found = _of_entries(logits, labels, axis)
+    top, rest, target = found
+    return jnp.where(rest == 0, -jnp.inf, top), rest, target
+
+
+def _of_entries(logits, labels, axis):
+    return _reduced(_leaf(logits, is_class(labels, logits.shape, axis)), (axis,))
+
+
+def _of_tiles(logits, labels):
+    *lead, rows, classes = logits.shape
+    count = classes // (BLOCK * LANES)
+    tiles = logits.reshape(*lead, rows // ROWS, ROWS, count, BLOCK, LANES)
+    labels = labels.reshape(*lead, rows // ROWS, ROWS, 1, 1)
+    shape = (*tiles.shape[:-2], LANES)
+    first = lax.broadcasted_iota(labels.dtype, shape, len(shape) - 2) * (BLOCK * LANES)
+    first += lax.broadcasted_iota(labels.dtype, shape, len(shape) - 1)
+    member = labels // LANES % BLOCK
+    block = _block([tiles[..., i, :] for i in range(BLOCK)], first == labels - member * LANES, member)
+    found = _reduced(block, (len(shape) - 2, len(shape) - 1))
+    return tuple(x.reshape(*lead, rows) for x in found)
+
+
+def _of_slices(logits, labels, block):
+    axis, classes = logits.ndim - 1, logits.shape[-1]
+    width = classes // (block * LANES) * LANES
+    first = lax.broadcasted_iota(labels.dtype, (*logits.shape[:-1], width), axis)
+    slices = [lax.slice_in_dim(logits, i * width, (i + 1) * width, axis=axis) for i in range(block)]
+    labels = labels[..., None]
+    member = labels // width
+    found = _reduced(_block(slices, first == labels - member * width, member), (axis,))
+    if block * width == classes:
+        return found
+    rest = lax.slice_in_dim(logits, block * width, classes, axis=axis)
+    return _add(found, _of_entries(rest, labels[..., 0] - block * width, axis))
+
+
+def _leaf(logits, own):
+    """The statistics of single entries."""
+    z = logits.astype(wide(logits.dtype))
+    others = jnp.where(own, -jnp.inf, z)
+    top = lax.max(others, jnp.finfo(z.dtype).min)
+    return top, jnp.where(others == -jnp.inf, 0, jnp.ones_like(z)), jnp.where(own, z, 0)
+
+
+def _block(entries: Sequence[jax.Array], own: jax.Array, member: jax.Array) -> Part:
+    """The statistics of blocks, of one entry of each list; the `member` of the `own` block is the target.
+
+    A row has one `member`: no entry needs a comparison of its own.
+    """
+    entries = [z.astype(wide(z.dtype)) for z in entries]  # widened here: before, the whole would be stored so
+    target = jnp.zeros_like(entries[0])
+    for i, z in enumerate(entries):
+        target = jnp.where(member == i, z, target)
+    other = jnp.where(own, -jnp.inf, target)
+    others = [jnp.where(member == i, other, z) for i, z in enumerate(entries)]
+    # Finite, so that no block needs a guard: of -inf alone it has the rest 0.
+    top = lax.max(_tree(lax.max, others), jnp.finfo(other.dtype).min)
+    return top, _tree(lax.add, [jnp.exp(x - top) for x in others]), jnp.where(own, target, 0)
+
+
+def _tree(op: Callable, xs: list[jax.Array]) -> jax.Array:
+    while len(xs) > 1:
+        xs = [op(x, y) for x, y in zip(xs[::2], xs[1::2], strict=False)] + xs[len(xs) // 2 * 2 :]
+    return xs[0]
+
+
+def _reduced(part: Part, axes: tuple[int, ...]) -> Part:
+    dtype = part[0].dtype
+    none = (jnp.array(jnp.finfo(dtype).min, dtype), jnp.zeros((), dtype), jnp.zeros((), dtype))
+    top, rest, target = lax.reduce(part, none, _add, axes)
+    return top, rest, target
+
+
+def _add(left: Part, right: Part) -> Part:
+    """Of two parts without a class in common; both tops are finite."""
+    top = lax.max(left[0], right[0])
+    weight = jnp.exp(lax.min(left[0], right[0]) - top)
+    ahead = left[0] >= right[0]
+    high, low = jnp.where(ahead, left[1], right[1]), jnp.where(ahead, right[1], left[1])
+    return top, high + weight * low, left[2] + right[2]
