@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _sharding
 from focaljax._entries import is_class, is_known
 from focaljax._exact import wide
+from focaljax._sharding import parts
 
 BLOCK = 8  # classes that meet before they are merged
 ROWS, LANES = 8, 128  # of a tile
@@ -29,13 +29,13 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> Part:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
     size, rows = logits.shape[axis], logits.shape[axis - 1] if axis else 0
     last = axis == logits.ndim - 1 and is_known(logits.shape)
-    parts = _sharding.parts(logits)
+    split = parts(logits)
     block = next((k for k in range(BLOCK, 1, -1) if last and size >= k * LANES), 1)
-    if not last or not rows or rows % (ROWS * parts) or block == 1 or parts == 0:
+    if not last or not rows or block == 1 or split == 0 or rows % (ROWS * split):
         found = _of_entries(logits, labels, axis)
-    elif size % (BLOCK * LANES * parts) == 0:
+    elif size % (BLOCK * LANES * split) == 0:
         found = _of_tiles(logits, labels)
-    elif parts == 1:
+    elif split == 1:
         found = _of_slices(logits, labels, block)
     else:
         found = _of_entries(logits, labels, axis)
