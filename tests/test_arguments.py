@@ -24,6 +24,7 @@ from focaljax import (
     linear_softmax_focal_loss,
     metrics,
     sigmoid_focal_loss,
+    sigmoid_focal_loss_with_integer_labels,
     softmax_focal_loss,
     softmax_focal_loss_with_integer_labels,
     sparse_categorical_focal_crossentropy,
@@ -49,6 +50,10 @@ def integer(logits=Z, labels=T, **options):
 
 def independent(logits=Z, labels=Y, **options):
     return sigmoid_focal_loss(logits, labels, **options)
+
+
+def positives(logits=Z, labels=T, **options):
+    return sigmoid_focal_loss_with_integer_labels(logits, labels, **options)
 
 
 def categorical(y_pred=Z, y_true=Y, **options):
@@ -515,8 +520,8 @@ OBJECTS = [
 STREAMS = [calibration.ExpectedCalibrationError, partial(calibration.ClasswiseCalibrationError, 3)]
 COUNTS = partial(class_weights.ClassCounts, 3)
 MAKERS = [*OBJECTS, *STREAMS, COUNTS]
-FUNCTIONS = [soft, integer, independent, categorical, sparse, balanced, linear, posterior]
-HALVES = {independent, balanced}  # alpha weighs one answer, and 1 - alpha the other
+FUNCTIONS = [soft, integer, independent, positives, categorical, sparse, balanced, linear, posterior]
+HALVES = {independent, positives, balanced}  # alpha weighs one answer, and 1 - alpha the other
 BAD = {
     "gamma": [-1, -0.5, np.nan, np.inf, -np.inf],
     "alpha": [-1, np.nan, np.inf],
@@ -568,7 +573,7 @@ def test_known_options_out_of_range(function, name, value, kind):
 def test_the_ranges_are_of_all_losses():
     assert {(function.__name__, name) for function, name, *_ in RANGES} == {
         *((f.__name__, name) for f in FUNCTIONS for name in ("gamma", "alpha")),
-        *((f, "label_smoothing") for f in ("soft", "integer", "categorical", "balanced", "linear")),
+        *((f.__name__, "label_smoothing") for f in FUNCTIONS if f not in (sparse, posterior)),
         ("linear", "z_loss"),
     }
 
@@ -776,7 +781,7 @@ def test_labels_are_seen_before_they_are_narrowed(entrance, far):
 
 def test_every_name_is_reached():
     """No public loss is without a wrong call here."""
-    called = {soft, integer, independent, categorical, sparse, binary, linear}
+    called = {soft, integer, independent, positives, categorical, sparse, binary, linear}
     losses = {name for name in focaljax.__all__ if name.endswith(("loss", "labels", "crossentropy"))}
     elsewhere = {"reduce_loss"}  # test_reductions
     assert len(called) == len(losses - elsewhere)

@@ -210,7 +210,9 @@ def test_a_mesh_axis_of_classes_merges_their_statistics(auto, loss, options, sha
         arrays["where"] = jnp.asarray(np.random.default_rng(1).random((8, C)) < 0.8)
     for name in ("alpha", "gamma"):
         if name in chosen:
-            arrays[name] = jnp.asarray(np.random.default_rng(2).uniform(0.2, 2, chosen[name]), jnp.float32)
+            high = {"alpha": 0.9, "gamma": 2.0}[name]  # an alpha above 1 would weigh an answer by less than 0
+            drawn = np.random.default_rng(2).uniform(0.2, high, chosen[name])
+            arrays[name] = jnp.asarray(drawn, jnp.float32)
             where[name] = P(spec[1]) if chosen[name] == (C,) else P(spec[0])
     if "whole" in chosen:
         where["alpha"] = P()

@@ -20,6 +20,7 @@ from focaljax._exact import wide
 from focaljax._sharding import parts
 
 BLOCK = 8  # classes that meet before they are merged
+FEW = 32  # classes, each in planes of its own: all of them meet
 ROWS, LANES = 8, 128  # of a tile
 
 Part = tuple[jax.Array, jax.Array, jax.Array]
@@ -27,27 +28,33 @@ Part = tuple[jax.Array, jax.Array, jax.Array]
 
 def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> Part:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
-    size, rows = logits.shape[axis], logits.shape[axis - 1] if axis else 0
-    last = axis == logits.ndim - 1 and is_known(logits.shape)
-    split = parts(logits)
-    block = next((k for k in range(BLOCK, 1, -1) if last and size >= k * LANES), 1)
-    if not last or not rows or block == 1 or split == 0 or rows % (ROWS * split):
-        found = _of_entries(logits, labels, axis)
-    elif size % (BLOCK * LANES * split) == 0:
-        found = _of_tiles(logits, labels)
-    elif split == 1:
-        found = _of_slices(logits, labels, block)
-    else:
-        found = _of_entries(logits, labels, axis)
-    top, rest, target = found
+    top, rest, target = _form(logits, axis)(logits, labels, axis)
     return jnp.where(rest == 0, -jnp.inf, top), rest, target
+
+
+def _form(logits, axis):
+    """How the classes meet: which blocks the shape has, on as many devices as the compiler may use."""
+    split = parts(logits)
+    if split == 1 and axis < logits.ndim - 2 and logits.dtype.itemsize < 4 and is_known(logits.shape):
+        return _of_planes
+    if (
+        axis != logits.ndim - 1
+        or not axis
+        or not is_known(logits.shape)
+        or not split
+        or logits.shape[-2] % (ROWS * split)
+    ):
+        return _of_entries
+    if logits.shape[-1] % (BLOCK * LANES * split) == 0:
+        return _of_tiles
+    return _of_columns if split == 1 and logits.shape[-1] >= 2 * LANES else _of_entries
 
 
 def _of_entries(logits, labels, axis):
     return _reduced(_leaf(logits, is_class(labels, logits.shape, axis)), (axis,))
 
 
-def _of_tiles(logits, labels):
+def _of_tiles(logits, labels, axis):
     *lead, rows, classes = logits.shape
     count = classes // (BLOCK * LANES)
     tiles = logits.reshape(*lead, rows // ROWS, ROWS, count, BLOCK, LANES)
@@ -61,18 +68,28 @@ def _of_tiles(logits, labels):
     return tuple(x.reshape(*lead, rows) for x in found)
 
 
-def _of_slices(logits, labels, block):
-    axis, classes = logits.ndim - 1, logits.shape[-1]
-    width = classes // (block * LANES) * LANES
-    first = lax.broadcasted_iota(labels.dtype, (*logits.shape[:-1], width), axis)
+def _of_planes(logits, labels, axis):
+    classes = logits.shape[axis]
+    block = classes if classes <= FEW else BLOCK
+    return _of_slices(logits, labels, axis, block, classes // block)
+
+
+def _of_columns(logits, labels, axis):
+    classes = logits.shape[axis]
+    block = min(BLOCK, classes // LANES)
+    return _of_slices(logits, labels, axis, block, classes // (block * LANES) * LANES)
+
+
+def _of_slices(logits, labels, axis, block, width):
+    """Blocks of one class of each of so many slices of that width, and what is left beside them."""
     slices = [lax.slice_in_dim(logits, i * width, (i + 1) * width, axis=axis) for i in range(block)]
-    labels = labels[..., None]
     member = labels // width
-    found = _reduced(_block(slices, first == labels - member * width, member), (axis,))
-    if block * width == classes:
+    own = is_class(labels - member * width, slices[0].shape, axis)
+    found = _reduced(_block(slices, own, jnp.expand_dims(member, axis)), (axis,))
+    if block * width == logits.shape[axis]:
         return found
-    rest = lax.slice_in_dim(logits, block * width, classes, axis=axis)
-    return _add(found, _of_entries(rest, labels[..., 0] - block * width, axis))
+    rest = lax.slice_in_dim(logits, block * width, logits.shape[axis], axis=axis)
+    return _add(found, _of_entries(rest, labels - block * width, axis))
 
 
 def _leaf(logits, own):
