@@ -95,9 +95,8 @@ def _form_of_the_test(request: pytest.FixtureRequest):
     """Programs of the form of accelerators, if the test is one of `form`; else those of CPU."""
     import jax
 
-    def default_branch(*operands, default, **platforms):
-        del platforms
-        return default(*operands)
+    def branch_of_accelerators(*operands, default, **platforms):
+        return platforms.get("tpu", default)(*operands)
 
     wanted = form_of(request.node)
     if wanted != _traced["form"]:
@@ -107,7 +106,7 @@ def _form_of_the_test(request: pytest.FixtureRequest):
         if wanted == "accelerators":
             from focaljax._softmax import one_pass
 
-            patch.setattr(jax.lax, "platform_dependent", default_branch)
+            patch.setattr(jax.lax, "platform_dependent", branch_of_accelerators)
             # Tiles so small that a few classes are several blocks of them, on the one device that is used.
             for name, size in {"BLOCK": 4, "ROWS": 1, "LANES": 2}.items():
                 patch.setattr(one_pass, name, size)
