@@ -107,8 +107,8 @@ def _leaf(logits, own):
 def _block(entries: Sequence[jax.Array], own: jax.Array, member: jax.Array, chained: bool) -> Part:
     """The statistics of blocks, of one entry of each list; the `member` of the `own` block is the target.
 
-    A row has one `member`: no entry needs a comparison with the label. In the `chained` form what replaces the
-    target comes from the target, 0.8 of the operations on a TPU; XLA:GPU cannot keep that in one kernel.
+    A row has one `member`: no entry needs a comparison with the label. In the `chained` form what replaces it
+    comes from the target, 0.8 of the operations on a TPU; XLA:GPU cannot keep that in one kernel.
     """
     entries = [z.astype(wide(z.dtype)) for z in entries]  # widened here: before, the whole would be stored so
     target = jnp.zeros_like(entries[0])
