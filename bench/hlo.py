@@ -32,6 +32,7 @@ class Op(NamedTuple):
     operands: tuple[str, ...]
     attributes: str
     root: bool
+    layout: str = ""  # the text of the result, with its dimensions from the fastest on and its tiles
 
 
 class Array(NamedTuple):
@@ -49,6 +50,8 @@ _CALLED = re.compile(
     r"(?:calls|to_apply|body|branch_computations|true_computation|false_computation)=(\{.*?\}|\S+)"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+
+_TILED = re.compile(r"\{(\d+),(\d+)[\d,]*:(T\(8,128\)\S*?)[}S]")
 
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id"}
 _CONTROL = {"while", "call", "conditional", "async-start"}
@@ -80,6 +83,7 @@ def _op(line: str) -> Op:
         tuple(re.findall(r"%([\w.\-]+)", operands)),
         attributes,
         name.startswith("ROOT "),
+        result,
     )
 
 
@@ -187,12 +191,19 @@ def stored(module: Module, size: int) -> int:
 def forbidden(module: Module, size: int) -> tuple[str, ...]:
     """The operations of FORBIDDEN on arrays of that size, inside kernels too.
 
-    A copy inside a kernel is the order in which it reads: what it moves is counted by the kernel's bytes.
+    Not a copy inside a kernel which keeps the tiles of a TPU whole: it is the order in which they are read.
     """
     alone = {op for op, _ in kernels(module)}
-    suspects = (op for ops in module.values() for op in ops.values() if op.code in FORBIDDEN)
-    suspects = (op for op in suspects if not op.code.startswith("copy") or op in alone)
-    return tuple(sorted(op.code for op in suspects if touches(module, op, size)))
+    suspects = ((ops, op) for ops in module.values() for op in ops.values() if op.code in FORBIDDEN)
+    found = (op for ops, op in suspects if op in alone or not _keeps_tiles(ops, op))
+    return tuple(sorted(op.code for op in found if touches(module, op, size)))
+
+
+def _keeps_tiles(ops: dict[str, Op], op: Op) -> bool:
+    """Whether a copy only orders the tiles: the two dimensions and the tile within them stay as they are."""
+    source = ops.get(op.operands[0]) if op.code == "copy" else None
+    sides = [_TILED.search(one.layout) for one in (op, source) if one is not None]
+    return len(sides) == 2 and all(sides) and len({side.groups() for side in sides if side}) == 1
 
 
 def collectives(module: Module) -> list[tuple[str, float]]:

@@ -2,14 +2,16 @@
 
 from focaljax import calibration, class_weights, metrics, terms
 from focaljax.crossentropy import (
-    BinaryFocalCrossentropy,
-    CategoricalFocalCrossentropy,
-    SparseCategoricalFocalCrossentropy,
     binary_focal_crossentropy,
     categorical_focal_crossentropy,
     sparse_categorical_focal_crossentropy,
 )
 from focaljax.linear import linear_softmax_focal_loss
+from focaljax.loss_objects import (
+    BinaryFocalCrossentropy,
+    CategoricalFocalCrossentropy,
+    SparseCategoricalFocalCrossentropy,
+)
 from focaljax.losses import (
     sigmoid_focal_loss,
     sigmoid_focal_loss_with_integer_labels,

@@ -2,7 +2,7 @@
 
 `alpha`, `label_smoothing`, `where` and `ignore_index` all end in one weight per row or per class, and a
 weight of 0 is silent in every operation, so masks need no rule of their own. Both grammars call these
-three functions; `Words` holds what the arguments are called there.
+four functions; `Words` holds what the arguments are called there.
 """
 
 import math

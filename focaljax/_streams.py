@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from focaljax import _arguments, _exact
+from focaljax import _arguments, _exact, _options
 from focaljax._sharding import AxisName
 
 State = TypeVar("State")
@@ -29,7 +29,7 @@ class Stream(Generic[State]):
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        _arguments.settle(self)
+        _options.settle(self)
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -38,7 +38,7 @@ class Stream(Generic[State]):
 
     def _own(self, state: State) -> State:
         """`state`, known to be one of this object."""
-        return _arguments.state(state, self._state, self._shape)
+        return _options.state(state, self._state, self._shape)
 
     def init(self) -> State:
         """The state that has seen nothing, its fields in separate buffers: it can be donated.

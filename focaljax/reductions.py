@@ -114,8 +114,8 @@ def reduce_loss(
     if where is None:
         count = weighted.size * _sharding.shards(axis_name)
         return _ratio(total, jnp.asarray(count, total.dtype))
-    counted = jnp.broadcast_to(_arguments.mask("where", where, weighted, "losses"), weighted.shape)
-    return _ratio(total, _sharding.total(jnp.sum(counted, dtype=total.dtype), axis_name))
+    kept = jnp.broadcast_to(_arguments.mask("where", where, weighted, "losses"), weighted.shape)
+    return _ratio(total, _sharding.total(jnp.sum(kept, dtype=total.dtype), axis_name))
 
 
 def weigh(

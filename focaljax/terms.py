@@ -16,7 +16,6 @@ Its gradient comes from the closed rule of the odds. Write `pull` too where a sh
 known. Options are data: numbers, ``[C]`` per class or ``[..., 1]`` per example; traced and differentiated.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast, dataclass_transform
 
@@ -28,7 +27,8 @@ from focaljax._odds import Odds, beyond, finite, inverse_of_q, rises, scaled
 
 __all__ = ["Asymmetric", "Detached", "Focal", "Odds", "Poly", "Term"]
 
-INFINITY = float("inf")
+Ranges = dict[str, tuple[float, float]]
+FROM0 = (0, float("inf"))
 
 
 @dataclass_transform(frozen_default=True)
@@ -56,7 +56,7 @@ class Term:
       1.4427 0.6931
     """
 
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    ranges: ClassVar[Ranges] = {}
 
     @property
     def binary(self) -> bool:
@@ -207,7 +207,7 @@ class Focal(Term):
 
     gamma: Any = 2.0
 
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0, INFINITY)}
+    ranges: ClassVar[Ranges] = {"gamma": FROM0}
 
     def value(self, odds: Odds) -> jax.Array:
         """``q^gamma * (-log p)``."""
@@ -262,7 +262,7 @@ class Poly(Term):
     gamma: Any = 2.0
     epsilon: Any = 1.0
 
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0, INFINITY)}
+    ranges: ClassVar[Ranges] = {"gamma": FROM0}
 
     def value(self, odds: Odds) -> jax.Array:
         """``q^gamma * (-log p + epsilon q)``."""
@@ -369,11 +369,7 @@ class Asymmetric(Term):
     gamma_negative: Any = 4.0
     margin: Any = 0.05
 
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "gamma_positive": (0, INFINITY),
-        "gamma_negative": (0, INFINITY),
-        "margin": (0, 1 - 2.0**-24),
-    }
+    ranges: ClassVar[Ranges] = {"gamma_positive": FROM0, "gamma_negative": FROM0, "margin": (0, 1 - 2.0**-24)}
 
     def value(self, odds: Odds) -> jax.Array:
         """Of the answer "yes"."""

@@ -49,16 +49,6 @@ def forget_programs():
 
 
 @pytest.fixture
-def unoptimised():
-    """Programs without LLVM's optimisations, for laws that do not depend on the last bits."""
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture
 def jax_defaults():
     """The promotion of shapes and dtypes that other libraries rely on."""
     import jax

@@ -22,14 +22,16 @@ FLOORS = {
     "_softmax": 2,
     "_sigmoid": 2,
     "_probabilities": 2,
-    "_streams": 3,
+    "_options": 3,
+    "_streams": 4,
     "reductions": 3,
     "_operands": 3,
-    "calibration": 4,
-    "class_weights": 4,
+    "calibration": 5,
+    "class_weights": 5,
     "losses": 5,
     "linear": 5,
     "crossentropy": 5,
+    "loss_objects": 6,
     "metrics": 6,
     "clu": 7,
     "keras": 7,
@@ -39,9 +41,8 @@ FLOORS = {
 }
 LONGEST = 320
 LONGER = {  # each with its reason, and a limit of its own
-    "crossentropy.py": 440,  # three functions and three objects, half of it docstrings
-    "_arguments.py": 660,  # every rule about arguments, and nothing else
-    "terms.py": 390,  # the family, two thirds of it docstrings
+    "_arguments.py": 620,  # every rule about arguments, and nothing else
+    "terms.py": 380,  # the family, two thirds of it docstrings
 }
 
 
