@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 
 from bench import __main__ as command
-from bench import accuracy, agreement, cases, plots, report, results, speed, tables, timing
+from bench import accuracy, agreement, cases, hlo, plots, report, results, speed, tables, timing
 from bench.contenders import BASELINE, OURS, Contender, contenders, textbook
 
 LIBRARIES = ("optax", "keras")
@@ -177,3 +177,28 @@ def test_a_run_that_is_stopped_leaves_the_last_result(tmp_path):
 def test_an_unknown_case_is_named(capsys):
     assert command.main(["speed", "--case", "nonsense"]) == 2
     assert "nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("order", "expected"), [("3,0,1,2", ("copy",)), ("3,1,0,2", ())])
+def test_a_copy_that_breaks_tiles_is_seen_inside_a_kernel(order, expected):
+    """One that only orders them is how the kernel reads; as a kernel of its own it counts in any case."""
+    tiled = "f32[4,8,2,128]{%s:T(8,128)}"
+    source, result = tiled % "3,1,2,0", tiled % order
+    fused = f"""
+%inner (p: f32[4,8,2,128]) -> f32[] {{
+  %p = {source} parameter(0)
+  %copy.1 = {result} copy(%p)
+  ROOT %sum = f32[]{{:T(128)}} reduce(%copy.1)
+}}
+
+ENTRY %main (x: f32[4,8,2,128]) -> f32[] {{
+  %x = {source} parameter(0)
+  ROOT %fusion = f32[]{{:T(128)}} fusion(%x), kind=kLoop, calls=%inner
+}}
+"""
+    size = 4 * 8 * 2 * 128
+    assert hlo.forbidden(hlo.parse(fused), size) == expected
+    alone = fused.replace("fusion(%x), kind=kLoop, calls=%inner", "copy(%x)")
+    assert "copy" in hlo.forbidden(
+        hlo.parse(alone.replace("ROOT %fusion = f32[]{:T(128)}", f"ROOT %c = {result}")), size
+    )
