@@ -6,7 +6,7 @@ from focaljax.crossentropy import (
     categorical_focal_crossentropy,
     sparse_categorical_focal_crossentropy,
 )
-from focaljax.linear import linear_softmax_focal_loss
+from focaljax.linear import LinearAux, linear_sigmoid_focal_loss, linear_softmax_focal_loss
 from focaljax.loss_objects import (
     BinaryFocalCrossentropy,
     CategoricalFocalCrossentropy,
@@ -23,11 +23,13 @@ from focaljax.reductions import reduce_loss
 __all__ = [
     "BinaryFocalCrossentropy",
     "CategoricalFocalCrossentropy",
+    "LinearAux",
     "SparseCategoricalFocalCrossentropy",
     "binary_focal_crossentropy",
     "calibration",
     "categorical_focal_crossentropy",
     "class_weights",
+    "linear_sigmoid_focal_loss",
     "linear_softmax_focal_loss",
     "metrics",
     "reduce_loss",

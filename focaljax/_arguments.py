@@ -24,7 +24,6 @@ from focaljax.terms import Focal, Poly, Term
 # An array, a number, or lists of them.
 Values = ArrayLike | Sequence[ArrayLike | Sequence[ArrayLike | Sequence[ArrayLike]]]
 Reduction = Literal["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"] | None
-LinearReduction = Literal["sum_over_batch_size", "mean", "sum", "none"] | None
 SoftLabels = Literal["mixture", "linear", "quality", "cross_entropy"] | None
 Strategy = Literal["rows", "classes"] | None
 Normalization = Literal["examples", "classes", "sum", "max"] | None
@@ -118,11 +117,6 @@ def choice(name: str, x: Any, words: Any) -> Any:
     if not any(x is one or (isinstance(x, str) and x == one) for one in choices):
         raise ValueError(f"`{name}` must be one of {choices}, got {x!r}.")
     return x
-
-
-def linear_reduction(x: Any) -> Any:
-    """The short one of two words for a reduction."""
-    return {"sum_over_batch_size": "mean", "none": None}.get(choice("reduction", x, LinearReduction), x)
 
 
 def scalar_in(name: str, x: Any, lowest: float, highest: float) -> None:
@@ -285,14 +279,14 @@ def mesh_axis(x: Any, like: jax.Array, like_name: str) -> _sharding.AxisName | N
     return x
 
 
-def summed_axis(x: Any) -> _sharding.AxisName | None:
+def summed_axis(x: Any, name: str = "axis_name") -> _sharding.AxisName | None:
     """None, or axes of `jax.shard_map` or `jax.vmap` over which something is summed."""
     try:
-        for name in () if x is None else x if isinstance(x, tuple) else (x,):
-            lax.axis_size(name)
+        for one in _sharding.names(x):
+            lax.axis_size(one)
     except (NameError, TypeError, ValueError) as error:
         raise ValueError(
-            f"`axis_name` must name an axis of `jax.shard_map` or `jax.vmap` around the call, got {x!r}."
+            f"`{name}` must name an axis of `jax.shard_map` or `jax.vmap` around the call, got {x!r}."
         ) from error
     return x
 
@@ -351,7 +345,7 @@ def integer_labels(
 
 
 def positives(
-    name: str, x: Any, like: jax.Array, like_name: str, axis: int, ignored: int | None, classes: int
+    name: str, x: Any, like: Any, like_name: str, axis: int, ignored: int | None, classes: int
 ) -> tuple[jax.Array, int | None]:
     """The indices of the positive classes of each row along a last axis, and what is ignored."""
     x, ignored = class_indices(name, x, classes, ignored, outside=True)
@@ -467,6 +461,19 @@ def weights(name: str, x: Any, shape: tuple[int, ...]) -> jax.Array:
     return jnp.broadcast_to(x, shape)
 
 
+def label_weights(x: Any, labels: jax.Array, rows: tuple[int, ...]) -> jax.Array:
+    """How much of each row's label each of its classes is; known entries are at least 0 and finite."""
+    values = known(x)
+    x = real("label_weights", x)
+    if x.shape != labels.shape or x.ndim != len(rows) + 1 or x.shape[:-1] != rows:
+        raise ValueError(
+            f"`label_weights` and `labels` must have one shape, {(*rows, 'L')}: that of `inputs` with the "
+            f"classes of an example in the place of its last axis; got {x.shape} and {labels.shape}."
+        )
+    in_range("label_weights", values, 0, math.inf)
+    return x
+
+
 def mask(name: str, x: Any, like: jax.Array, like_name: str) -> jax.Array:
     """A boolean array of the rank of `like` that broadcasts to its shape."""
     x = array(name, x)
@@ -539,6 +546,19 @@ def layer_option(name: str, x: Any, logits: jax.ShapeDtypeStruct, classes: int, 
             f"`{name}` must be a scalar, [classes], or one per example, [..., 1]; got shape {np.shape(x)}."
         )
     return found
+
+
+def layer_mask(x: Any, logits: jax.ShapeDtypeStruct, classes: int) -> jax.Array:
+    """Booleans [C], or [..., 1], in the rank of the logits."""
+    x = array("where", x)
+    if x.dtype != jnp.bool_:
+        raise TypeError(f"`where` must be boolean, got {x.dtype}.")
+    of_rows, of_classes = (*logits.shape[:-1], 1), ((classes,), logits.shape[-1:])
+    if x.shape != of_rows and x.shape not in of_classes:
+        raise ValueError(
+            f"`where` must have one entry per class, [{classes}], or per example, {of_rows}; got {x.shape}."
+        )
+    return x.reshape((1,) * (len(of_rows) - x.ndim) + x.shape)
 
 
 def soft_labels(x: Any, term: Any) -> str:

@@ -23,13 +23,6 @@ from focaljax._softmax.dense import dense
 from focaljax._softmax.indexed import indexed
 from focaljax.terms import Term
 
-_READINGS = {
-    "linear": _sigmoid.linear,
-    "mixture": _sigmoid.mixture,
-    "quality": _sigmoid.quality,
-    "cross_entropy": _sigmoid.cross_entropy,
-}
-
 
 class Words(NamedTuple):
     """The names of a grammar, for its error messages."""
@@ -96,8 +89,9 @@ def independent_labels(
     )
     axis = given.axis % max(logits.ndim, 1)
     options = _options(given, words, logits, axis, None, binary=True)
-    op = op or _READINGS[_arguments.soft_labels(soft_labels, given.term)]
-    return _independent(logits, labels, *options, kept, op=op)
+    reading = _arguments.soft_labels(soft_labels, given.term)
+    op = op or _sigmoid.OPERATIONS[reading]
+    return _independent(logits, labels, *options, kept, op=op, reading=reading)
 
 
 def independent_indices(given: Given, words: Words) -> jax.Array:
@@ -108,10 +102,11 @@ def independent_indices(given: Given, words: Words) -> jax.Array:
     labels, ignored = _arguments.positives(
         words.labels, given.labels, logits, words.logits, axis, ignored, classes
     )
-    options = _options(given, words, logits, axis, name, binary=True)
-    static = {"indices": True, "axis": axis, "name": name, "ignored": ignored}
-    op = _READINGS[_arguments.soft_labels(None, given.term)]
-    return _independent(logits, labels, *options, where, op=op, **static)
+    term, alpha, smoothing = _options(given, words, logits, axis, name, binary=True)
+    reading = "hard" if smoothing is None else _arguments.soft_labels(None, given.term)
+    static = {"indices": True, "axis": axis, "name": name, "ignored": ignored, "reading": reading}
+    op = _sigmoid.OPERATIONS[reading]
+    return _independent(logits, labels, term, alpha, smoothing, where, op=op, **static)
 
 
 def _logits(given, words):
@@ -183,17 +178,29 @@ def _index(logits, labels, term, alpha, smoothing, where, *, axis, name, ignored
     return dense(logits, weights, _of_entries(term, zeros, part, axis), axis, name, known)
 
 
-@partial(jax.jit, static_argnames=("op", "indices", "axis", "name", "ignored"), inline=True)
+@partial(jax.jit, static_argnames=("op", "reading", "indices", "axis", "name", "ignored"), inline=True)
 def _independent(
-    logits, labels, term, alpha, smoothing, where, *, op, indices=False, axis=0, name=None, ignored=None
+    logits,
+    labels,
+    term,
+    alpha,
+    smoothing,
+    where,
+    *,
+    op,
+    reading,
+    indices=False,
+    axis=0,
+    name=None,
+    ignored=None,
 ):
     labels, indices = (None, labels) if indices else (labels.astype(wide(logits.dtype)), None)
-    answers = partial(_answers, axis=axis, name=name, ignored=ignored, each=op is _sigmoid.linear)
+    answers = partial(_answers, axis=axis, name=name, ignored=ignored, reading=reading)
     return op(answers, logits, (indices, where), (labels, term, alpha, smoothing))
 
 
-def _answers(like, fixed, moving, *, axis, name, ignored, each):
-    """What is asked of each logit; by a reading that costs `each` answer apart, alpha weighs each."""
+def _answers(like, fixed, moving, *, axis, name, ignored, reading):
+    """What is asked of each logit."""
     (indices, kept), (labels, term, alpha, smoothing) = fixed, moving
     zeros = _zeros(like, wide(like.dtype))
     if indices is not None:
@@ -205,19 +212,7 @@ def _answers(like, fixed, moving, *, axis, name, ignored, each):
         if ignored is not None:
             counted = ~jnp.any(indices == jnp.asarray(ignored, indices.dtype), -1)
             kept = jnp.expand_dims(counted, axis) & (True if kept is None else kept)
-    yes = labels + zeros
-    if kept is not None:
-        yes = jnp.where(kept, yes, 0)
-    no, weights = 1 - yes, 1 + zeros
-    if smoothing is not None:  # each from its own parts: 1 - s / 2 would lose the digits of s
-        yes, no = (y * (1 - smoothing) + smoothing / 2 for y in (yes, no))
-    if alpha is not None and each:
-        yes, no = alpha * yes, (1 - alpha) * no
-    elif alpha is not None:
-        weights = alpha * yes + (1 - alpha) * no
-    if kept is not None:
-        weights = jnp.where(kept, weights, 0)
-    return _sigmoid.Answers(yes, no, weights, jax.tree.map(lambda x: x + zeros, term))
+    return _sigmoid.asked(labels + zeros, kept, 1 + zeros, term, alpha, smoothing, reading)
 
 
 def _of_entries(term, zeros, part, axis):

@@ -31,6 +31,11 @@ def parts(x: jax.Array) -> int:
     return math.prod(kind.mesh.shape[n] for n in kind.mesh.auto_axes) if names else jax.device_count()
 
 
+def names(name: AxisName | None) -> tuple[str, ...]:
+    """The single axes."""
+    return name if isinstance(name, tuple) else () if name is None else (name,)
+
+
 def shards(name: AxisName | None) -> int:
     """How many devices share the classes."""
     return 1 if name is None else lax.axis_size(name)
@@ -77,7 +82,7 @@ def varying(x: jax.Array) -> frozenset[str]:
 
 def varies(x: jax.Array, name: AxisName) -> bool:
     """Whether JAX knows that `x` differs over the whole axis."""
-    return set(name if isinstance(name, tuple) else (name,)) <= varying(x)
+    return set(names(name)) <= varying(x)
 
 
 def vary(x: jax.Array, names: frozenset[str]) -> jax.Array:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from focaljax import _arguments, _operands, _probabilities, _sigmoid, reductions
+from focaljax import _arguments, _operands, _probabilities, reductions
 from focaljax._arguments import Values
 from focaljax._operands import Given
 from focaljax._softmax import dense, indexed
@@ -174,14 +174,14 @@ def binary_focal_crossentropy(
       Lin et al., "Focal Loss for Dense Object Detection", 2018 (https://arxiv.org/abs/1708.02002),
       equations 4 and 5; `keras.losses.binary_focal_crossentropy`.
     """
-    op = _sigmoid.mixture if _arguments.flag("from_logits", from_logits) else _probabilities.sigmoid
+    op = None if _arguments.flag("from_logits", from_logits) else _probabilities.sigmoid
     balanced = _arguments.flag("apply_class_balancing", apply_class_balancing)
     if not balanced:
         _arguments.untouched("alpha", alpha, 0.25, "apply_class_balancing=True")
     y_pred, axis = _arguments.logits("y_pred", y_pred, axis)
     given = Given(y_pred, y_true, gamma, None, alpha if balanced else None, label_smoothing, axis)
     given = given._replace(where=where, ignored=ignore_class)
-    losses = _operands.independent_labels(given, _WORDS, op=op)
+    losses = _operands.independent_labels(given, _WORDS, "mixture", op)
     if where is None and ignore_class is None:
         return jnp.mean(losses, axis)
     kept = jnp.asarray(reductions.counted(y_true, ignore_class, losses, where))

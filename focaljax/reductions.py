@@ -92,11 +92,7 @@ def reduce_loss(
     """
     _arguments.choice("reduction", reduction, Reduction)
     _arguments.summed_axis(axis_name)
-    if normalizer is not None and reduction not in ("sum_over_batch_size", "mean"):
-        raise ValueError(
-            '`normalizer` must be None unless `reduction` is "sum_over_batch_size" or "mean", '
-            f"got {reduction!r}."
-        )
+    needs_mean(reduction, normalizer)
     weighted, weights = weigh(losses, sample_weight, where=where)
     if reduction in (None, "none"):
         if axis_name is not None:
@@ -104,18 +100,70 @@ def reduce_loss(
         return weighted
 
     total = _sharding.total(jnp.sum(weighted), axis_name)
-    if reduction == "sum":
-        return total
-    if reduction == "mean_with_sample_weight":
-        return _ratio(total, _sharding.total(jnp.sum(weights), axis_name))
+    kept = None
+    if where is not None:
+        kept = jnp.broadcast_to(_arguments.mask("where", where, weighted, "losses"), weighted.shape)
+    amount = None
     if normalizer is not None:
-        amounts = jnp.sum(_arguments.amounts("normalizer", normalizer), dtype=total.dtype)
-        return total / jnp.maximum(_sharding.total(amounts, axis_name), 1)
-    if where is None:
-        count = weighted.size * _sharding.shards(axis_name)
-        return _ratio(total, jnp.asarray(count, total.dtype))
-    kept = jnp.broadcast_to(_arguments.mask("where", where, weighted, "losses"), weighted.shape)
-    return _ratio(total, _sharding.total(jnp.sum(kept, dtype=total.dtype), axis_name))
+        amount = jnp.sum(_arguments.amounts("normalizer", normalizer), dtype=total.dtype)
+    divisor = denominator(reduction, weights, kept, amount, axis_name)
+    return total if divisor is None else _ratio(total, divisor)
+
+
+def needs_mean(reduction: Reduction, normalizer: Values | None) -> None:
+    """A `normalizer` comes with a reduction that divides by a number of losses.
+
+    Args:
+      reduction: A name from the table.
+      normalizer: What takes the place of that number, or None.
+
+    Raises:
+      ValueError: It would have no effect.
+
+    Example:
+      >>> needs_mean("mean", 3.0)
+    """
+    if normalizer is not None and reduction not in ("sum_over_batch_size", "mean"):
+        raise ValueError(
+            '`normalizer` must be None unless `reduction` is "sum_over_batch_size" or "mean", '
+            f"got {reduction!r}."
+        )
+
+
+def denominator(
+    reduction: Reduction,
+    weights: jax.Array,
+    kept: jax.Array | None,
+    amount: jax.Array | None,
+    axis_name: AxisName | None,
+) -> jax.Array | None:
+    """What a reduction divides the sum by.
+
+    Args:
+      reduction: A name from the table.
+      weights: Those of the losses, 0 where one does not count.
+      kept: Where a loss counts, or None for everywhere.
+      amount: The sum of a normalizer, or None.
+      axis_name: Mesh axes that shard the losses.
+
+    Returns:
+      A scalar in the dtype of the weights, or None for "sum" and no reduction.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(denominator("mean", jnp.array([3.0, 0.0]), jnp.array([True, False]), None, None))
+      1.0
+    """
+    dtype = weights.dtype
+    if reduction in ("sum", "none", None):
+        return None
+    if reduction == "mean_with_sample_weight":
+        return _sharding.total(jnp.sum(weights), axis_name)
+    if amount is not None:
+        return jnp.maximum(_sharding.total(amount.astype(dtype), axis_name), 1)
+    if kept is None:
+        return jnp.asarray(weights.size * _sharding.shards(axis_name), dtype)
+    return _sharding.total(jnp.sum(kept, dtype=dtype), axis_name)
 
 
 def weigh(
@@ -146,7 +194,7 @@ def weigh(
     if sample_weight is None:
         weights = jnp.ones_like(losses)
     else:
-        weights = _sample_weight(sample_weight, losses)
+        weights = broadcast_weight(sample_weight, losses)
     if where is not None:
         weights = jnp.where(_arguments.mask("where", where, losses, "losses"), weights, 0)
     elif sample_weight is None:
@@ -221,8 +269,25 @@ def counted(
     return kept if kept is None or axis is None else jnp.any(kept, axis)
 
 
-def _sample_weight(x: Values, losses: jax.Array) -> jax.Array:
-    """The weights by Keras' rank rule, in the shape and dtype of the losses."""
+def broadcast_weight(x: Values, losses: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
+    """The weights by the rule at the top of this file, in the shape and dtype of the losses.
+
+    Args:
+      x: Real or boolean.
+      losses: What they weigh, or its shape and dtype.
+
+    Returns:
+      One weight per loss.
+
+    Raises:
+      TypeError: The weights are complex.
+      ValueError: They do not broadcast.
+
+    Example:
+      >>> print(broadcast_weight([1.0, 2.0], jax.ShapeDtypeStruct((2, 2), "float32")))
+      [[1. 1.]
+       [2. 2.]]
+    """
     x = _arguments.real("sample_weight", x)
     shape = x.shape
     if x.ndim == 0:
@@ -240,6 +305,23 @@ def _sample_weight(x: Values, losses: jax.Array) -> jax.Array:
             + (f" For one weight per entry of the last axes give it the shape {spelled}." if column else "")
         )
     return jnp.broadcast_to(x.astype(losses.dtype).reshape(shape), losses.shape)
+
+
+def inverse(divisor: jax.Array) -> jax.Array:
+    """``1 / divisor``, and 0 where nothing was counted.
+
+    Args:
+      divisor: Any number.
+
+    Returns:
+      Its inverse or 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(inverse(jnp.array([0.0, 4.0])))
+      [0.   0.25]
+    """
+    return _ratio(jnp.ones_like(divisor), divisor)
 
 
 def _ratio(total: jax.Array, count: jax.Array) -> jax.Array:

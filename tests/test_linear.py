@@ -9,9 +9,10 @@ import pytest
 import tolerances
 
 import focaljax
-from focaljax import linear, linear_softmax_focal_loss
+from focaljax import linear_softmax_focal_loss
 
 ROWS, WIDTH, CLASSES = 13, 5, 37
+STRATEGIES = ("rows", "classes")
 FLOATS = ("inputs", "kernel", "bias", "sample_weight", "alpha", "gamma")
 OPTIONS = {
     "plain": {},
@@ -23,7 +24,7 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(params=linear.FORMS)
+@pytest.fixture(params=STRATEGIES)
 def strategy(request) -> str:
     return request.param
 
@@ -163,7 +164,7 @@ def test_value_and_every_gradient_are_those_of_the_logits(options, reduction):
     floats, labels = batch()
     chosen = OPTIONS[options] | {"reduction": reduction}
     wanted = of_logits(floats, labels, **chosen)
-    for strategy in linear.FORMS:
+    for strategy in STRATEGIES:
         ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
         assert_same(everything(ours, floats, labels, **chosen), wanted)
 
@@ -177,7 +178,7 @@ def test_value_and_every_gradient_are_those_of_the_logits(options, reduction):
 def test_options_of_every_shape(alpha, gamma, smoothing):
     floats, labels = batch(alpha=alpha, gamma=gamma)
     wanted = of_logits(floats, labels, label_smoothing=smoothing)
-    for strategy in linear.FORMS:
+    for strategy in STRATEGIES:
         ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
         assert_same(everything(ours, floats, labels, label_smoothing=smoothing), wanted)
 
@@ -250,7 +251,7 @@ def test_second_derivatives():
 
     # Operands, not constants: those XLA:CPU of JAX 0.8.0 folds into wrong numbers.
     wanted = jax.jit(partial(products, plain))(floats, push)
-    for strategy in linear.FORMS:
+    for strategy in STRATEGIES:
         ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=5, reduction=None)
         assert_same(jax.jit(partial(products, ours))(floats, push), wanted, tolerances.rtol("hessian"))
 
@@ -321,7 +322,7 @@ def test_labels_of_any_integer_dtype(strategy, dtype):
 
 @pytest.mark.parametrize(
     ("shape", "strategy", "reduction"),
-    [((0,), strategy, reduction) for strategy in linear.FORMS for reduction in ("mean", None)]
+    [((0,), strategy, reduction) for strategy in STRATEGIES for reduction in ("mean", None)]
     + [((), "rows", "mean"), ((), "classes", None), ((2, 3), "rows", None), ((2, 3), "classes", "mean")],
     ids=str,
 )
@@ -457,10 +458,10 @@ WRONG = {
     "sample_weight": (
         {"sample_weight": jnp.ones(5)},
         ValueError,
-        r"`sample_weight` must be a scalar or have the shape of `labels`",
+        r"`sample_weight` must be a scalar or fit the shape of the losses, \(2,\)",
     ),
     "reduction": (
-        {"reduction": "mean_with_sample_weight"},
+        {"reduction": "average"},
         ValueError,
         "`reduction` must be one of .*'none'",
     ),

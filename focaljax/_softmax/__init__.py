@@ -1,1 +1,1 @@
-"""Losses of a softmax: statistics of a row, its term, the spread of the slope; of logits and of a layer."""
+"""Losses of a softmax: statistics of a row, its term, the spread of the slope."""

@@ -1,0 +1,109 @@
+"""Sigmoid losses of a layer's logits: a row costs the sum over its classes.
+
+A sigmoid has no statistics of a row, so a chunk of classes has its value and its gradients in one sweep:
+three matmuls for a sum, 6 N D C operations, and nothing of the kernel's size but its gradient.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from focaljax import _entries, _sharding, _sigmoid
+from focaljax._exact import wide
+from focaljax._linear import by_rows, chunks, layer
+from focaljax._linear.chunks import zeros
+from focaljax._linear.form import form
+from focaljax._linear.layer import Classes, Fixed, Head, How, Rows
+
+
+def of_rows(reading: str, z: jax.Array, fixed: Fixed, rows: Rows, classes: Classes, how: How) -> tuple:
+    """The losses of rows, nothing to be logged, and the pull-back to logits, rows and classes."""
+    mine = _sharding.local(fixed.labels, z.shape[1], how.name)
+    loss, pull_back = _of_chunk(reading, z, fixed._replace(labels=mine), rows, classes)
+    return _sharding.total(loss, how.name), None, pull_back
+
+
+def _of_chunk(reading, z, fixed, rows, classes):
+    """The sum over some classes, from the first of which the labels count."""
+    read, own = _sigmoid.READINGS[reading], _entries.is_any_class(fixed.labels, z.shape, 1)
+    yes = own.astype(rows.weight.dtype)
+    kept = None if fixed.kept is None else fixed.kept[None, :]
+
+    def asked(rows, classes):
+        alpha = None if classes.alpha is None else rows.alpha[:, None] + classes.alpha[None, :]
+        term = jax.tree.map(lambda r, c: r[:, None] + c[None, :], rows.term, classes.term)
+        return _sigmoid.asked(yes, kept, rows.weight[:, None], term, alpha, classes.smoothing, reading)
+
+    answers, unfold = jax.vjp(asked, rows, classes)
+
+    def pull_back(ct):
+        dz, d_answers = _sigmoid.gradients(read, z, answers, jnp.broadcast_to(ct[:, None], z.shape))
+        return dz, *unfold(d_answers)
+
+    return jnp.sum(_sigmoid.losses(read, z, answers), 1), pull_back
+
+
+def losses(
+    reading: str, how: How, x: jax.Array, head: Head, fixed: Fixed, rows: Rows, classes: Classes
+) -> Any:
+    """The loss of each row by chunks of classes, and nothing to be logged."""
+
+    def step(sums, chunk):
+        z = layer.capped(layer.logits(x, chunk.head, how), how)
+        return sums + _of_chunk(reading, z, chunk.fixed, rows, chunk.classes)[0], ()
+
+    start = zeros(rows.weight, rows.weight.dtype, like=x)
+    sums, _ = chunks.sweep(step, start, how, x, head, fixed, classes)
+    return _sharding.total(sums, how.name), None
+
+
+def gradient(
+    reading: str,
+    how: How,
+    x: jax.Array,
+    head: Head,
+    fixed: Fixed,
+    rows: Rows,
+    classes: Classes,
+    ct: jax.Array,
+    waits: bool = False,
+) -> Any:
+    """The same in one sweep with the gradients of the sum of losses weighed by `ct`."""
+    x = layer.silenced(x, rows, ct)
+    rows = jax.tree.map(lambda r: _sharding.vary(r, _sharding.varying(x)), rows)  # summed once, not by chunk
+
+    def step(sums, chunk):
+        z = layer.logits(x, chunk.head, how)
+        loss, pull_back = _of_chunk(reading, layer.capped(z, how), chunk.fixed, rows, chunk.classes)
+        dz, d_rows, d_classes = pull_back(ct)
+        dx, d_head = layer.d_head(x, chunk.head, chunk.fixed.kept, z, dz, how)
+        *d_options, d_smoothing = d_classes
+        return jax.tree.map(jnp.add, sums, (loss, dx, d_rows, d_smoothing)), (d_head, tuple(d_options))
+
+    start = (zeros(rows.weight, rows.weight.dtype), zeros(x, wide(x.dtype)))
+    start += jax.tree.map(lambda x: zeros(x, x.dtype), (rows, classes.smoothing))
+    options = (classes.alpha, classes.term)
+    made = jax.tree.map(lambda x: zeros(x, layer.kept_dtype(x.dtype) if waits else x.dtype), (head, options))
+    sums, (d_head, d_options) = chunks.sweep(step, start, how, x, head, fixed, classes, made)
+    loss, dx, d_rows, d_smoothing = sums
+    loss, d_rows = jax.tree.map(partial(_sharding.total, name=how.name), (loss, d_rows))
+    return (loss, None), (
+        layer.rounded(dx, x, waits),
+        d_head,
+        d_rows,
+        Classes(d_options[0], d_options[1], d_smoothing),
+    )
+
+
+def _forms(reading):
+    """By what is chunked, for a reading of labels between 0 and 1."""
+    here = partial(of_rows, reading)
+    return {
+        "rows": form(partial(by_rows.losses, here), partial(by_rows.gradient, here)),
+        "classes": form(partial(losses, reading), partial(gradient, reading)),
+    }
+
+
+FORMS = {reading: _forms(reading) for reading in ("hard", "linear", "mixture")}

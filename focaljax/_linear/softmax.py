@@ -1,0 +1,177 @@
+"""Softmax losses of a layer's logits: what a row costs, and its pull-back.
+
+A row has the loss ``sum_k w_k value_k + zeta * logsumexp(z)^2``. The first part is that of
+:mod:`focaljax._softmax.indexed`, or for soft and smoothed labels of :mod:`focaljax._softmax.dense`; its
+derivative by z is theirs, that of the second ``2 zeta logsumexp(z) p_k``.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+
+from focaljax import _entries, _sharding
+from focaljax._linear.layer import Classes, Fixed, How, Rows
+from focaljax._odds import scaled
+from focaljax._softmax import dense, indexed, statistics
+from focaljax.terms import Term
+
+
+class LinearAux(NamedTuple):
+    """What a trainer logs of each example beside its loss; without a gradient.
+
+    Attributes:
+      correct: Whether no class has a higher logit than the label; of a soft label, than its first class.
+        False where an example does not count.
+      logsumexp: That of the logits, floating; 0 where an example does not count.
+    """
+
+    correct: jax.Array
+    logsumexp: jax.Array
+
+
+def of_rows(z: jax.Array, fixed: Fixed, rows: Rows, classes: Classes | None, how: How) -> tuple:
+    """The losses of rows of all classes, what is logged, and the pull-back to logits, rows and classes."""
+    z = masked(z, fixed.kept)
+    found = _of_integers if classes is None else _of_soft
+    loss, correct, lse, unpenalised = found(z, fixed, rows, classes, how)
+
+    def pull_back(ct):
+        dz, d_rows, d_classes = unpenalised(ct)
+        return dz + d_penalty(z, rows, lse, ct), d_rows_of(rows, d_rows, lse, ct), d_classes
+
+    return loss + penalty(rows, lse), logged(correct, lse, how), pull_back
+
+
+def masked(z: jax.Array, kept: jax.Array | None) -> jax.Array:
+    """The logits, -inf where a class takes no part."""
+    return z if kept is None else jnp.where(kept[None, :], z, -jnp.inf)
+
+
+def logged(correct: jax.Array, lse: jax.Array, how: How) -> LinearAux | None:
+    """What is logged, if it is."""
+    return LinearAux(correct, lse) if how.logs else None
+
+
+def _of_integers(z, fixed, rows, classes, how) -> Any:
+    """Losses, logsumexp and pull-back without smoothing and penalty."""
+    del classes
+    labels = fixed.labels
+    stats = statistics.rivals(z, labels, 1, how.name)
+    loss = indexed.losses(stats, rows.weight, rows.term)
+
+    def pull_back(ct):
+        slope = indexed.slopes(stats, rows.weight, rows.term, ct)
+        dz = indexed.spread(z, _sharding.local(labels, z.shape[1], how.name), slope, stats, 1, how.name)
+        return dz, Rows(slope.alpha, slope.term), None
+
+    return loss, stats.target >= stats.top, lse_of_rivals(stats), pull_back
+
+
+def _of_soft(z, fixed, rows, classes, how) -> Any:
+    """The same for labels with several classes."""
+    mine = _sharding.local(fixed.labels, z.shape[1], how.name)
+    (weights, term), unfold = jax.vjp(partial(folded, fixed._replace(labels=mine)), rows, classes)
+    every = statistics.peak(z, 1, how.name)
+    peak = statistics.known(every, answered(fixed.labels, rows), 1)
+    loss, totals = dense.sums(z, weights, term, peak, 1, how.name)
+
+    def pull_back(ct):
+        found = dense.gradients(z, weights, term, peak, totals, ct, 1, how.name)
+        return found.logits, *unfold((found.weights, found.term))
+
+    first = _sharding.total(logit_of(z, first_of(mine)), how.name)
+    return jnp.squeeze(loss, 1), is_top(first, every), lse_of_peak(z, every, how.name), pull_back
+
+
+def first_of(labels: jax.Array) -> jax.Array:
+    """The label, or the first class of it."""
+    return labels if labels.ndim == 1 else labels[:, 0]
+
+
+def logit_of(z: jax.Array, labels: jax.Array) -> jax.Array:
+    """The logit of one class of each row; 0 for a class that is not here."""
+    own = _entries.is_class(labels, z.shape, 1)
+    return jnp.sum(jnp.where(own, jax.lax.stop_gradient(z), 0), 1)
+
+
+def is_top(logit: jax.Array, peak: statistics.Peak) -> jax.Array:
+    """Whether no class has a higher one."""
+    return logit >= jnp.squeeze(peak.top, 1)
+
+
+def answered(labels: jax.Array, rows: Rows) -> jax.Array:
+    """Rows whose label is known: no part of it is a class that does not exist."""
+    known = labels >= 0
+    return known if rows.shares is None else jnp.all(known | (rows.shares == 0), 1)
+
+
+def folded(fixed: Fixed, rows: Rows, classes: Classes) -> tuple[jax.Array, Term]:
+    """Weight and term of every class of some, from the first of which the labels count."""
+    labels, kept, number = fixed
+    alpha, shares = cast(jax.Array, classes.alpha), rows.shares
+    shape = (labels.shape[0], alpha.shape[0])
+    if shares is None:
+        label = _entries.is_class(labels, shape, 1).astype(rows.weight.dtype)
+    else:
+        label = jnp.zeros(shape, shares.dtype)
+        for k in range(labels.shape[1]):
+            label += jnp.where(_entries.is_class(labels[:, k], shape, 1), shares[:, k, None], 0)
+    smoothed = label
+    if classes.smoothing is not None:
+        smoothed = label * (1 - classes.smoothing) + classes.smoothing / number
+    if kept is not None:  # but a labelled class that takes no part has an infinite loss
+        smoothed = jnp.where(kept[None, :] | (label > 0), smoothed, 0)
+    weights = rows.weight[:, None] * (alpha[None, :] * smoothed)
+    return weights, jax.tree.map(lambda r, c: r[:, None] + c[None, :], rows.term, classes.term)
+
+
+# The penalty of large logits, the z-loss.
+
+
+def lse_of_rivals(stats: statistics.Rivals) -> jax.Array:
+    """The logarithm of the sum over all classes, from the statistics of the target and the others."""
+    alone = stats.rest == 0
+    others = stats.top + jnp.log(jnp.where(alone, 1, stats.rest))
+    target = jnp.where(jnp.isnan(stats.target), -jnp.inf, stats.target)  # no class: all are others
+    return jnp.where(alone, target, jnp.logaddexp(target, others))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def lse_of_peak(z: jax.Array, peak: statistics.Peak, name: _sharding.AxisName | None) -> jax.Array:
+    """The same from the highest class, whose statistics are constants to derivatives."""
+    del z, name
+    return jnp.squeeze(peak.top + jnp.log1p(peak.excess), 1)
+
+
+@lse_of_peak.defjvp
+def _lse_of_peak_jvp(name, primals, tangents):
+    z, peak = primals
+    lse = lse_of_peak(z, peak, name)
+    rise = statistics.row_sum(jnp.exp(z - lse[:, None]) * tangents[0], 1, name)
+    return lse, jnp.squeeze(rise, 1)
+
+
+def penalty(rows: Rows, lse: jax.Array) -> jax.Array:
+    """``zeta * lse^2``, or 0 without a zeta."""
+    return jnp.zeros_like(lse) if rows.zeta is None else scaled(rows.zeta, lse * lse)
+
+
+def d_penalty(z: jax.Array, rows: Rows, lse: jax.Array, ct: jax.Array) -> jax.Array:
+    """The derivative by the logits of some classes."""
+    if rows.zeta is None:
+        return jnp.zeros((), z.dtype)
+    slope = scaled(2 * rows.zeta * ct, lse)
+    return scaled(slope[:, None], jnp.exp(z - lse[:, None]))
+
+
+def d_rows_of(rows: Rows, of_loss: Rows, lse: jax.Array, ct: jax.Array) -> Rows:
+    """Adds the derivative by zeta; a weight of 0 hides what is not finite, which alpha would make NaN."""
+    weight = _hidden(rows.weight, of_loss.weight)
+    zeta = None if rows.zeta is None else _hidden(rows.zeta, scaled(ct, lse * lse))
+    return of_loss._replace(weight=weight, zeta=zeta)
+
+
+def _hidden(weight, x):
+    return jnp.where((weight == 0) & ~jnp.isfinite(x), 0, x)
