@@ -55,7 +55,7 @@ def _whole_chunks(step, carry, arrays, chunk, count):
     def body(carry, k):
         part = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, k, 1, False), parts)
         # Laid out once: without the barrier a TPU does it anew inside each matmul of the chunk.
-        return step(carry, lax.optimization_barrier(part))
+        return step(carry, jax.tree.map(lax.optimization_barrier, part))
 
     carry, found = lax.scan(body, carry, jnp.arange(count))
     return carry, jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1).reshape(count * chunk, *y.shape[2:]), found)
