@@ -119,6 +119,15 @@ def choice(name: str, x: Any, words: Any) -> Any:
     return x
 
 
+def needs_mean(reduction: Any, normalizer: Any) -> None:
+    """A `normalizer` comes with a reduction that divides by a number of losses."""
+    if normalizer is not None and reduction not in ("sum_over_batch_size", "mean"):
+        raise ValueError(
+            '`normalizer` must be None unless `reduction` is "sum_over_batch_size" or "mean", '
+            f"got {reduction!r}."
+        )
+
+
 def scalar_in(name: str, x: Any, lowest: float, highest: float) -> None:
     """A real scalar whose value, where known, lies in [lowest, highest] and is finite."""
     values = known(x)

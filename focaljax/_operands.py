@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType
 
-from focaljax import _arguments, _entries, _sharding, _sigmoid
+from focaljax import _arguments, _entries, _sharding
 from focaljax._arguments import Values
 from focaljax._exact import wide
+from focaljax._sigmoid import independent
 from focaljax._softmax import statistics
 from focaljax._softmax.dense import dense
 from focaljax._softmax.indexed import indexed
@@ -90,7 +91,7 @@ def independent_labels(
     axis = given.axis % max(logits.ndim, 1)
     options = _options(given, words, logits, axis, None, binary=True)
     reading = _arguments.soft_labels(soft_labels, given.term)
-    op = op or _sigmoid.OPERATIONS[reading]
+    op = op or independent.OPERATIONS[reading]
     return _independent(logits, labels, *options, kept, op=op, reading=reading)
 
 
@@ -105,7 +106,7 @@ def independent_indices(given: Given, words: Words) -> jax.Array:
     term, alpha, smoothing = _options(given, words, logits, axis, name, binary=True)
     reading = "hard" if smoothing is None else _arguments.soft_labels(None, given.term)
     static = {"indices": True, "axis": axis, "name": name, "ignored": ignored, "reading": reading}
-    op = _sigmoid.OPERATIONS[reading]
+    op = independent.OPERATIONS[reading]
     return _independent(logits, labels, term, alpha, smoothing, where, op=op, **static)
 
 
@@ -212,7 +213,7 @@ def _answers(like, fixed, moving, *, axis, name, ignored, reading):
         if ignored is not None:
             counted = ~jnp.any(indices == jnp.asarray(ignored, indices.dtype), -1)
             kept = jnp.expand_dims(counted, axis) & (True if kept is None else kept)
-    return _sigmoid.asked(labels + zeros, kept, 1 + zeros, term, alpha, smoothing, reading)
+    return independent.asked(labels + zeros, kept, 1 + zeros, term, alpha, smoothing, reading)
 
 
 def _of_entries(term, zeros, part, axis):

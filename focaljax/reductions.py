@@ -92,7 +92,7 @@ def reduce_loss(
     """
     _arguments.choice("reduction", reduction, Reduction)
     _arguments.summed_axis(axis_name)
-    needs_mean(reduction, normalizer)
+    _arguments.needs_mean(reduction, normalizer)
     weighted, weights = weigh(losses, sample_weight, where=where)
     if reduction in (None, "none"):
         if axis_name is not None:
@@ -107,27 +107,7 @@ def reduce_loss(
     if normalizer is not None:
         amount = jnp.sum(_arguments.amounts("normalizer", normalizer), dtype=total.dtype)
     divisor = denominator(reduction, weights, kept, amount, axis_name)
-    return total if divisor is None else _ratio(total, divisor)
-
-
-def needs_mean(reduction: Reduction, normalizer: Values | None) -> None:
-    """A `normalizer` comes with a reduction that divides by a number of losses.
-
-    Args:
-      reduction: A name from the table.
-      normalizer: What takes the place of that number, or None.
-
-    Raises:
-      ValueError: It would have no effect.
-
-    Example:
-      >>> needs_mean("mean", 3.0)
-    """
-    if normalizer is not None and reduction not in ("sum_over_batch_size", "mean"):
-        raise ValueError(
-            '`normalizer` must be None unless `reduction` is "sum_over_batch_size" or "mean", '
-            f"got {reduction!r}."
-        )
+    return total if divisor is None else ratio(total, divisor)
 
 
 def denominator(
@@ -307,24 +287,20 @@ def broadcast_weight(x: Values, losses: jax.Array | jax.ShapeDtypeStruct) -> jax
     return jnp.broadcast_to(x.astype(losses.dtype).reshape(shape), losses.shape)
 
 
-def inverse(divisor: jax.Array) -> jax.Array:
-    """``1 / divisor``, and 0 where nothing was counted.
+def ratio(total: jax.Array, count: jax.Array) -> jax.Array:
+    """``total / count``, and 0 where nothing was counted.
 
     Args:
-      divisor: Any number.
+      total: A sum.
+      count: Of what.
 
     Returns:
-      Its inverse or 0.
+      Their ratio.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> print(inverse(jnp.array([0.0, 4.0])))
+      >>> print(ratio(jnp.ones(2), jnp.array([0.0, 4.0])))
       [0.   0.25]
     """
-    return _ratio(jnp.ones_like(divisor), divisor)
-
-
-def _ratio(total: jax.Array, count: jax.Array) -> jax.Array:
-    """``total / count``, and 0 where nothing was counted."""
     none = count == 0
     return jnp.where(none, 0, total / jnp.where(none, 1, count))

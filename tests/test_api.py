@@ -36,9 +36,16 @@ LOSSES = {
         "ignore_index=None, axis_name=None)"
     ),
     "linear_softmax_focal_loss": (
-        "(inputs, kernel, labels, *, bias=None, sample_weight=None, reduction='mean', gamma=2.0, term=None, "
-        "alpha=None, label_smoothing=0.0, ignore_index=None, logit_soft_cap=None, z_loss=0.0, strategy=None, "
-        "chunk=None, precision=None, axis_name=None)"
+        "(inputs, kernel, labels, *, bias=None, sample_weight=None, reduction='mean', normalizer=None, "
+        "gamma=2.0, term=None, alpha=None, label_smoothing=0.0, label_weights=None, where=None, "
+        "ignore_index=None, logit_soft_cap=None, z_loss=0.0, strategy=None, chunk=None, precision=None, "
+        "axis_name=None, batch_axis_name=None, has_aux=False)"
+    ),
+    "linear_sigmoid_focal_loss": (
+        "(inputs, kernel, labels, *, bias=None, sample_weight=None, reduction='mean', normalizer=None, "
+        "gamma=2.0, term=None, alpha=None, label_smoothing=0.0, where=None, ignore_index=None, "
+        "logit_soft_cap=None, strategy=None, chunk=None, precision=None, axis_name=None, "
+        "batch_axis_name=None)"
     ),
 }
 CROSSENTROPIES = {
@@ -161,7 +168,7 @@ def sections(docstring: str) -> set[str]:
 
 
 def test_the_names_are_these():
-    assert set(focaljax.__all__) == {*FUNCTIONS, *OBJECTS, *ROOMS}
+    assert set(focaljax.__all__) == {*FUNCTIONS, *OBJECTS, *ROOMS, "LinearAux"}
     assert set(metrics.__all__) == {*OBJECTS, *CROSSENTROPIES, "MeanState"}
     states = {class_weights: {"CountState"}, calibration: {"CalibrationState", "Reliability"}}
     for room, names in states.items():

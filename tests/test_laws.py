@@ -27,7 +27,7 @@ from jax.sharding import PartitionSpec as P
 
 import focaljax
 from focaljax import _operands
-from focaljax._sigmoid import mixture
+from focaljax._sigmoid import independent
 from focaljax._softmax import cpu
 from focaljax._softmax.dense import dense
 from focaljax._softmax.indexed import indexed
@@ -669,6 +669,7 @@ def test_every_value_is_one_trace(label_smoothing):
     chex.clear_trace_counter()
     scores, labels = draw(DENSE)
     indices, answers = draw(INTEGER)[1], draw(SIGMOID)[1]
+    mixture = independent.OPERATIONS["mixture"]
     counted = {op: chex.assert_max_traces(op, n=1) for op in (dense, indexed, mixture)}
     words = _operands.Words("logits", "labels", "", "")
     for x in (1, 2.0, np.float32(0.5), np.float64(0.25), jnp.float32(1.5), jnp.asarray(2)):

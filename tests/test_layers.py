@@ -26,6 +26,7 @@ FLOORS = {
     "_streams": 4,
     "reductions": 3,
     "_operands": 3,
+    "_linear": 4,
     "calibration": 5,
     "class_weights": 5,
     "losses": 5,

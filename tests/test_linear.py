@@ -370,6 +370,153 @@ def test_the_value_alone_costs_one_matmul(strategy):
     assert str(jax.make_jaxpr(ours)(floats["inputs"], floats["kernel"])).count("dot_general[") == 1
 
 
+# What a trainer needs beside the loss.
+
+
+@pytest.mark.parametrize("options", ["plain", "smoothed", "capped", "all"])
+def test_classes_that_take_no_part_are_silent(strategy, options):
+    """A padded vocabulary: the numbers of the classes that take part, whatever the padding holds."""
+    floats, labels = batch()
+    labels = labels % 20
+    few = {name: x[..., :20] if x.shape[-1:] == (CLASSES,) else x for name, x in floats.items()}
+    bad = floats | {
+        "kernel": floats["kernel"].at[:, 20:].set(jnp.nan),
+        "bias": floats["bias"].at[20:].set(jnp.inf),
+    }
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, **OPTIONS[options])
+    found = everything(partial(ours, where=np.arange(CLASSES) < 20), bad, labels)
+    for name in ("kernel", "bias", "alpha"):
+        assert not np.any(found[name][..., 20:])
+        found[name] = found[name][..., :20]
+    assert_same(found, everything(ours, few, labels))
+
+
+def test_examples_that_do_not_count(strategy):
+    """They are in no sum and in no mean; those of weight 0 are in the number of examples."""
+    floats, labels = batch()
+    keep = np.arange(ROWS) % 3 > 0
+    bad = floats | {"inputs": jnp.where(keep[:, None], floats["inputs"], jnp.nan)}
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, where=keep[:, None])
+    found = everything(ours, bad, labels)
+    wanted = of_logits(floats | {"sample_weight": floats["sample_weight"] * keep}, labels)
+    share = np.float32(ROWS / keep.sum())
+    del found["sample_weight"], wanted["sample_weight"]
+    assert_same(found, {name: np.asarray(share * x, x.dtype) for name, x in wanted.items()})
+
+
+@pytest.mark.parametrize(
+    "reduction", ["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"]
+)
+@pytest.mark.parametrize("weights", [(), (4, 1), (1, 3), (4, 3), None], ids=str)
+def test_reductions_are_those_of_reduce_loss(reduction, weights, strategy):
+    rng = np.random.default_rng(0)
+    x, kernel = jnp.asarray(rng.normal(size=(4, 3, WIDTH))), jnp.asarray(rng.normal(size=(WIDTH, CLASSES)))
+    labels = jnp.asarray(rng.integers(0, CLASSES, (4, 3)))
+    weights = None if weights is None else jnp.asarray(rng.integers(0, 3, weights))
+    options = {"gamma": 1.0, "ignore_index": int(labels[1, 1])}
+    losses = focaljax.softmax_focal_loss_with_integer_labels(x @ kernel, labels, **options)
+    counts = labels != options["ignore_index"]
+    wanted = focaljax.reduce_loss(losses, weights, reduction, where=counts)
+    options |= {"sample_weight": weights, "reduction": reduction, "strategy": strategy, "chunk": 5}
+    found = linear_softmax_focal_loss(x, kernel, labels, **options)
+    tolerances.assert_close(found, np.asarray(wanted), rtol=tolerances.rtol("same"))
+
+
+def test_a_mean_by_a_normalizer(strategy):
+    """Microbatches add up: each divides by the number of all tokens."""
+    floats, labels = batch(rows=16)
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=3, ignore_index=3)
+    tokens = jnp.sum(labels != 3)
+
+    def part(i, floats):
+        some = {n: x[i : i + 8] if x.shape[:1] == (16,) else x for n, x in floats.items()}
+        return ours(some.pop("inputs"), some.pop("kernel"), labels[i : i + 8], normalizer=tokens, **some)
+
+    found = [jax.value_and_grad(partial(part, i))(floats) for i in (0, 8)]
+    loss, gradients = jax.tree.map(jnp.add, *found)
+    assert_same(gradients | {"loss": loss}, of_logits(floats, labels, ignore_index=3))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("reduction", ["mean", None])
+def test_soft_labels_of_few_classes(strategy, reduction, smoothing):
+    """Those of `softmax_focal_loss`, which takes one label per class; also by the weights of the labels."""
+    floats, _ = batch()
+    rng = np.random.default_rng(0)
+    indices = rng.integers(0, CLASSES, (ROWS, 4))
+    indices[0, 1] = indices[0, 0]  # both parts count
+    indices[1, 3] = -1
+    shares = rng.uniform(0, 1, (ROWS, 4)).astype("float32")
+    shares[1, 3] = 0
+
+    def dense(inputs, kernel, shares, *, bias, sample_weight, **options):
+        rows = jnp.arange(ROWS)[:, None]
+        labels = jnp.zeros((ROWS, CLASSES)).at[rows, jnp.maximum(indices, 0)].add(shares)
+        losses = focaljax.softmax_focal_loss(inputs @ kernel + bias, labels, **options)
+        return focaljax.reduce_loss(losses, sample_weight, reduction)
+
+    def ours(inputs, kernel, shares, **options):
+        return linear_softmax_focal_loss(
+            inputs,
+            kernel,
+            indices,
+            label_weights=shares,
+            reduction=reduction,
+            strategy=strategy,
+            chunk=6,
+            **options,
+        )
+
+    def found(loss):
+        def total(floats, shares):
+            given = dict(floats)
+            value = loss(given.pop("inputs"), given.pop("kernel"), shares, label_smoothing=smoothing, **given)
+            return jnp.sum(value if value.ndim == 0 else value * factors(value)), value
+
+        (by_floats, by_shares), value = jax.jit(jax.grad(total, (0, 1), has_aux=True))(floats, shares)
+        return by_floats | {"loss": value, "label_weights": by_shares[indices >= 0]}
+
+    assert_same(found(ours), found(dense))
+
+
+def test_a_soft_label_outside_the_classes_has_no_answer(strategy):
+    losses = linear_softmax_focal_loss(
+        jnp.ones((2, 3)),
+        jnp.ones((3, 5)),
+        jnp.array([[0, 7], [1, -1]]),
+        label_weights=[[0.5, 0.5], [1.0, 0.0]],
+        reduction=None,
+        strategy=strategy,
+    )
+    np.testing.assert_array_equal(np.isnan(losses), [True, False])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing": 0.1}, {"where": np.arange(CLASSES) != 5}], ids=str
+)
+@pytest.mark.parametrize("reduction", ["mean", None])
+def test_accuracy_and_logsumexp_come_beside_the_loss(strategy, reduction, options):
+    floats, labels = batch()
+    labels = jnp.where(labels == 5, 6, labels)
+    x, kernel = floats["inputs"], floats["kernel"]
+    z = jnp.where(options.get("where", True), x @ kernel, -jnp.inf)
+    labels = labels.at[::2].set(jnp.argmax(z, 1)[::2])
+    call = partial(linear_softmax_focal_loss, ignore_index=3, strategy=strategy, chunk=4, reduction=reduction)
+    call = partial(call, labels=labels, **options)
+
+    def total(x):
+        loss, aux = call(x, kernel, has_aux=True)
+        return jnp.sum(loss), (loss, aux)
+
+    gradient, (loss, aux) = jax.jit(jax.grad(total, has_aux=True))(x)
+    np.testing.assert_array_equal(loss, jax.jit(call)(x, kernel))
+    np.testing.assert_array_equal(gradient, jax.jit(jax.grad(lambda x: jnp.sum(call(x, kernel))))(x))
+    counts = labels != 3
+    np.testing.assert_array_equal(aux.correct, (jnp.argmax(z, 1) == labels) & counts)
+    wanted = np.where(counts, jax.nn.logsumexp(z, 1), 0)
+    np.testing.assert_allclose(aux.logsumexp, wanted, rtol=tolerances.rtol("same"))
+
+
 # Which strategy and which chunk.
 
 
@@ -479,6 +626,17 @@ WRONG = {
     "ignore_index": ({"ignore_index": 1.0}, TypeError, "`ignore_index` must be an int or None"),
     "precision": ({"precision": 3}, TypeError, "`precision` must be a JAX matmul precision"),
     "axis_name": ({"axis_name": "model"}, ValueError, "`axis_name` must name mesh axes that shard `kernel`"),
+    "label_weights of another shape": (
+        {"label_weights": jnp.ones((2, 2))},
+        ValueError,
+        r"`label_weights` and `labels` must have one shape, \(2, 'L'\).* got \(2, 2\) and \(2,\)",
+    ),
+    "negative label_weights": (
+        {"labels": [[0], [1]], "label_weights": [[-1.0], [1.0]]},
+        ValueError,
+        "`label_weights` must be at least 0",
+    ),
+    "has_aux": ({"has_aux": 1}, TypeError, "`has_aux` must be a bool"),
 }
 
 

@@ -111,7 +111,7 @@ def _layer(given):
     _arguments.choice("reduction", given.reduction, Reduction)
     _arguments.choice("strategy", given.strategy, Strategy)
     _arguments.summed_axis(given.batch_axis_name, "batch_axis_name")
-    reductions.needs_mean(given.reduction, given.normalizer)
+    _arguments.needs_mean(given.reduction, given.normalizer)
     return _arguments.layer(given.inputs, given.kernel, given.bias, given.axis_name)
 
 
@@ -189,7 +189,8 @@ def _loss(operands, *, how, static):
     divisor = reductions.denominator(
         static.reduction, weight, None if every else counts, operands.normalizer, static.batch
     )
-    scale = jnp.ones((), dtype) if divisor is None else reductions.inverse(divisor)
+    one = jnp.ones((), dtype)
+    scale = one if divisor is None else reductions.ratio(one, divisor)
     early, late = (1, scale) if x.dtype == jnp.float16 else (scale, 1)  # small gradients would be lost there
     weight = weight * early
 

@@ -26,7 +26,7 @@ class Limits(NamedTuple):
 # room. A sigmoid has three matmuls in both, and by classes no such sum. On a mesh it is always rows: chunks
 # of sharded classes each sum their gradient by the inputs over the devices, chunks of rows have rows of it.
 SOFTMAX = Limits(rows=2**29, classes=2**25, prefers_classes=False)
-SIGMOID = Limits(rows=2**29, classes=2**27, prefers_classes=True)
+SIGMOID = Limits(rows=2**29, classes=2**25, prefers_classes=True)
 
 
 def plan(layer: Layer, strategy: str | None, chunk: int | None, limits: Limits) -> tuple[Any, int]:

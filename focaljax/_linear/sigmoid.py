@@ -10,12 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from focaljax import _entries, _sharding, _sigmoid
+from focaljax import _entries, _sharding
 from focaljax._exact import wide
 from focaljax._linear import by_rows, chunks, layer
 from focaljax._linear.chunks import zeros
 from focaljax._linear.form import form
 from focaljax._linear.layer import Classes, Fixed, Head, How, Rows
+from focaljax._sigmoid import independent
+
+FEW = 4  # labels: comparing with so many costs less than to store what was found
 
 
 def of_rows(reading: str, z: jax.Array, fixed: Fixed, rows: Rows, classes: Classes, how: How) -> tuple:
@@ -27,22 +30,36 @@ def of_rows(reading: str, z: jax.Array, fixed: Fixed, rows: Rows, classes: Class
 
 def _of_chunk(reading, z, fixed, rows, classes):
     """The sum over some classes, from the first of which the labels count."""
-    read, own = _sigmoid.READINGS[reading], _entries.is_any_class(fixed.labels, z.shape, 1)
-    yes = own.astype(rows.weight.dtype)
+    read, yes = independent.READINGS[reading], _positives(fixed.labels, z.shape).astype(rows.weight.dtype)
     kept = None if fixed.kept is None else fixed.kept[None, :]
 
     def asked(rows, classes):
         alpha = None if classes.alpha is None else rows.alpha[:, None] + classes.alpha[None, :]
         term = jax.tree.map(lambda r, c: r[:, None] + c[None, :], rows.term, classes.term)
-        return _sigmoid.asked(yes, kept, rows.weight[:, None], term, alpha, classes.smoothing, reading)
+        return independent.asked(yes, kept, rows.weight[:, None], term, alpha, classes.smoothing, reading)
 
     answers, unfold = jax.vjp(asked, rows, classes)
 
     def pull_back(ct):
-        dz, d_answers = _sigmoid.gradients(read, z, answers, jnp.broadcast_to(ct[:, None], z.shape))
+        dz, d_answers = independent.gradients(read, z, answers, jnp.broadcast_to(ct[:, None], z.shape))
         return dz, *unfold(d_answers)
 
-    return jnp.sum(_sigmoid.losses(read, z, answers), 1), pull_back
+    return jnp.sum(independent.losses(read, z, answers), 1), pull_back
+
+
+def _positives(labels, shape):
+    """Which classes of a chunk are labels; comparisons only with as many as a row has in it."""
+    if labels.shape[1] <= FEW:
+        return _entries.is_any_class(labels, shape, 1)
+    here = (labels >= 0) & (labels < shape[1])
+    rank = jnp.cumsum(here, 1)
+
+    def add(k, found):
+        label = jnp.sum(jnp.where(here & (rank == k + 1), labels + 1, 0), 1) - 1
+        return found | _entries.is_class(label, shape, 1)
+
+    nothing = _entries.is_class(jnp.full_like(labels[:, 0], -1), shape, 1)
+    return jax.lax.fori_loop(0, jnp.max(rank[:, -1], initial=0), add, nothing)
 
 
 def losses(

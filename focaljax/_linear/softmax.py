@@ -25,6 +25,12 @@ class LinearAux(NamedTuple):
       correct: Whether no class has a higher logit than the label; of a soft label, than its first class.
         False where an example does not count.
       logsumexp: That of the logits, floating; 0 where an example does not count.
+
+    Example:
+      >>> from focaljax import linear_softmax_focal_loss
+      >>> inputs, kernel, labels = jnp.eye(2), jnp.array([[2.0, 1.0], [2.0, 1.0]]), jnp.array([0, 1])
+      >>> print(linear_softmax_focal_loss(inputs, kernel, labels, has_aux=True)[1].correct)
+      [ True False]
     """
 
     correct: jax.Array

@@ -1,0 +1,390 @@
+"""Linear + sigmoid focal loss: a matmul and the loss of its logits, without them, in each form."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+import tolerances
+from test_linear import STRATEGIES, assert_same, factors, operands, program
+
+from focaljax import linear_sigmoid_focal_loss, reduce_loss, sigmoid_focal_loss_with_integer_labels
+from focaljax.terms import Asymmetric, Detached, Focal, Poly
+
+ROWS, WIDTH, CLASSES, LABELS = 11, 5, 29, 7
+FLOATS = ("inputs", "kernel", "bias", "sample_weight", "alpha", "gamma")
+OPTIONS = {
+    "plain": {},
+    "smoothed": {"label_smoothing": 0.1},
+    "capped": {"logit_soft_cap": 2.0},
+    "ignored": {"ignore_index": 3},
+    "classes that take part": {"where": np.arange(CLASSES) % 5 > 0},
+    "examples that count": {"where": np.arange(ROWS)[:, None] % 3 > 0},
+    "all": {
+        "label_smoothing": 0.1,
+        "logit_soft_cap": 2.0,
+        "ignore_index": -7,
+        "where": np.arange(CLASSES) < 26,
+    },
+}
+
+
+@pytest.fixture(params=STRATEGIES)
+def strategy(request) -> str:
+    return request.param
+
+
+def batch(dtype="float32", rows=ROWS, width=WIDTH, classes=CLASSES, labels=LABELS, **shapes):
+    """Everything that may be differentiated; and lists of labels, some named twice, some outside."""
+    rng = np.random.default_rng(1)
+    lists = rng.integers(-2, classes + 2, (rows, labels))
+    lists[:, 1:3] = lists[:, :1]
+    lists[0], lists[1, 0], lists[2, -1] = -1, 3, -7
+    arrays = {
+        "inputs": rng.normal(size=(rows, width)),
+        "kernel": 2 * rng.normal(size=(width, classes)) / np.sqrt(width),
+        "bias": rng.normal(size=classes),
+        "sample_weight": rng.uniform(0.5, 2.0, rows),
+        "alpha": rng.uniform(0.1, 0.9, shapes.get("alpha", (classes,))),
+        "gamma": rng.uniform(0.5, 2.5, shapes.get("gamma", ())),
+    }
+    floats = {name: jnp.asarray(x, dtype if name in FLOATS[:3] else "float32") for name, x in arrays.items()}
+    return floats, jnp.asarray(lists, jnp.int32)
+
+
+def plain(
+    inputs, kernel, labels, *, bias, sample_weight, reduction="mean", normalizer=None, cap=None, **options
+):
+    """From logits: each example has the sum over its classes."""
+    z = jnp.matmul(inputs, kernel, preferred_element_type=jnp.float32) + bias.astype(jnp.float32)[None, :]
+    z = z if cap is None else cap * jnp.tanh(z / cap)
+    counts, where, ignored = jnp.ones(z.shape[0], bool), options.get("where"), options.get("ignore_index")
+    if where is not None and where.shape[-1] == 1:
+        counts = jnp.asarray(where[:, 0])
+    if where is not None and where.ndim == 1:
+        options["where"] = where[None, :]
+    if ignored is not None:
+        counts &= ~jnp.any(labels == ignored, 1)
+    losses = jnp.sum(sigmoid_focal_loss_with_integer_labels(z, labels, **options), -1)
+    return reduce_loss(losses, sample_weight, reduction, where=counts, normalizer=normalizer)
+
+
+def both(options, **given):
+    """The same options for the plain loss and for ours."""
+    theirs = dict(options)
+    return program(
+        partial(plain, cap=theirs.pop("logit_soft_cap", None), **given), **theirs
+    ), lambda strategy, chunk=4: program(
+        partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=chunk, **given), **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "reduction"),
+    [(options, "mean") for options in OPTIONS]
+    + [("all", reduction) for reduction in ("sum", "mean_with_sample_weight", None)]
+    + [("plain", None)],
+)
+def test_value_and_every_gradient_are_those_of_the_logits(options, reduction):
+    floats, labels = batch()
+    theirs, ours = both(OPTIONS[options], reduction=reduction)
+    wanted = theirs(floats, labels)
+    for strategy in STRATEGIES:
+        assert_same(ours(strategy)(floats, labels), wanted)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "gamma"), [((), (CLASSES,)), ((ROWS, 1), (1, CLASSES)), ((CLASSES,), (ROWS, 1))], ids=str
+)
+def test_options_of_every_shape(alpha, gamma):
+    floats, labels = batch(alpha=alpha, gamma=gamma)
+    theirs, ours = both({"label_smoothing": 0.1})
+    wanted = theirs(floats, labels)
+    for strategy in STRATEGIES:
+        assert_same(ours(strategy)(floats, labels), wanted)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "term",
+    [Poly(1.5, 0.5), Asymmetric(1.0, 2.0, np.linspace(0, 0.2, CLASSES)), Detached(Focal(2.0))],
+    ids=lambda term: type(term).__name__,
+)
+def test_every_term(term, smoothing):
+    floats, labels = batch()
+    del floats["gamma"]
+    theirs, ours = both({"label_smoothing": smoothing, "term": term})
+    wanted = theirs(floats, labels)
+    for strategy in STRATEGIES:
+        assert_same(ours(strategy)(floats, labels), wanted)
+
+
+def test_options_of_a_term_are_learned(strategy):
+    floats, labels = batch()
+    loss = partial(linear_sigmoid_focal_loss, floats["inputs"], floats["kernel"], labels)
+
+    def of(options, call):
+        return call(term=Asymmetric(options["yes"], options["no"], options["margin"]))
+
+    def by_logits(**options):
+        return plain(
+            floats["inputs"],
+            floats["kernel"],
+            labels,
+            bias=jnp.zeros(CLASSES),
+            sample_weight=None,
+            **options,
+        )
+
+    options = {"yes": jnp.float32(1.0), "no": jnp.full((CLASSES,), 2.0), "margin": jnp.full((ROWS, 1), 0.1)}
+    found = jax.jit(jax.grad(partial(of, call=partial(loss, strategy=strategy, chunk=4))))(options)
+    assert_same(found, jax.jit(jax.grad(partial(of, call=by_logits)))(options))
+
+
+def test_any_chunk_gives_the_same(strategy):
+    floats, labels = batch()
+    theirs, ours = both({})
+    wanted = theirs(floats, labels)
+    for chunk in (1, 10, 28, 100, None):
+        assert_same(ours(strategy, chunk)(floats, labels), wanted)
+
+
+@pytest.mark.parametrize("labels", [0, 1, 4, 5, 40])
+def test_lists_of_any_length(labels, strategy):
+    """Few labels are compared with every class, many only in their chunk."""
+    floats, lists = batch(labels=max(labels, 3))
+    lists = jnp.asarray(np.random.default_rng(0).integers(-1, CLASSES + 1, (ROWS, labels)), jnp.int32)
+    theirs, ours = both({})
+    assert_same(ours(strategy, 6)(floats, lists), theirs(floats, lists))
+
+
+def test_one_label_per_example(strategy):
+    floats, lists = batch()
+    ours = partial(linear_sigmoid_focal_loss, floats["inputs"], floats["kernel"], strategy=strategy, chunk=4)
+    assert ours(lists[:, 0]) == ours(lists[:, :1]) == ours(lists[:, :3])  # the same label three times
+
+
+def test_the_mean_by_positives(strategy):
+    floats, labels = batch()
+    positive = (labels >= 0) & (labels < CLASSES)
+    theirs, ours = both({"ignore_index": 3}, normalizer=positive)
+    assert_same(ours(strategy)(floats, labels), theirs(floats, labels))
+
+
+@pytest.mark.parametrize("reduction", ["mean", None])
+def test_bfloat16_is_as_accurate_as_its_matmuls(strategy, reduction):
+    """Compared with the logits of the same numbers in float32; each matmul rounds its operands."""
+    floats, labels = batch("bfloat16", rows=64, width=32)
+    theirs, ours = both({}, reduction=reduction)
+    found = ours(strategy, 16)(floats, labels)
+    assert found["loss"].dtype == jnp.float32
+    assert all(found[name].dtype == floats[name].dtype for name in floats)
+    wanted = theirs(jax.tree.map(jnp.float32, floats), labels)
+    assert_same(jax.tree.map(jnp.float32, found), wanted, 2 * tolerances.eps("bfloat16"))
+
+
+def test_float16_keeps_small_gradients(strategy):
+    """A loss scale lifts them before they are float16, not after."""
+    floats, labels = batch("float16", rows=64, width=32)
+    floats["sample_weight"] = 1e-4 * floats["sample_weight"]
+    scale = 2.0**14
+
+    def scaled(loss, *arguments, **options):
+        return scale * loss(*arguments, **options)
+
+    ours = partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=16)
+    found = program(partial(scaled, ours))(floats, labels)
+    wanted = program(partial(scaled, plain))(jax.tree.map(jnp.float32, floats), labels)
+    for name in ("kernel", "inputs"):
+        truth = np.asarray(wanted[name], np.float64)
+        tolerances.assert_close(found[name], truth, rtol=0.05, scale=np.max(np.abs(truth)), label=name)
+
+
+@pytest.mark.parametrize("reduction", ["mean", None])
+def test_second_derivatives(reduction, strategy):
+    floats, labels = batch()
+    push = jax.tree.map(jnp.cos, floats)
+
+    def products(loss, floats, push):
+        def gradient(floats):
+            def total(floats):
+                given = dict(floats)
+                found = loss(given.pop("inputs"), given.pop("kernel"), labels, reduction=reduction, **given)
+                return jnp.sum(found if found.ndim == 0 else found * factors(found))
+
+            return jax.grad(total)(floats)
+
+        forward = jax.jvp(gradient, (floats,), (push,))[1]
+        reverse = jax.grad(lambda f: sum(jnp.vdot(gradient(f)[name], push[name]) for name in f))(floats)
+        return {f"forward {name}": x for name, x in forward.items()} | reverse
+
+    wanted = jax.jit(partial(products, plain))(floats, push)
+    ours = partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=5)
+    assert_same(jax.jit(partial(products, ours))(floats, push), wanted, tolerances.rtol("hessian"))
+
+
+@pytest.mark.parametrize("reduction", ["sum", None])
+def test_what_takes_no_part_is_silent(strategy, reduction):
+    """NaN and infinity of masked classes, ignored examples and examples of weight 0 change nothing."""
+    floats, labels = batch()
+    floats["sample_weight"] = floats["sample_weight"].at[5].set(0)
+    labels = labels.at[4, 0].set(-5)
+    bad = floats | {
+        "inputs": floats["inputs"].at[4].set(jnp.nan).at[5, 1].set(jnp.inf),
+        "kernel": floats["kernel"].at[:, 20].set(jnp.nan),
+        "bias": floats["bias"].at[20].set(jnp.inf),
+    }
+    options = {"ignore_index": -5, "where": np.arange(CLASSES) != 20, "logit_soft_cap": 3.0}
+    ours = both(options, reduction=reduction)[1](strategy)
+    found, wanted = ours(bad, labels), ours(floats, labels)
+    del found["sample_weight"], wanted["sample_weight"]  # the derivative by a weight of 0 is the loss
+    for name, truth in wanted.items():
+        assert np.all(np.isfinite(truth))
+        np.testing.assert_allclose(found[name], truth, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+def test_no_gradient_is_dead(gamma, strategy):
+    """322 logits within +-40, each a class of its own, positive and negative: all exact, none 0."""
+    z = np.float32(np.linspace(-40, 40, 161))
+    logits, hard = np.tile(z, 2), np.repeat([1.0, 0.0], 161)
+    truth = oracle.sigmoid_focal(logits, hard, gamma)
+    loss = partial(
+        linear_sigmoid_focal_loss,
+        jnp.ones((1, 1)),
+        labels=jnp.arange(161)[None, :],
+        gamma=gamma,
+        reduction="sum",
+        strategy=strategy,
+        chunk=100,
+    )
+    gradient = np.asarray(jax.jit(jax.grad(loss))(jnp.asarray(logits)[None, :]))[0]
+    assert np.all(gradient != 0)
+    tolerances.assert_close(
+        gradient, truth.gradient, rtol=tolerances.rtol("gradient", gamma), tiny=tolerances.flush()
+    )
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_the_closed_form_at_logits_of_0(gamma, balanced, strategy):
+    """RecML's case, whose mean is over classes too: (1/2)^gamma log 2, weighed by 1 - alpha and one alpha."""
+    classes, alpha = 128, 0.25
+    labels = jnp.tile(jnp.array([[5, 5, -1, classes]]), (2, 8, 1))
+    loss = linear_sigmoid_focal_loss(
+        jnp.zeros((2, 8, 16)),
+        jnp.ones((16, classes)),
+        labels,
+        gamma=gamma,
+        alpha=alpha if balanced else None,
+        strategy=strategy,
+        chunk=64,
+    )
+    wanted = 0.5**gamma * np.log(2) * ((alpha + (classes - 1) * (1 - alpha)) / classes if balanced else 1)
+    np.testing.assert_allclose(loss / classes, wanted, rtol=tolerances.rtol("value"))
+
+
+def test_matmuls_and_what_is_stored(strategy):
+    """The value costs one matmul, with its gradient three; by classes no sum of the kernel's size is wide."""
+    n, d, c = 64, 16, 512
+    x, kernel, labels = (
+        jax.ShapeDtypeStruct(s, t) for s, t in (((n, d), "bfloat16"), ((d, c), "bfloat16"), ((n, 9), "int32"))
+    )
+    loss = partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=32)
+    value = str(jax.make_jaxpr(loss)(x, kernel, labels))
+    text = str(jax.make_jaxpr(jax.value_and_grad(loss, (0, 1)))(x, kernel, labels))
+    assert (value.count("dot_general["), text.count("dot_general[")) == (1, 3)
+    assert f"f32[{n},{c}]" not in text and f"bool[{n},{c}]" not in text
+    sums = text.count(f"f32[{d},{c}]")
+    assert (sums > 0) == (strategy == "rows")
+
+
+@pytest.mark.parametrize(
+    ("shape", "chosen"), {(64, 16, 512): "classes", (4096, 512, 131_072): "classes"}.items(), ids=str
+)
+def test_what_is_chunked(shape, chosen):
+    def text(**options):
+        loss = partial(linear_sigmoid_focal_loss, **options)
+        return str(jax.make_jaxpr(jax.value_and_grad(loss, (0, 1)))(*operands(shape)))
+
+    assert text() == text(strategy=chosen) != text(strategy="rows")
+
+
+def test_a_million_classes_fit_in_4_gb():
+    """With lists of 20; kernel and gradient take 2.1 GB of it."""
+    x, kernel, labels = operands((8192, 256, 1_048_576))
+    labels = jax.ShapeDtypeStruct((8192, 20), "int32")
+    loss = jax.value_and_grad(linear_sigmoid_focal_loss, (0, 1))
+    memory = jax.jit(loss).lower(x, kernel, labels).compile().memory_analysis()
+    assert memory is not None
+    parts = (memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes)
+    assert sum(parts) <= 2.5e9  # Python and JAX themselves take 0.3 GB
+
+
+def test_a_scheduled_gamma_is_one_trace(strategy):
+    floats, labels = batch()
+    traces = []
+
+    @jax.jit
+    def loss(gamma):
+        traces.append(gamma)
+        return linear_sigmoid_focal_loss(
+            floats["inputs"], floats["kernel"], labels, gamma=gamma, strategy=strategy, chunk=4
+        )
+
+    assert len({float(loss(jnp.float32(gamma))) for gamma in (0.0, 1.0, 2.0)}) == 3
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("symbols", ["n", "c"])
+def test_a_program_is_exported_for_shapes_to_come(symbols):
+    floats, labels = batch()
+    sizes = dict(zip(symbols.split(", "), jax.export.symbolic_shape(symbols), strict=True))
+    n, c = sizes.get("n", ROWS), sizes.get("c", CLASSES)
+    shapes = {
+        "inputs": (n, WIDTH), "kernel": (WIDTH, c), "bias": (c,),
+        "sample_weight": (n,), "alpha": (c,), "gamma": (),
+    }  # fmt: skip
+    given = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    theirs, _ = both({})
+    ours = program(linear_sigmoid_focal_loss)
+    exported = jax.export.export(ours)(given, jax.ShapeDtypeStruct((n, LABELS), "int32"))
+    assert_same(exported.call(floats, labels), theirs(floats, labels))
+
+
+WRONG = {
+    "floating labels": ({"labels": jnp.zeros(2)}, TypeError, "`labels` must be integer class indices"),
+    "labels of another shape": (
+        {"labels": jnp.zeros((3, 4), jnp.int32)},
+        ValueError,
+        r"`labels` must have shape \(2,\), that of `inputs` without axis 1, or .* got \(3, 4\)",
+    ),
+    "alpha above 1": ({"alpha": 2.0}, ValueError, r"`alpha` must be in \[0, 1\], got 2"),
+    "mask of logits": (
+        {"where": jnp.ones((2, 5), bool)},
+        ValueError,
+        r"`where` must have one entry per class, \[5\], or per example, \(2, 1\); got \(2, 5\)",
+    ),
+    "floating mask": ({"where": jnp.ones(5)}, TypeError, "`where` must be boolean, got float32"),
+    "normalizer of a sum": (
+        {"normalizer": 3.0, "reduction": "sum"},
+        ValueError,
+        "`normalizer` must be None unless",
+    ),
+    "batch_axis_name": (
+        {"batch_axis_name": "data"},
+        ValueError,
+        "`batch_axis_name` must name an axis of `jax.shard_map`",
+    ),
+    "reduction": ({"reduction": "average"}, ValueError, "`reduction` must be one of"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_arguments_are_named(case):
+    changed, error, message = WRONG[case]
+    given = {"inputs": jnp.zeros((2, 3)), "kernel": jnp.zeros((3, 5)), "labels": jnp.zeros(2, jnp.int32)}
+    with pytest.raises(error, match=message):
+        linear_sigmoid_focal_loss(**(given | changed))
