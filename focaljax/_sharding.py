@@ -5,10 +5,13 @@ where a device has all of them. What is exchanged is a few numbers per row, neve
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
 AxisName = str | tuple[str, ...]
 
@@ -34,6 +37,25 @@ def parts(x: jax.Array) -> int:
 def names(name: AxisName | None) -> tuple[str, ...]:
     """The single axes."""
     return name if isinstance(name, tuple) else () if name is None else (name,)
+
+
+def mesh_of(operands: Any) -> Any:
+    """The mesh that holds the operands, or the one that is set."""
+    meshes = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(operands))
+    return next((mesh for mesh in meshes if not mesh.empty), jax.sharding.get_abstract_mesh())
+
+
+def automatic(function: Callable[[Any], Any], operands: Any, out: Any) -> Any:
+    """``function(operands)``, its places on an Explicit mesh left to the compiler; the results lie at `out`.
+
+    For what has no one place by its type: chunks of sharded axes, sums by group, rows that are flattened.
+    """
+    mesh = mesh_of(operands)
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    explicit = tuple(name for name, kind in kinds if kind == AxisType.Explicit)
+    if explicit:
+        function = jax.sharding.auto_axes(function, axes=explicit, out_sharding=out)
+    return function(operands)
 
 
 def shards(name: AxisName | None) -> int:

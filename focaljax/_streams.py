@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from focaljax import _arguments, _exact, _options
+from focaljax import _arguments, _exact, _options, _sharding
 from focaljax._sharding import AxisName
 
 State = TypeVar("State")
@@ -40,14 +40,19 @@ class Stream(Generic[State]):
         """`state`, known to be one of this object."""
         return _options.state(state, self._state, self._shape)
 
-    def init(self) -> State:
+    def init(self, axis_name: AxisName | None = None) -> State:
         """The state that has seen nothing, its fields in separate buffers: it can be donated.
+
+        Args:
+          axis_name: Mesh axis or axes of a `jax.shard_map` around the call over which the state will differ:
+            a state that is carried through `jax.lax.scan` there has one type from the start.
 
         Returns:
           Zeros in the dtype of the object.
 
         Raises:
-          ValueError: `dtype` is neither float32 nor, with `jax_enable_x64`, float64.
+          ValueError: `dtype` is neither float32 nor, with `jax_enable_x64`, float64; or `axis_name` names no
+            axis around the call.
 
         Example:
           >>> from focaljax.class_weights import ClassCounts
@@ -55,7 +60,9 @@ class Stream(Generic[State]):
           [0. 0.]
         """
         dtype = _arguments.sum_dtype("dtype", self.dtype)
-        return self._state(*(jnp.zeros(self._shape, dtype) for _ in fields(self._state)))
+        names = frozenset(_sharding.names(_arguments.summed_axis(axis_name)))
+        zeros = (jnp.zeros(self._shape, dtype) for _ in fields(self._state))
+        return self._state(*(_sharding.vary(x, names) for x in zeros))
 
     def merge(self, *states: State, axis_name: AxisName | None = None) -> State:
         """The state that has seen all that these have seen; without states, nothing.

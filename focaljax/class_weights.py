@@ -34,9 +34,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
-from focaljax import _arguments, _exact, _streams
+from focaljax import _arguments, _exact, _sharding, _streams
 from focaljax._arguments import Normalization, Values
 
 __all__ = ["ClassCounts", "CountState", "effective_number", "inverse_frequency"]
@@ -117,18 +118,24 @@ class ClassCounts(_streams.Stream[CountState]):
         if labels.size >= 2**31:
             raise ValueError(f"`labels` must be fewer than 2^31 in one update, got {labels.size}.")
         dtype, classes = state.count.dtype, self.num_classes
-        groups, known = labels.reshape(-1), (labels >= 0) & (labels < classes)
+        groups, known = labels, (labels >= 0) & (labels < classes)
         if ignored is not None:
             silent = labels == jnp.asarray(ignored, labels.dtype)
-            groups, known = jnp.where(silent.reshape(-1), classes, groups), known | silent
+            groups, known = jnp.where(silent, classes, groups), known | silent
         groups = jnp.where(groups < 0, classes, groups)  # an index below 0 would count from the end
-        if sample_weight is None:
-            zeros = jnp.zeros(classes, jnp.int32)
-            pair = _exact.counts(zeros.at[groups].add(1, mode="drop"), dtype)
-        else:
-            weights = _arguments.weights("sample_weight", sample_weight, labels.shape)
-            weights = lax.stop_gradient(weights).astype(dtype).reshape(-1)
-            pair = _exact.sum_by(weights, groups, classes)
+        weights = sample_weight
+        if weights is not None:
+            weights = _arguments.weights("sample_weight", weights, labels.shape)
+            weights = lax.stop_gradient(weights).astype(dtype)
+
+        def counted(operands):
+            groups, weights = operands
+            if weights is None:
+                zeros = jnp.zeros(classes, jnp.int32)
+                return _exact.counts(zeros.at[groups.reshape(-1)].add(1, mode="drop"), dtype)
+            return _exact.sum_by(weights.reshape(-1), groups.reshape(-1), classes)
+
+        pair = _sharding.automatic(counted, (groups, weights), PartitionSpec())
         lost = jnp.where(jnp.all(known), 0, jnp.nan).astype(dtype)
         return _streams.merge(state, CountState(pair[0] + lost, pair[1]))
 

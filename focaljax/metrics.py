@@ -47,6 +47,7 @@ from focaljax.crossentropy import (
 __all__ = [
     "BinaryFocalCrossentropy",
     "CategoricalFocalCrossentropy",
+    "Mean",
     "MeanState",
     "SparseCategoricalFocalCrossentropy",
     "binary_focal_crossentropy",
@@ -77,12 +78,45 @@ class MeanState:
     weight_compensation: jax.Array
 
 
-class _Mean(_streams.Stream[MeanState]):
-    """The methods of a streaming mean; a subclass names its function and the options of that."""
+class _OfLosses(_streams.Stream[MeanState]):
+    """What all means share."""
 
     _state = MeanState
-    _function: ClassVar[Callable[..., jax.Array]]
     dtype: DTypeLike | None = None
+
+    def _added(
+        self, state: MeanState, losses: jax.Array, sample_weight: Values | None, where: Values | None
+    ) -> MeanState:
+        losses = losses.astype(state.total.dtype)
+        weighted, weights = reductions.weigh(losses, sample_weight, where=where)
+        if sample_weight is None and where is None:
+            weight = _exact.count(losses.size, losses.dtype)
+        else:
+            weight = _exact.sum_all(weights)
+        return _streams.merge(state, MeanState(*_exact.sum_all(weighted), *weight))
+
+    def result(self, state: MeanState) -> jax.Array:
+        """The mean of what was seen.
+
+        Args:
+          state: What was seen.
+
+        Returns:
+          sum(w v) / sum(w) in the dtype of `state`, its relative error at most 3 u; 0 if sum(w) is 0.
+
+        Raises:
+          TypeError: The state is of another kind.
+          ValueError: The state has another shape.
+        """
+        state = self._own(state)
+        nothing = state.weight == 0
+        return jnp.where(nothing, 0, state.total / jnp.where(nothing, 1, state.weight))
+
+
+class _Mean(_OfLosses):
+    """The methods of a streaming mean; a subclass names its function and the options of that."""
+
+    _function: ClassVar[Callable[..., jax.Array]]
 
     def _options(self) -> dict[str, Any]:
         names = (field.name for field in fields(cast(Any, self)))
@@ -117,31 +151,58 @@ class _Mean(_streams.Stream[MeanState]):
         state = self._own(state)
         y_true, y_pred, sample_weight = _arguments.without_gradient(y_true, y_pred, sample_weight)
         losses, where = losses_of(type(self)._function, y_true, y_pred, where, self._options())
-        losses = losses.astype(state.total.dtype)
-        weighted, weights = reductions.weigh(losses, sample_weight, where=where)
-        if sample_weight is None and where is None:
-            weight = _exact.count(losses.size, losses.dtype)
-        else:
-            weight = _exact.sum_all(weights)
-        return _streams.merge(state, MeanState(*_exact.sum_all(weighted), *weight))
+        return self._added(state, losses, sample_weight, where)
 
-    def result(self, state: MeanState) -> jax.Array:
-        """The mean of what was seen.
+
+@dataclass(frozen=True)
+class Mean(_OfLosses):
+    """The stream's mean of losses that are there already, or of any other numbers.
+
+    Attributes:
+      name: A word for logs; it changes nothing.
+      dtype: "float32", "float64", or None for JAX' default.
+
+    Raises:
+      ValueError: `dtype` is no dtype of a float.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> metric = Mean()
+      >>> state = metric.update(metric.init(), jnp.array([1.0, 2.0]))
+      >>> state = metric.update(state, jnp.array([3.0, jnp.nan]), where=jnp.array([True, False]))
+      >>> f"{metric.result(state)}, {state.weight} examples"
+      '2.0, 3.0 examples'
+    """
+
+    name: str = "mean"
+    dtype: DTypeLike | None = None
+
+    def update(
+        self,
+        state: MeanState,
+        losses: Values,
+        sample_weight: Values | None = None,
+        *,
+        where: Values | None = None,
+    ) -> MeanState:
+        """The state that has also seen these losses.
 
         Args:
-          state: What was seen.
+          state: What was seen before.
+          losses: Floating, any shape.
+          sample_weight: Weights that broadcast to the losses as in :mod:`focaljax.reductions`.
+          where: Booleans that broadcast to the losses, True where one counts.
 
         Returns:
-          sum(w v) / sum(w) in the dtype of `state`, its relative error at most 3 u; 0 if sum(w)
-          is 0.
+          A state in the dtype of `state`.
 
         Raises:
-          TypeError: The state is of another kind.
-          ValueError: The state has another shape.
+          TypeError: An argument has the wrong dtype, or the state is of another kind.
+          ValueError: An argument has the wrong shape.
         """
         state = self._own(state)
-        nothing = state.weight == 0
-        return jnp.where(nothing, 0, state.total / jnp.where(nothing, 1, state.weight))
+        losses, sample_weight = _arguments.without_gradient(losses, sample_weight)
+        return self._added(state, _arguments.floating("losses", losses), sample_weight, where)
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,39 @@ In use::
     )
     metrics.update(logits=logits, labels=labels)
 
-Flax is imported when this module is, and not before. (`nnx.metrics.Average` of a batch's mean loss counts
-each batch as 1, however many examples it has; this one is the mean over the examples.)
+Flax is imported when this module is, and not before; `flax.serialization` then knows the states of all
+streams. (`nnx.metrics.Average` of a batch's mean loss counts each batch as 1, however many examples it has;
+this one is the mean over the examples.)
 """
 
+from dataclasses import fields
 from typing import Any
 
 import jax
-from flax import nnx
+from flax import nnx, serialization
 from jax.typing import ArrayLike
 
-from focaljax import reductions
+from focaljax import calibration, class_weights, metrics, reductions
 from focaljax._streams import Stream
 
 __all__ = ["Metric"]
+
+
+def _serialized(kind):
+    """Registers a class of states."""
+    names = [field.name for field in fields(kind)]
+
+    def restored(state, found):
+        del state
+        return kind(**found)
+
+    serialization.register_serialization_state(
+        kind, lambda state: {name: getattr(state, name) for name in names}, restored
+    )
+
+
+for kind in (metrics.MeanState, class_weights.CountState, calibration.CalibrationState):
+    _serialized(kind)
 
 
 class Metric(nnx.Metric):

@@ -74,7 +74,7 @@ OBJECTS = {  # the class of each function
 }
 LAST = {"BinaryFocalCrossentropy": ", ignore_class=None"}  # an option that Keras does not have comes last
 METRIC_METHODS = {
-    "init": "(self)",
+    "init": "(self, axis_name=None)",
     "update": "(self, state, y_true, y_pred, sample_weight=None)",
     "merge": "(self, *states, axis_name=None)",
     "result": "(self, state)",
@@ -112,6 +112,12 @@ ROOM_OBJECTS = {
         "ClassCounts": (
             "(num_classes, ignore_index=None, dtype=None)",
             METRIC_METHODS | {"update": "(self, state, labels, sample_weight=None)"},
+        ),
+    },
+    metrics: {
+        "Mean": (
+            "(name='mean', dtype=None)",
+            METRIC_METHODS | {"update": "(self, state, losses, sample_weight=None, *, where=None)"},
         ),
     },
     terms: {
@@ -169,7 +175,7 @@ def sections(docstring: str) -> set[str]:
 
 def test_the_names_are_these():
     assert set(focaljax.__all__) == {*FUNCTIONS, *OBJECTS, *ROOMS, "LinearAux"}
-    assert set(metrics.__all__) == {*OBJECTS, *CROSSENTROPIES, "MeanState"}
+    assert set(metrics.__all__) == {*OBJECTS, *CROSSENTROPIES, "Mean", "MeanState"}
     states = {class_weights: {"CountState"}, calibration: {"CalibrationState", "Reliability"}}
     for room, names in states.items():
         assert set(room.__all__) == {*ROOM_FUNCTIONS[room], *ROOM_OBJECTS[room], *names}

@@ -11,8 +11,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from test_linear import assert_same, batch, everything, of_logits
+from test_linear_sigmoid import batch as batch_of_lists
+from test_linear_sigmoid import plain as plain_sigmoid
 
-from focaljax import linear_softmax_focal_loss
+from focaljax import linear_sigmoid_focal_loss, linear_softmax_focal_loss
 
 pytest.importorskip("rich")
 
@@ -94,6 +96,86 @@ def test_classes_of_a_mesh_axis_in_shard_map(strategy, options, reduction, place
     else:
         loss, found = jax.jit(jax.value_and_grad(sharded(total, out_specs=P())))(floats, labels)
     assert_same(found | {"loss": loss}, wanted)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda x: x.name)
+@pytest.mark.parametrize(
+    ("options", "reduction"), [({}, None), ({"label_smoothing": 0.1, "logit_soft_cap": 2.0}, "mean")], ids=str
+)
+def test_a_sharded_sigmoid_loss_is_the_unsharded_one(strategy, options, reduction, kind):
+    """Lists of labels, with the examples and the classes on different axes."""
+    floats, labels = batch_of_lists(rows=16, width=6, classes=64)
+    cap = {"cap": options.get("logit_soft_cap"), "label_smoothing": options.get("label_smoothing", 0.0)}
+    wanted = everything(plain_sigmoid, floats, labels, reduction=reduction, **cap)
+    where = mesh(kind)
+    sharded = {name: jax.device_put(x, NamedSharding(where, SPECS[name])) for name, x in floats.items()}
+    with jax.set_mesh(where):
+        ours = partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=4)
+        lists = jax.device_put(labels, NamedSharding(where, P("data")))
+        found = everything(ours, sharded, lists, reduction=reduction, **options)
+    assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("place", ["inside", "outside"])
+@pytest.mark.parametrize("reduction", ["mean", "mean_with_sample_weight"])
+@pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
+def test_the_mean_of_a_mesh(strategy, sigmoid, reduction, place):
+    """Classes over one axis, examples over another: one call has the mean over all that count."""
+    floats, labels = (batch_of_lists if sigmoid else batch)(rows=16, classes=64)
+    counts = np.arange(16) % 3 > 0
+    options = {"where": counts[:, None], "reduction": reduction}
+    call = linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss
+    wanted = everything(call, floats, labels, **options)
+
+    def total(floats, labels, counts):
+        given = dict(floats)
+        layer = (given.pop("inputs"), given.pop("kernel"), labels)
+        names = {"axis_name": "model", "batch_axis_name": "data"}
+        options = {"where": counts, "reduction": reduction, "strategy": strategy, "chunk": 3}
+        return call(*layer, **given, **options, **names)
+
+    sharded = partial(jax.shard_map, mesh=mesh(), in_specs=(SPECS, P("data"), P("data")))
+    operands = (floats, labels, counts[:, None])
+    if place == "inside":
+        loss, found = jax.jit(sharded(jax.value_and_grad(total), out_specs=(P(), SPECS)))(*operands)
+    else:
+        loss, found = jax.jit(jax.value_and_grad(sharded(total, out_specs=P())))(*operands)
+    assert_same(found | {"loss": loss}, wanted)
+
+
+@pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
+def test_numbers_that_the_mesh_does_not_divide(strategy, sigmoid):
+    """Rows are filled up with ignored ones and classes with masked ones, whatever the filling holds."""
+    rows, classes, more_rows, more_classes = 13, 50, 16, 52
+    floats, labels = (batch_of_lists if sigmoid else batch)(rows=rows, classes=classes)
+    call = linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss
+    wanted = everything(call, floats, labels)
+    if not sigmoid:
+        assert int(labels.max()) < classes
+
+    def filled(x, last, value):
+        widths = [(0, 0)] * x.ndim
+        widths[-1 if last else 0] = (0, more_classes - classes if last else more_rows - rows)
+        return jnp.pad(x, widths, constant_values=value)
+
+    full = floats | {
+        "inputs": filled(floats["inputs"], False, jnp.nan),
+        "kernel": filled(floats["kernel"], True, jnp.nan),
+        "bias": filled(floats["bias"], True, jnp.nan),
+        "alpha": filled(floats["alpha"], True, 0.5),
+        "sample_weight": filled(floats["sample_weight"], False, 1.0),
+    }
+    where = mesh()
+    sharded = {name: jax.device_put(x, NamedSharding(where, SPECS[name])) for name, x in full.items()}
+    lists = jax.device_put(filled(labels, False, -100), NamedSharding(where, P("data")))
+    kept = jnp.arange(more_classes) < classes
+    ours = partial(call, where=kept, ignore_index=-100, strategy=strategy, chunk=4)
+    found = everything(ours, sharded, lists)
+    for name in ("inputs", "sample_weight"):
+        found[name] = found[name][:rows]
+    for name in ("kernel", "bias", "alpha"):
+        found[name] = found[name][..., :classes]
+    assert_same(found, wanted)
 
 
 def test_the_mean_over_examples_of_all_devices():

@@ -261,9 +261,9 @@ def test_no_gradient_is_dead(gamma, strategy):
         chunk=100,
     )
     gradient = np.asarray(jax.jit(jax.grad(loss))(jnp.asarray(logits)[None, :]))[0]
-    assert np.all(gradient != 0)
+    assert np.all((gradient != 0) | (np.abs(truth.grad) < tolerances.flush()))
     tolerances.assert_close(
-        gradient, truth.gradient, rtol=tolerances.rtol("gradient", gamma), tiny=tolerances.flush()
+        gradient, truth.grad, rtol=tolerances.rtol("gradient", gamma), tiny=tolerances.flush()
     )
 
 

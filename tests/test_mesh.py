@@ -186,6 +186,25 @@ def test_devices_exchange_rows_and_never_logits(mesh, loss, sharding):
     assert largest_collective(program.as_text()) <= 2 * rows
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(64, 4096), (64, 2**18), (8, 2**18), (16, 2**20)], ids=str)
+def test_few_rows_of_many_classes_stay_where_they_are(shape, smoothing):
+    """Each device has some rows, fewer than a block on one device holds: nothing at all is collected.
+
+    The mesh is not set: the compiler alone knows it.
+    """
+    place = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), P("data"))
+    logits = jax.ShapeDtypeStruct(shape, "float32", sharding=place)
+    labels = jax.ShapeDtypeStruct(shape[:1], "int32", sharding=place)
+
+    def mean(logits, labels):
+        loss = focaljax.softmax_focal_loss_with_integer_labels
+        return jnp.mean(loss(logits, labels, label_smoothing=smoothing))
+
+    both = jax.jit(jax.value_and_grad(mean), out_shardings=(None, place))
+    assert largest_collective(both.lower(logits, labels).compile().as_text()) <= 1  # the mean
+
+
 # Inside shard_map: `axis_name`.
 
 OPTIONS = {

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from focaljax import _arguments, _sharding, reductions
 from focaljax._arguments import Reduction, Strategy, Values
@@ -156,16 +156,9 @@ def _run(given, layer, operands, forms, limits, ignored, reading=None):
     how = How(size, cap, precision, layer.name, blocks, logs)
     reduction = None if given.reduction == "none" else given.reduction
     static = Static(forms[strategy], reduction, ignored, given.batch_axis_name, reading)
-    loss: Any = partial(_loss, how=how, static=static)
-    mesh = plan.mesh_of(operands)
-    explicit = tuple(
-        name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit
-    )
-    if explicit:  # chunks of sharded axes: where they lie is left to the compiler
-        of_rows = PartitionSpec(*jax.typeof(operands.labels).sharding.spec[: len(layer.logits.shape) - 1])
-        one = of_rows if reduction is None else PartitionSpec()
-        loss = jax.sharding.auto_axes(loss, axes=explicit, out_sharding=(one, of_rows))
-    return loss(operands)
+    of_rows = PartitionSpec(*jax.typeof(operands.labels).sharding.spec[: len(layer.logits.shape) - 1])
+    out = (of_rows if reduction is None else PartitionSpec(), of_rows)
+    return _sharding.automatic(partial(_loss, how=how, static=static), operands, out)
 
 
 @partial(jax.jit, static_argnames=("how", "static"), inline=True)
@@ -229,7 +222,7 @@ def _fixed(operands, everywhere, how, static):
     """Labels, classes that take part and their number; and the rows that count."""
     shape, classes = operands.inputs.shape[:-1], operands.kernel.shape[1]
     every = classes * _sharding.shards(how.name)
-    labels = operands.labels.reshape(-1, *operands.labels.shape[len(shape) :])
+    labels = operands.labels.reshape(math.prod(shape), *operands.labels.shape[len(shape) :])
     labels = _sharding.vary(labels, everywhere - frozenset(_sharding.names(how.name)))
     marked = labels != labels if static.ignored is None else labels == static.ignored
     counts = ~(marked if labels.ndim == 1 else jnp.any(marked, 1))

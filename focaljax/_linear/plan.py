@@ -3,9 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
-import jax
-
-from focaljax import _arguments
+from focaljax import _arguments, _sharding
 from focaljax._arguments import Layer
 
 LEAST = 512  # rows or classes of a chunk
@@ -59,11 +57,5 @@ def _even(size: Any, chunk: int) -> int:
 
 def devices(layer: Layer) -> int:
     """How many share the work: those of the mesh, where it is not `shard_map` that shares it."""
-    mesh = mesh_of(layer[:3])
+    mesh = _sharding.mesh_of(layer[:3])
     return math.prod(mesh.shape[name] for name in mesh.axis_names if name not in mesh.manual_axes)
-
-
-def mesh_of(operands: Any) -> Any:
-    """The mesh that holds the operands, or the one that is set."""
-    meshes = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(operands))
-    return next((mesh for mesh in meshes if not mesh.empty), jax.sharding.get_abstract_mesh())

@@ -41,7 +41,7 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Arra
         found = zip(_by_maximum(logits, labels, axis), sums, strict=True)
         return tuple(jnp.where(lost, new, old) for new, old in found)
 
-    top, rest = lax.cond(any_row(lost), again, lambda *sums: sums, *_normal(total))
+    top, rest = lax.cond(any_row(lost), again, lambda *sums: sums, *_normal(jnp.where(lost, 1, total)))
     return top, rest, target
 
 
@@ -136,14 +136,19 @@ def _in_blocks(reduce, axis, logits, *rows):
 
 
 def _blocks(logits, axis):
-    """The longest dimension of rows, and a divisor of it that makes blocks of about `BLOCK` entries."""
+    """The longest dimension of rows, and a divisor of it that makes blocks of about `BLOCK` entries.
+
+    On a mesh a block has a row of each device, or as many of each: else it would be collected.
+    """
     spec = jax.typeof(logits).sharding.spec  # of an explicit sharding, which a reshape must not split
     free = [i for i, name in enumerate(spec) if i != axis and name is None]
     if not free or not is_known(logits.shape):
         return axis, 1
     split = max(free, key=lambda i: logits.shape[i])
-    most = max(1, min(logits.size // BLOCK, logits.shape[split]))
-    return split, max(n for n in range(1, most + 1) if logits.shape[split] % n == 0)
+    size, parts = logits.shape[split], max(1, _sharding.parts(logits))
+    size = size // parts if size % parts == 0 else size
+    most = max(1, min(logits.size // BLOCK, size))
+    return split, max(n for n in range(1, most + 1) if size % n == 0)
 
 
 def _folded(x, dim, count):

@@ -146,7 +146,8 @@ def _numbers(z, peak):
     highest = z == top
     q = jnp.where(highest, excess / total, 1 - p)
     log_top = -jnp.log1p(excess)
-    log_rest = jnp.where(excess < 1, jnp.log(excess) + log_top, -jnp.log1p(1 / excess))
+    alone = excess < 1
+    log_rest = jnp.where(alone, jnp.log(excess) + log_top, -jnp.log1p(1 / jnp.where(alone, 1, excess)))
     log_q = jnp.where(highest, log_rest, jnp.log1p(-p))
     return _odds.complete(p, q, gap + (err + log_top), log_q)
 

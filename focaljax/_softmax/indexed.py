@@ -160,9 +160,21 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
     if few:
         spread = jnp.where(_entries.is_class(labels, z.shape, axis), slope, spread)
     else:
-        at = jnp.expand_dims(jnp.where(labels < 0, z.shape[axis], labels), axis)  # dropped, not from the end
-        spread = jnp.put_along_axis(spread, at, slope, axis, inplace=False, mode="drop")
+        spread = _put(spread, labels, jnp.squeeze(slope, axis), axis)
     return lax.cond(quiet, lambda x: jnp.where(silent, 0, x), lambda x: x, spread)
+
+
+def _put(x, labels, values, axis):
+    """`values` at the label of each row, nowhere for a label outside; rows of a mesh stay where they are."""
+    rows = tuple(i for i in range(x.ndim) if i != axis)
+    numbers = lax.ScatterDimensionNumbers(
+        update_window_dims=(),
+        inserted_window_dims=(axis,),
+        scatter_dims_to_operand_dims=(axis,),
+        operand_batching_dims=rows,
+        scatter_indices_batching_dims=tuple(range(labels.ndim)),
+    )
+    return lax.scatter(x, labels[..., None], values, numbers, unique_indices=True, mode="drop")
 
 
 def _scale(stats):

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from focaljax import _exact, _odds, _streams
+from focaljax import _exact, _odds, _sharding, _streams
 from focaljax._arguments import Values
-from focaljax.calibration._examples import examples
+from focaljax.calibration._examples import examples, flat
 
 
 @functools.partial(
@@ -107,14 +108,17 @@ class _CalibrationError(_streams.Stream[CalibrationState]):
         """
         state = self._own(state)
         names = ("y_pred", "y_true", "ignore_class")
-        p, y, weights, classes = examples(y_pred, y_true, sample_weight, self.ignore_class, self.axis, names)
-        if self._classes not in ((), (classes,)):
+        seen = examples(y_pred, y_true, sample_weight, self.ignore_class, self.axis, names)
+        if self._classes not in ((), (classes := seen.x.shape[-1],)):
             raise ValueError(f"`y_pred` must have {self._classes[0]} classes, got {classes}.")
         dtype = state.count.dtype
-        batch = _binned(
-            p.astype(dtype), y, weights.astype(dtype), self.bins, self.from_logits, not self._classes
-        )
-        return _streams.merge(state, batch)
+
+        def binned(seen):
+            x, labels, weights = flat(seen)
+            x, weights = x.astype(dtype), weights.astype(dtype)
+            return _binned(x, labels, weights, self.bins, self.from_logits, not self._classes)
+
+        return _streams.merge(state, _sharding.automatic(binned, seen, PartitionSpec()))
 
     def result(self, state: CalibrationState) -> jax.Array:
         """The calibration error of what was seen; of a class-wise one, the mean over the classes.

@@ -1,11 +1,21 @@
 """What a batch of examples becomes before it is counted: rows of classes, labels and weights."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from focaljax import _arguments, reductions
 from focaljax._arguments import Values
 from focaljax._exact import wide
+
+
+class Examples(NamedTuple):
+    """Of a batch."""
+
+    x: jax.Array  # [..., C], logits or probabilities
+    labels: jax.Array  # [...]
+    weights: jax.Array
 
 
 def examples(
@@ -15,8 +25,8 @@ def examples(
     ignored: int | None,
     axis: int,
     names: tuple[str, str, str],
-) -> tuple[jax.Array, jax.Array, jax.Array, int]:
-    """[N, C] logits or probabilities, [N] labels and [N] weights, NaN for a label outside; and C."""
+) -> Examples:
+    """Checked, the class axis last; the weight of a label outside is NaN."""
     name, labels_name, ignored_name = names
     x, labels, sample_weight = _arguments.without_gradient(x, labels, sample_weight)
     x, axis = _arguments.logits(name, x, axis)
@@ -26,10 +36,16 @@ def examples(
         labels_name, labels, x, name, axis, ignored, "jax.numpy.argmax", classes
     )
     x = jnp.moveaxis(x.astype(wide(x.dtype)), axis, -1)
-    where = reductions.counted(labels, ignored, x[..., 0])
-    _, weights = reductions.weigh(x[..., 0], sample_weight, where=where)
+    ones = jnp.where(False, labels, 1).astype(x.dtype)  # where the labels lie
+    counted = reductions.counted(labels, ignored, ones)
+    _, weights = reductions.weigh(ones, sample_weight, where=counted)
     outside = (labels < 0) | (labels >= classes)
-    counted = outside if where is None else outside & where
-    weights = jnp.where(counted, jnp.nan, weights)
-    labels = jnp.where(outside, 0, labels).astype(jnp.int32)
-    return x.reshape(-1, classes), labels.reshape(-1), weights.reshape(-1), classes
+    lost = outside if counted is None else outside & counted
+    weights = jnp.where(lost, jnp.nan, weights)
+    return Examples(x, jnp.where(outside, 0, labels).astype(jnp.int32), weights)
+
+
+def flat(examples: Examples) -> Examples:
+    """The same in one row."""
+    x, labels, weights = examples
+    return Examples(x.reshape(-1, x.shape[-1]), labels.reshape(-1), weights.reshape(-1))

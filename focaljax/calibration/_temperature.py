@@ -1,15 +1,17 @@
 """One temperature for all logits: a safeguarded Newton iteration on a convex mean."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from focaljax import _arguments, _odds, _sharding
 from focaljax._arguments import Values
 from focaljax._sharding import AxisName
-from focaljax.calibration._examples import examples
+from focaljax.calibration._examples import examples, flat
 
 
 def fit_temperature(
@@ -60,9 +62,16 @@ def fit_temperature(
     """
     low, high = _arguments.bounds("bounds", bounds)
     axis_name = _arguments.summed_axis(axis_name)
-    z, y, weights, _ = examples(
-        logits, labels, sample_weight, ignore_index, axis, ("logits", "labels", "ignore_index")
+    names = ("logits", "labels", "ignore_index")
+    seen = examples(logits, labels, sample_weight, ignore_index, axis, names)
+    return _sharding.automatic(
+        partial(_fitted, low=low, high=high, axis_name=axis_name), seen, PartitionSpec()
     )
+
+
+def _fitted(seen, *, low, high, axis_name):
+    """The temperature where the slope of the loss is 0."""
+    z, y, weights = flat(seen)
     # Every logit against the label's: NLL(b) = log sum_k exp(b d_k) with b = 1 / T.
     own = lax.broadcasted_iota(jnp.int32, z.shape, 1) == y[:, None]
     d = z - jnp.sum(jnp.where(own, z, 0), 1, keepdims=True)

@@ -1,0 +1,83 @@
+"""Healthy steps pass JAX' own checks: no NaN on the way, no division by 0, no index out of bounds."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+
+import focaljax
+from focaljax import linear_sigmoid_focal_loss, linear_softmax_focal_loss
+
+ROWS, CLASSES, WIDTH = 6, 5, 4
+RNG = np.random.default_rng(0)
+LOGITS = jnp.asarray(3 * RNG.normal(size=(ROWS, CLASSES)), "float32")
+KERNEL = jnp.asarray(RNG.normal(size=(WIDTH, CLASSES)), "float32")
+LABELS = jnp.array([0, 1, 1, 3, 4, -1])
+LISTS = jnp.array([[0, 1, -1], [3, 3, 3], [-1, -1, -1], [4, 0, 5], [1, 3, 4], [-7, -1, -1]])
+WHERE = np.arange(CLASSES) != 2
+SOFT = jax.nn.one_hot(LABELS, CLASSES)
+
+indexed = partial(focaljax.softmax_focal_loss_with_integer_labels, labels=LABELS, ignore_index=-1)
+CASES = {
+    "integer": indexed,
+    "integer, masked": partial(indexed, where=WHERE[None]),
+    "integer, masked and smoothed": partial(indexed, where=WHERE[None], label_smoothing=0.1),
+    "integer, alpha per class": partial(indexed, alpha=jnp.ones(CLASSES)),
+    "soft, masked": partial(focaljax.softmax_focal_loss, labels=SOFT, where=WHERE[None]),
+    "soft, smoothed": partial(focaljax.softmax_focal_loss, labels=SOFT, label_smoothing=0.1),
+    "sigmoid": partial(focaljax.sigmoid_focal_loss, labels=SOFT, where=WHERE[None]),
+    "sigmoid, indices": partial(
+        focaljax.sigmoid_focal_loss_with_integer_labels, labels=LISTS, ignore_index=-7, where=WHERE[None]
+    ),
+}
+LINEAR = {
+    "softmax": partial(linear_softmax_focal_loss, labels=LABELS, ignore_index=-1),
+    "softmax, smoothed": partial(
+        linear_softmax_focal_loss, labels=LABELS, ignore_index=-1, label_smoothing=0.1
+    ),
+    "sigmoid": partial(linear_sigmoid_focal_loss, labels=LISTS, ignore_index=-7),
+}
+
+
+def of_layer(loss, strategy, reduction):
+    chosen = partial(loss, kernel=KERNEL, where=WHERE, strategy=strategy, chunk=2, reduction=reduction)
+    return lambda z: chosen(z[:, :WIDTH])
+
+
+CASES |= {
+    f"linear {name}, {strategy}, {reduction}": of_layer(loss, strategy, reduction)
+    for name, loss in LINEAR.items()
+    for strategy, reduction in (("rows", "mean"), ("classes", "mean"), ("classes", None))
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_healthy_step_passes(case):
+    """With logits of usual size, and with some whose exponentials overflow and underflow."""
+
+    @jax.jit
+    @partial(checkify.checkify, errors=checkify.float_checks | checkify.index_checks)
+    def step(z):
+        return jax.value_and_grad(lambda z: jnp.sum(CASES[case](z)))(z)
+
+    for scale in (1.0, 40.0):
+        step(scale * LOGITS)[0].throw()
+
+
+def test_a_sick_step_is_seen():
+    """The law above looks at something."""
+
+    @partial(checkify.checkify, errors=checkify.float_checks)
+    def step(z):
+        return jnp.sum(indexed(z))
+
+    assert "nan" in str(step(LOGITS.at[1, 1].set(jnp.nan))[0].get())
+
+
+@pytest.mark.parametrize("case", ["integer, masked and smoothed", "linear softmax, classes, mean"])
+def test_debug_infs_passes_too(case):
+    with jax.debug_infs(True):
+        jax.jit(jax.value_and_grad(lambda z: jnp.sum(CASES[case](z))))(LOGITS)
