@@ -156,7 +156,8 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
             inverse,
         )
     silent, slope, base, inverse = (jnp.expand_dims(x, axis) for x in (silent, slope, base, inverse))
-    spread = -slope * (jnp.exp(z - base) * inverse)
+    # A competitor is at most 65 above `base`. The target may be more, its slope 0 then: 0 * inf is NaN.
+    spread = -slope * (jnp.exp(jnp.minimum(z - base, 80)) * inverse)
     if few:
         spread = jnp.where(_entries.is_class(labels, z.shape, axis), slope, spread)
     else:
