@@ -1,4 +1,4 @@
-r"""Focal loss, and any term, as the objective of boosted trees: XGBoost and LightGBM.
+"""Focal loss, and any term, as the objective of boosted trees: XGBoost and LightGBM.
 
 An :class:`Objective` is one in all four interfaces. Neither library is imported here::
 
@@ -10,16 +10,16 @@ An :class:`Objective` is one in all four interfaces. Neither library is imported
 
 **Curvature.** A leaf moves by ``-sum(g) / (sum(h) + lambda)``, so the curvature h may not vanish where the
 gradient g does not. The second derivative of focal loss does: with gamma = 2 it is negative where the right
-class has p < 0.058. With `right` the probability that a score gives to the right answer, h is
+class has p < 0.058. With `right` the probability that a score gives to the right answer, h is ::
 
-.. math:: h = \max\left(\frac{\partial^2 L}{\partial z^2},\; |g| \max(\mathit{right}, \tfrac14)\right)
+    max(second derivative, |g| * max(right, 1/4))
 
 - ``|g| * right`` is the curvature of cross-entropy with the pull of this moment as a weight: the second
   derivative without the change of the pull. The larger of the two is taken. With gamma = 0 they are one, the
   ``p * (1 - p)`` of both libraries.
 - ``|g| / 4`` bounds the step of a leaf by 4, before the learning rate. Without it, with cross-entropy too, a
-  leaf of examples that are wrong with certainty moves by ``1 / p``; training that starts from the scores of
-  another model diverges. A quarter is the largest curvature of cross-entropy, which it still bounds.
+  leaf of examples that are wrong with certainty moves by ``1 / p``; LightGBM, which has no lambda by default,
+  then diverges. A quarter is the largest curvature of cross-entropy.
 
 For a softmax of C classes h is multiplied by ``C / (C - 1)``, as C trees follow one gradient (Friedman 2001).
 LightGBM does the same; XGBoost takes 2.
@@ -50,8 +50,8 @@ class Objective:
     """The objective of a booster, its metric, its first score, and the probabilities of its scores.
 
     With a sigmoid, scores are ``[N]`` or ``[N, C]`` and labels 0 or 1 of the same shape: yes or no, or many
-    labels at once. (LightGBM takes one label: train a booster for each.) With a softmax, scores are ``[N, C]``
-    and labels ``[N]`` are classes; `num_class` of the booster is C. Options are scalars or ``[C]``.
+    labels at once. (LightGBM takes one label: train a booster for each.) With a softmax, scores are
+    ``[N, C]``, labels classes ``[N]``, and `num_class` of the booster is C. Options are scalars or ``[C]``.
 
     Attributes:
       activation: "sigmoid" or "softmax".
