@@ -172,6 +172,16 @@ def test_the_best_start_says_the_shares_of_the_classes(term):
         )
 
 
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_two_frequent_classes_do_not_chase_each_other(gamma):
+    shares = 0.9 * 0.1 ** np.arange(9)
+    objective = Objective("softmax", gamma)
+    start = objective.start(np.arange(9), shares)
+    np.testing.assert_allclose(
+        objective.probabilities(np.array([start]))[0], shares / shares.sum(), rtol=1e-4
+    )
+
+
 def test_the_best_start_of_each_label():
     labels = np.zeros((1000, 3))
     for column, positives in enumerate((500, 100, 20)):
