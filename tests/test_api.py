@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import focaljax
-from focaljax import calibration, class_weights, metrics, terms
+from focaljax import boosting, calibration, class_weights, metrics, terms
 
 ROOT = Path(__file__).parents[1]
 LOSSES = {
@@ -96,6 +96,18 @@ ROOM_FUNCTIONS = {
     },
 }
 ROOM_OBJECTS = {
+    boosting: {
+        "Objective": (
+            "(activation, gamma=2.0, term=None, alpha=None, curvature='positive')",
+            {
+                "__call__": "(self, first, second, sample_weight=None)",
+                "loss": "(self, labels, scores, sample_weight=None)",
+                "metric": "(self, first, second, sample_weight=None)",
+                "probabilities": "(self, scores)",
+                "start": "(self, labels, sample_weight=None)",
+            },
+        ),
+    },
     calibration: {
         "ClasswiseCalibrationError": (
             "(num_classes, bins=15, from_logits=False, ignore_class=None, axis=-1, "
@@ -146,7 +158,7 @@ ADAPTED = {
         "Metric.update": "(self, *, mask=None, **batch)",
     },
 }
-MODULES = [focaljax, calibration, class_weights, metrics, terms]
+MODULES = [focaljax, boosting, calibration, class_weights, metrics, terms]
 IN_ROOMS = [(room, name) for room, names in ROOM_FUNCTIONS.items() for name in names]
 OBJECTS_IN_ROOMS = [(room, name) for room, names in ROOM_OBJECTS.items() for name in names]
 
@@ -179,6 +191,7 @@ def test_the_names_are_these():
     states = {class_weights: {"CountState"}, calibration: {"CalibrationState", "Reliability"}}
     for room, names in states.items():
         assert set(room.__all__) == {*ROOM_FUNCTIONS[room], *ROOM_OBJECTS[room], *names}
+    assert set(boosting.__all__) == {*ROOM_OBJECTS[boosting]}
     assert set(terms.__all__) == {*ROOM_OBJECTS[terms], "Odds", "Term"}
 
 
@@ -383,7 +396,18 @@ def test_the_types_are_offered():
 
 def test_the_import_is_light():
     """Whoever imports the losses gets JAX and NumPy, and no other framework."""
-    heavy = ("optax", "keras", "flax", "matplotlib", "sklearn", "pandas", "rich", "focaljax.study")
+    heavy = (
+        "optax",
+        "keras",
+        "flax",
+        "matplotlib",
+        "sklearn",
+        "pandas",
+        "rich",
+        "lightgbm",
+        "xgboost",
+        "focaljax.study",
+    )
     program = f"import focaljax, sys; print([name for name in {heavy} if name in sys.modules])"
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, timeout=120

@@ -34,6 +34,7 @@ FLOORS = {
     "crossentropy": 5,
     "loss_objects": 6,
     "metrics": 6,
+    "boosting": 7,
     "clu": 7,
     "keras": 7,
     "nnx": 7,
