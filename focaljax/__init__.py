@@ -1,6 +1,6 @@
 """focaljax: the focal cross-entropy family for JAX."""
 
-from focaljax import calibration, class_weights, metrics, terms
+from focaljax import _interrupt, calibration, class_weights, metrics, terms  # _interrupt first
 from focaljax.crossentropy import (
     binary_focal_crossentropy,
     categorical_focal_crossentropy,

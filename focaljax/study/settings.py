@@ -1,6 +1,6 @@
 """What is compared: each setting is one gamma and one scheme of class weights, and nothing else differs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -9,15 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from focaljax.class_weights import effective_number, inverse_frequency
+from focaljax.study.errors import StudyError
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0, 5.0)
+MAX_GAMMA = 100.0
 ALPHAS = ("none", "balanced", "effective")
 ADJUSTED = "logit adjustment"
+DIVIDED = "priors divided out"
+ALIKE = 0.05  # class weights that differ by less are one scheme
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One loss: `gamma`, and `alpha`, one of `ALPHAS`, or `ADJUSTED`, which moves logits instead."""
+    """One loss: `gamma`, and `alpha`, one of `ALPHAS`; or one of the two that move logits instead.
+
+    Both are of Menon et al. 2021: `ADJUSTED` adds the log priors of the classes to the logits in training;
+    `DIVIDED` is trained by cross-entropy and subtracts them when all is done.
+    """
 
     gamma: float
     alpha: str = "none"
@@ -25,23 +33,24 @@ class Setting:
     @property
     def name(self) -> str:
         """The words that tables and pictures use."""
-        if self.alpha == ADJUSTED:
-            return ADJUSTED
         loss = f"focal gamma={self.gamma:g}" if self.gamma else "cross-entropy"
-        return loss if self.alpha == "none" else f"{loss} with {self.alpha} alpha"
+        return {"none": loss, ADJUSTED: ADJUSTED}.get(
+            self.alpha,
+            f"{loss}, {DIVIDED}" if self.alpha == DIVIDED else f"{loss} with {self.alpha} alpha",
+        )
 
     @property
     def short(self) -> str:
         """The same where there is little room."""
-        if self.alpha == ADJUSTED:
-            return ADJUSTED
         loss = f"gamma {self.gamma:g}" if self.gamma else "CE"
-        return loss if self.alpha == "none" else f"{loss}, {self.alpha}"
+        return {"none": loss, ADJUSTED: ADJUSTED, DIVIDED: "CE, priors out"}.get(
+            self.alpha, f"{loss}, {self.alpha}"
+        )
 
     @property
-    def knobs(self) -> int:
-        """In how many ways it departs from cross-entropy."""
-        return (self.gamma > 0) + (self.alpha != "none")
+    def plainness(self) -> tuple[float, float]:
+        """What sorts settings by how little they change: what comes after the training first."""
+        return 0.5 if self.alpha == DIVIDED else (self.gamma > 0) + (self.alpha != "none"), self.gamma
 
     def class_weights(self, counts: np.ndarray) -> np.ndarray:
         """Return alpha [..., C] for training counts [..., C]; its mean over the training rows is 1.
@@ -57,33 +66,39 @@ class Setting:
         return np.ones(counts.shape, np.float32)
 
     def logit_shift(self, counts: np.ndarray) -> np.ndarray:
-        """Return [..., C], what training adds to logits: log priors in adjustment (Menon et al. 2021)."""
-        if self.alpha != ADJUSTED:
-            return np.zeros(counts.shape, np.float32)
-        return np.log(counts / counts.sum(axis=-1, keepdims=True)).astype(np.float32)
+        """Return [..., C], what training adds to the logits."""
+        return log_priors(counts) * (self.alpha == ADJUSTED)
 
     def call(self, classes: int) -> str:
         """Return the lines of a program that has this loss, for integer labels."""
-        arguments = [f"gamma={self.gamma:g}"]
-        if self.alpha == "none":
-            lines = ["from focaljax import softmax_focal_loss_with_integer_labels", ""]
-        else:
-            name = {"balanced": "inverse_frequency", "effective": "effective_number"}.get(self.alpha)
-            lines = ["import jax.numpy as jnp", "from focaljax import softmax_focal_loss_with_integer_labels"]
-            lines += [f"from focaljax.class_weights import {name}"] if name else []
-            lines += ["", f"counts = jnp.bincount(train_labels, length={classes})"]
-            if self.alpha == "balanced":
-                arguments.append("alpha=inverse_frequency(counts)")
-            elif self.alpha == "effective":
-                lines.append("beta = 1 - 1 / counts.mean()")
-                arguments.append('alpha=effective_number(counts, beta=beta, normalize="examples")')
-            else:
-                lines.append("logits = logits + jnp.log(counts / counts.sum())  # in training only")
-        call = "softmax_focal_loss_with_integer_labels"
-        return "\n".join([*lines, f"losses = {call}(", f"    logits, labels, {', '.join(arguments)}", ")"])
+        arguments, after = [f"gamma={self.gamma:g}"], []
+        imports, lines = ["from focaljax import softmax_focal_loss_with_integer_labels"], []
+        if self.alpha != "none":
+            imports = ["import jax.numpy as jnp", *imports]
+            lines = [f"counts = jnp.bincount(train_labels, length={classes})"]
+        if self.alpha == "balanced":
+            imports.append("from focaljax.class_weights import inverse_frequency")
+            arguments.append("alpha=inverse_frequency(counts)")
+        elif self.alpha == "effective":
+            imports.append("from focaljax.class_weights import effective_number")
+            lines.append("beta = 1 - 1 / counts.mean()")
+            arguments.append('alpha=effective_number(counts, beta=beta, normalize="examples")')
+        elif self.alpha == ADJUSTED:
+            lines.append("logits = logits + jnp.log(counts / counts.sum())  # in training only")
+        elif self.alpha == DIVIDED:
+            after = ["logits = logits - jnp.log(counts / counts.sum())  # to predict, after training"]
+        call = "losses = softmax_focal_loss_with_integer_labels("
+        return "\n".join(
+            [*imports, "", *lines, call, f"    logits, labels, {', '.join(arguments)}", ")", *after]
+        )
 
 
 BASELINE = Setting(0.0)
+
+
+def log_priors(counts: np.ndarray) -> np.ndarray:
+    """Return [..., C], the logarithms of the shares of the classes."""
+    return np.log(counts / counts.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
 def beta_of(counts: jax.Array) -> jax.Array:
@@ -91,10 +106,45 @@ def beta_of(counts: jax.Array) -> jax.Array:
     return 1 - 1 / jnp.mean(counts)
 
 
-def choose(gammas: Sequence[float] | None, alphas: Sequence[str] | None) -> tuple[Setting, ...]:
-    """Return the settings to run: cross-entropy, every gamma with every alpha, and logit adjustment."""
-    chosen = [Setting(float(g), a) for a, g in product(alphas or ALPHAS, gammas or GAMMAS)]
-    return tuple(dict.fromkeys([BASELINE, *chosen, Setting(0.0, ADJUSTED)]))
+def checked(
+    gammas: Iterable[float] | None, alphas: Iterable[str] | None
+) -> tuple[list[float] | None, list[str] | None]:
+    """Return both as lists, if they may be what they are."""
+    gammas, alphas = (None if x is None else list(x) for x in (gammas, alphas))
+    if gammas is not None and not (gammas and all(0.0 <= g <= MAX_GAMMA for g in gammas)):
+        raise StudyError(f"expected gammas from 0 to {MAX_GAMMA:g}, got {gammas}")
+    if alphas is not None and not (alphas and set(alphas) <= set(ALPHAS)):
+        raise StudyError(f"expected alphas out of {', '.join(ALPHAS)}; got {alphas}")
+    return gammas, alphas
+
+
+def choose(
+    gammas: Iterable[float] | None, alphas: Iterable[str] | None, counts: np.ndarray
+) -> tuple[tuple[Setting, ...], list[str]]:
+    """Return the settings to run on classes of so many rows, and notes.
+
+    They are cross-entropy, every gamma with every alpha, and both shifts of logits. What is the same on
+    these rows, as all class weights are where classes are balanced, runs once.
+    """
+    asked = [Setting(float(g), a) for a, g in product(alphas or ALPHAS, gammas or GAMMAS)]
+    asked = dict.fromkeys([BASELINE, *asked, Setting(0.0, ADJUSTED), Setting(0.0, DIVIDED)])
+    kept: dict[Setting, np.ndarray] = {}
+    same: dict[str, str] = {}
+    for setting in asked:
+        moved = setting.alpha in (ADJUSTED, DIVIDED)
+        effect = -log_priors(counts) if moved else np.log(setting.class_weights(counts))
+        effect = effect - effect.mean()
+        for other, of_other in kept.items():
+            group = {ADJUSTED, DIVIDED} if moved else set(ALPHAS)
+            comparable = other.gamma == setting.gamma and (other.alpha in group or other.alpha == "none")
+            comparable &= {setting.alpha, other.alpha} != {ADJUSTED, DIVIDED}
+            if comparable and np.abs(effect - of_other).max() < ALIKE:
+                same[setting.alpha] = other.alpha
+                break
+        else:
+            kept[setting] = effect
+    notes = [f"the same on these classes as {that} alpha, so left out: {this}" for this, that in same.items()]
+    return tuple(kept), notes
 
 
 def highlights(settings: Sequence[Setting]) -> list[int]:
@@ -104,7 +154,7 @@ def highlights(settings: Sequence[Setting]) -> list[int]:
     alpha, then with the first that there is), so a picture cannot pick its winner.
     """
     shown = [0]
-    weighted = [s.alpha for s in settings if s.alpha not in ("none", ADJUSTED)]
+    weighted = [s.alpha for s in settings if s.alpha in ALPHAS[1:]]
     for alpha in dict.fromkeys(["none", *weighted[:1]]):
         group = [i for i, s in enumerate(settings) if s.alpha == alpha and i != 0]
         shown += [i for i in group if settings[i].gamma == 0.0]

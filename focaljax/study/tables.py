@@ -1,0 +1,246 @@
+"""The user's files: CSV by pandas, Parquet by pyarrow, .npz by NumPy, as features and labels in memory.
+
+CSV and Parquet files come in batches. Of a file with more than `rows` rows a stratified sample is kept: its
+labels are read first, then its rows, of which one batch at a time is in memory.
+"""
+
+import csv
+import difflib
+import lzma
+import tarfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pandas.io.common import get_handle
+
+from focaljax.study.data import renamed, unique
+from focaljax.study.errors import StudyError
+
+ROWS = 1_000_000
+BATCH = 2**22  # cells
+FEWEST = 20  # rows of a class that a sample keeps, if there are as many
+SEPARATORS = ",;\t|"
+PAIRS = (("x", "y"), ("X", "y"), ("features", "labels"), ("data", "target"))
+DAMAGED = (
+    *(OSError, EOFError, ValueError, RuntimeError, ImportError, csv.Error, pa.ArrowException),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a file holds: features and labels, as `data.make` takes them, its name, and notes on the reading."""
+
+    features: Any
+    labels: Any
+    name: str
+    notes: tuple[str, ...]
+
+
+Batches = Callable[[list[str]], Iterator[pd.DataFrame]]  # of some columns
+
+
+def read_csv(
+    path: Path, label: str | None, drop: Sequence[str] = (), *, sep: str | None = None, rows: int = ROWS
+) -> Table:
+    """Read UTF-8 text with a header, compressed if its name says so.
+
+    All cells are read as text, so that what a column is does not depend on where a batch ends. `sep` None
+    takes the one of `SEPARATORS` that the header has most of.
+    """
+    with _errors(path, "text with separated cells"):
+        with get_handle(_file(path), "r", encoding="utf-8-sig", compression="infer") as handles:
+            header = handles.handle.readline()
+        if not header.strip():
+            raise StudyError(f"{path} is empty; expected a header and rows")
+        mark = sep or max(SEPARATORS, key=header.count)
+        options: dict[str, Any] = {"sep": mark, "encoding": "utf-8-sig"}
+        given = next(csv.reader([header], delimiter=mark), [])
+        columns = [str(name) for name in pd.read_csv(path, nrows=0, **options).columns]
+    notes = [] if mark == (sep or ",") else [f"the cells are separated by {mark!r}"]
+    if len(given) == len(columns):
+        notes += renamed([name or new for name, new in zip(given, columns, strict=True)], columns)
+
+    def batches(names: list[str]) -> Iterator[pd.DataFrame]:
+        options.update(header=0, names=columns, index_col=False, usecols=names, dtype="str")
+        with pd.read_csv(path, chunksize=max(1, BATCH // len(columns)), **options) as reader:
+            for frame in reader:
+                yield frame[names]
+
+    with _errors(path, "text with separated cells"):
+        return _table(path, columns, batches, label, drop, rows, notes)
+
+
+def read_parquet(path: Path, label: str | None, drop: Sequence[str] = (), *, rows: int = ROWS) -> Table:
+    """Read a Parquet file, or a folder of part files `*.parquet` in the order of their names."""
+    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [_file(path)]
+    if not parts:
+        raise StudyError(f"the folder {path} has no files *.parquet")
+    with _errors(path, "Parquet"):
+        schemas = [pq.read_schema(part) for part in parts]
+        for part, schema in zip(parts, schemas, strict=True):
+            if not schema.equals(schemas[0]):
+                raise StudyError(f"{part} has other columns than {parts[0]}")
+        columns = unique(schemas[0].names)
+        odd = [n for n, field in zip(columns, schemas[0], strict=True) if not _usable(field.type)]
+        index = [n for n in columns if n.startswith("__index_level_")]
+
+        def batches(names: list[str]) -> Iterator[pd.DataFrame]:
+            places = [columns.index(name) for name in names]
+            for part in parts:
+                with pq.ParquetFile(part) as file:
+                    wanted = {schemas[0].names[j] for j in places}
+                    for batch in file.iter_batches(max(1, BATCH // len(columns)), columns=sorted(wanted)):
+                        read = batch.rename_columns(
+                            [n for n, old in zip(columns, schemas[0].names, strict=True) if old in wanted]
+                        )
+                        yield pd.DataFrame({name: _series(read[name]) for name in names})
+
+        notes = renamed(schemas[0].names, columns)
+        notes += [f"left out, a saved row index: {', '.join(index)}"] if index else []
+        if label in odd:
+            raise StudyError(
+                f"the column {label!r} of {path} is {schemas[0].types[columns.index(label)]}; not classes"
+            )
+        out = set(odd) - set(drop)
+        notes += [f"left out, neither numbers, dates nor text: {', '.join(sorted(out))}"] if out else []
+        return _table(path, columns, batches, label, drop, rows, notes, {*odd, *index})
+
+
+def read_npz(path: Path, features: str | None = None, label: str | None = None) -> Table:
+    """Read arrays of an .npz file: features [N, ...] and labels [N], [N, 1] or one-hot [N, C].
+
+    Names that are not given are those of the first of `PAIRS` that the file has.
+    """
+    with _errors(path, "an .npz file"), np.load(_file(path), allow_pickle=False) as file:
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        has = f"it has: {', '.join(file.files) or 'none'}"
+        for name in (features, label):
+            if name is not None and name not in file.files:
+                raise StudyError(f"{path} has no array {name!r}; {has}")
+        pairs = [(features or x, label or y) for x, y in PAIRS]
+        found = [(x, y) for x, y in pairs if x in file.files and y in file.files and x != y]
+        if not found:
+            raise StudyError(
+                f"{path} has none of the usual pairs of arrays ({', '.join(f'{x} and {y}' for x, y in PAIRS)}); "
+                f"{has}; name them with --features and --label"
+            )
+        x, y = found[0]
+        others = [name for name in file.files if name not in (x, y)]
+        notes = [f"the features are the array {x!r}, the labels {y!r}"] if None in (features, label) else []
+        notes += [f"left out, other arrays of the file: {', '.join(others)}"] if others else []
+        return Table(file[x], file[y], path.name, tuple(notes))
+
+
+def _table(
+    path: Path,
+    columns: Sequence[str],
+    batches: Batches,
+    label: str | None,
+    drop: Sequence[str],
+    rows: int,
+    notes: Sequence[str],
+    out: frozenset[str] | set[str] = frozenset(),
+) -> Table:
+    """Check the names, and read the columns that remain."""
+    listed = ", ".join(columns[:30]) + (f" and {len(columns) - 30} more" if len(columns) > 30 else "")
+    if label is None:
+        raise StudyError(f"no label column is named; {path} has the columns: {listed}")
+    for name in (label, *drop):
+        if name not in columns:
+            folded = {column.strip().casefold(): column for column in columns}
+            close = difflib.get_close_matches(name.strip().casefold(), folded, 1)
+            meant = f" (did you mean {folded[close[0]]!r}?)" if close else ""
+            raise StudyError(f"{path} has no column {name!r}{meant}; it has: {listed}")
+    if label in drop:
+        raise StudyError(f"column {label!r} of {path} cannot be both the label and dropped")
+    names = [name for name in columns if name not in {*drop, *out} or name == label]
+    frame, sampled = _sample(batches, names, label, rows)
+    notes = [*notes, *([f"left out as asked: {', '.join(drop)}"] if drop else []), *sampled]
+    return Table(frame.drop(columns=label), frame[label], path.name, tuple(notes))
+
+
+def _sample(batches: Batches, names: list[str], label: str, most: int) -> tuple[pd.DataFrame, list[str]]:
+    """Return all rows, or a stratified sample of about `most` of them and a note."""
+    read, count = [], 0
+    for frame in batches(names):
+        read.append(frame)
+        count += len(frame)
+        if count > most:
+            break
+    else:
+        if not count:
+            raise StudyError("there are columns but no rows")
+        return pd.concat(read, ignore_index=True), []
+    del read
+    labels = pd.concat((batch[label] for batch in batches([label])), ignore_index=True)
+    counts = labels.value_counts()
+    kept = np.maximum(np.floor(counts * (most / counts.sum())), np.minimum(counts, FEWEST))
+    shuffled = labels.dropna().sample(frac=1.0, random_state=0)
+    chosen = shuffled.groupby(shuffled).cumcount() < shuffled.map(kept).astype("float64")
+    keep = np.zeros(len(labels), bool)
+    keep[chosen.index[chosen]] = True
+    read, start = [], 0
+    for frame in batches(names):
+        read.append(frame[keep[start : start + len(frame)]])
+        start += len(frame)
+    note = f"a stratified sample of {keep.sum()} of {len(labels)} rows was taken (--rows)"
+    return pd.concat(read, ignore_index=True), [note]
+
+
+def _usable(kind: pa.DataType) -> bool:
+    t = pa.types
+    if t.is_dictionary(kind):
+        return _usable(kind.value_type)
+    return not (
+        t.is_nested(kind) or t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind)
+    )
+
+
+def _series(column: pa.Array) -> pd.Series:
+    """Return a column of Parquet as pandas has it: dictionaries as text, all that measures as numbers."""
+    t, kind = pa.types, column.type
+    if t.is_dictionary(kind):
+        return column.cast(kind.value_type).cast(pa.string()).to_pandas().astype("str")
+    if t.is_decimal(kind):
+        column = column.cast(pa.float64())
+    elif t.is_time(kind):
+        column = column.cast(pa.int32() if t.is_time32(kind) else pa.int64())
+    elif t.is_date(kind):
+        column = column.cast(pa.timestamp("s"))
+    return column.to_pandas()
+
+
+def _file(path: Path) -> Path:
+    if path.is_dir():
+        raise StudyError(f"expected a file, got the folder {path}")
+    if not path.is_file():
+        raise StudyError(f"there is no file {path}")
+    return path
+
+
+@contextmanager
+def _errors(path: Path, kind: str) -> Iterator[None]:
+    """Tell what pandas, pyarrow, the decoders and the disk have to say as what is wrong with the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            yield
+    except UnicodeDecodeError as error:
+        byte = f"{error.reason}, byte {error.object[error.start]:#04x}"
+        raise StudyError(f"{path} is not UTF-8 text: {byte}; save it as UTF-8") from None
+    except pd.errors.ParserWarning:
+        raise StudyError(f"{path} has rows with more cells than the header") from None
+    except DAMAGED as error:
+        raise StudyError(f"{path} cannot be read as {kind}: {' '.join(str(error).split())}") from None
