@@ -36,7 +36,7 @@ def _leave(signals: socket.socket) -> None:
     with writing:
         if sys.stdout is not None and sys.stdout.isatty():
             os.write(1, b"\x1b[?25h\n")  # a progress bar hides the cursor
-        os.write(2, b"focaljax: interrupted; nothing was written\n")
+        os.write(2, b"focaljax: interrupted\n")
         os._exit(130)
 
 

@@ -67,12 +67,12 @@ def _table(outcome: Outcome) -> Table:
         caption=words.MARKS,
         box=box.SIMPLE_HEAD,
         show_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
     grid.add_column("setting", no_wrap=True)
     for metric in JUDGED:
-        name = metric.name.replace("balanced accuracy", "bal. acc.").replace("average ", "avg. ")
-        grid.add_column(name.replace(" ", "\n"), justify="right")
+        name = " ".join(word if word.isupper() else f"{word[:4]}." for word in metric.name.split())
+        grid.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for i, row in enumerate(outcome.tables[outcome.stopped.when]):
         cells = [Text(words.marked(row[m]), style=STYLES.get(row[m].verdict, "")) for m in JUDGED]
         name = row[outcome.metric].setting.short

@@ -21,7 +21,7 @@ MOST_LEVELS = 100  # of one column; the others are too rare to learn from, and a
 FEW = 20  # so many different values in so few rows are no sign of an identifier
 MOST_NAMED = 5
 NO_LEVEL = "missing or rare"
-ISO_DATE = r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?)?"
+ISO_DATE = r"\d{4}[-/]\d\d[-/]\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?)?"
 THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?\s*")
 MOST_PER_DIGIT, LEAST_PER_DIGIT = 174, 10  # the rarest digit of scikit-learn's has 174
 

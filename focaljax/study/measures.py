@@ -23,7 +23,7 @@ from focaljax.calibration import (
 )
 from focaljax.study.data import rarest
 from focaljax.study.network import Model, Progress, Study
-from focaljax.study.settings import ADJUSTED, DIVIDED, log_priors
+from focaljax.study.settings import ADJUSTED, POST_HOC, log_priors
 
 ECE = ExpectedCalibrationError(bins=15, from_logits=True)
 VARIANTS = ("", "_posterior", "_calibrated")
@@ -78,11 +78,13 @@ def results(study: Study, model: Model, stopped: bool, when: str, progress: Prog
         rows, counts = (x[:, s, k].reshape(2, -1) for x in picks)
         labels, setting = study.problem.labels[rows], study.settings[a]
         of_train = study.folds.class_counts[s, k]
-        moved = setting.alpha in (ADJUSTED, DIVIDED)
+        moved = setting.alpha in (ADJUSTED, POST_HOC)
         back = log_priors(of_train) * moved
-        logits = model.logits(stopped, s, k, 0 if setting.alpha == DIVIDED else a)
-        move = -back if setting.alpha == DIVIDED else 0 * back
-        judged = jax.device_get(judge(logits, labels, counts, np.float32(setting.gamma), alpha[s, k, a], move, back))
+        logits = model.logits(stopped, s, k, 0 if setting.alpha == POST_HOC else a)
+        move = -back if setting.alpha == POST_HOC else 0 * back
+        judged = jax.device_get(
+            judge(logits, labels, counts, np.float32(setting.gamma), alpha[s, k, a], move, back)
+        )
         bins[a].append(judged.bins)
         calibrated[a].append(judged.calibrated_bins)
         recall[s, k, a] = judged.recall[1]

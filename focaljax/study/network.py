@@ -21,7 +21,7 @@ from focaljax import reduce_loss, softmax_focal_loss_with_integer_labels
 from focaljax.study.data import Problem
 from focaljax.study.errors import StudyError
 from focaljax.study.folds import Folds, Picks
-from focaljax.study.settings import DIVIDED, Setting
+from focaljax.study.settings import POST_HOC, Setting
 
 HIDDEN = 64
 LEARNING_RATE = 5e-3
@@ -59,7 +59,7 @@ class Study:
     @property
     def trained(self) -> tuple[Setting, ...]:
         """The settings that need a training of their own, which come first."""
-        return tuple(setting for setting in self.settings if setting.alpha != DIVIDED)
+        return tuple(setting for setting in self.settings if setting.alpha != POST_HOC)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -36,9 +36,7 @@ def make(outcome: Outcome, numbers: dict[str, Any]) -> str:
         outcome=outcome,
         runs=words.runs(outcome),
         grid=_grid(outcome),
-        tables={
-            when: (_sorted(outcome, t), words.findings(outcome, when)) for when, t in outcome.tables.items()
-        },
+        tables={when: _sorted(outcome, table) for when, table in outcome.tables.items()},
         metrics=METRICS,
         pictures={name: Markup(pictures.svg(name, outcome)) for name in pictures.PANELS},
         captions=CAPTIONS,

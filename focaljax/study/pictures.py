@@ -23,18 +23,18 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from focaljax.study import verdict
 from focaljax.study.outcome import Outcome
-from focaljax.study.settings import ADJUSTED, DIVIDED, highlights
+from focaljax.study.settings import ADJUSTED, POST_HOC, highlights
 from focaljax.study.verdict import LEVEL, NOTHING, Metric, corrected_t
 
 GREY = "#8a8a8a"
 RAMP = LinearSegmentedColormap.from_list("gamma", ["#2f9e8f", "#3f7fd0", "#9464c8", "#d0588c"])
-MOVED = {ADJUSTED: "#d1822b", DIVIDED: "#a8a02a"}  # of settings that move logits
+MOVED = {ADJUSTED: "#d1822b", POST_HOC: "#a8a02a"}  # of settings that move logits
 LOOKS = {
     "none": ("-", "o"),
     "balanced": ("--", "s"),
     "effective": (":", "^"),
     ADJUSTED: ("-.", "D"),
-    DIVIDED: ("-.", "v"),
+    POST_HOC: ("-.", "v"),
 }
 LEAST_IN_BIN = 10
 MOST_NAMES = 100  # classes of a picture; on the sheet SOME
@@ -68,7 +68,8 @@ def differences(axes: Axes, outcome: Outcome, metrics: tuple[Metric, ...]) -> No
             axes.errorbar(d.mean, offset - index, xerr=[[d.mean - d.low], [d.high - d.mean]], **style)
     axes.set_yticks([-i for i in range(1, len(settings) + 1)], [s.short for s in settings])
     axes.set_ylim(-len(settings) - 0.7, -0.3)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.margins(x=0.08)
     axes.set_xlabel(
         f"difference to cross-entropy ({'right' if metrics[0].higher_is_better else 'left'} is better)"
@@ -216,7 +217,7 @@ def _look(outcome: Outcome, index: int) -> dict[str, Any]:
     if setting.gamma > 0.0:
         colour = RAMP(gammas.index(setting.gamma) / max(1, len(gammas) - 1))
     line, marker = LOOKS[setting.alpha]
-    return {"color": colour, "label": setting.name, "linestyle": line, "marker": marker}
+    return {"color": colour, "label": setting.short, "linestyle": line, "marker": marker}
 
 
 def _shown(outcome: Outcome) -> list[int]:

@@ -15,7 +15,7 @@ GAMMAS = (0.0, 0.5, 1.0, 2.0, 5.0)
 MAX_GAMMA = 100.0
 ALPHAS = ("none", "balanced", "effective")
 ADJUSTED = "logit adjustment"
-DIVIDED = "priors divided out"
+POST_HOC = "post-hoc logit adjustment"
 ALIKE = 0.05  # class weights that differ by less are one scheme
 
 
@@ -24,7 +24,7 @@ class Setting:
     """One loss: `gamma`, and `alpha`, one of `ALPHAS`; or one of the two that move logits instead.
 
     Both are of Menon et al. 2021: `ADJUSTED` adds the log priors of the classes to the logits in training;
-    `DIVIDED` is trained by cross-entropy and subtracts them when all is done.
+    `POST_HOC` is trained by cross-entropy, and subtracts them afterwards.
     """
 
     gamma: float
@@ -32,25 +32,22 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """The words that tables and pictures use."""
+        """The words that sentences use."""
+        if self.alpha in (ADJUSTED, POST_HOC):
+            return self.alpha
         loss = f"focal gamma={self.gamma:g}" if self.gamma else "cross-entropy"
-        return {"none": loss, ADJUSTED: ADJUSTED}.get(
-            self.alpha,
-            f"{loss}, {DIVIDED}" if self.alpha == DIVIDED else f"{loss} with {self.alpha} alpha",
-        )
+        return loss if self.alpha == "none" else f"{loss} with {self.alpha} alpha"
 
     @property
     def short(self) -> str:
         """The same where there is little room."""
-        loss = f"gamma {self.gamma:g}" if self.gamma else "CE"
-        return {"none": loss, ADJUSTED: ADJUSTED, DIVIDED: "CE, priors out"}.get(
-            self.alpha, f"{loss}, {self.alpha}"
-        )
+        name = self.name.replace("focal gamma=", "gamma ").replace("cross-entropy", "CE")
+        return name.replace(" with ", ", ").replace(" alpha", "").replace("post-hoc logit", "post-hoc")
 
     @property
     def plainness(self) -> tuple[float, float]:
         """What sorts settings by how little they change: what comes after the training first."""
-        return 0.5 if self.alpha == DIVIDED else (self.gamma > 0) + (self.alpha != "none"), self.gamma
+        return 0.5 if self.alpha == POST_HOC else (self.gamma > 0) + (self.alpha != "none"), self.gamma
 
     def class_weights(self, counts: np.ndarray) -> np.ndarray:
         """Return alpha [..., C] for training counts [..., C]; its mean over the training rows is 1.
@@ -85,7 +82,7 @@ class Setting:
             arguments.append('alpha=effective_number(counts, beta=beta, normalize="examples")')
         elif self.alpha == ADJUSTED:
             lines.append("logits = logits + jnp.log(counts / counts.sum())  # in training only")
-        elif self.alpha == DIVIDED:
+        elif self.alpha == POST_HOC:
             after = ["logits = logits - jnp.log(counts / counts.sum())  # to predict, after training"]
         call = "losses = softmax_focal_loss_with_integer_labels("
         return "\n".join(
@@ -127,17 +124,17 @@ def choose(
     these rows, as all class weights are where classes are balanced, runs once.
     """
     asked = [Setting(float(g), a) for a, g in product(alphas or ALPHAS, gammas or GAMMAS)]
-    asked = dict.fromkeys([BASELINE, *asked, Setting(0.0, ADJUSTED), Setting(0.0, DIVIDED)])
+    asked = dict.fromkeys([BASELINE, *asked, Setting(0.0, ADJUSTED), Setting(0.0, POST_HOC)])
     kept: dict[Setting, np.ndarray] = {}
     same: dict[str, str] = {}
     for setting in asked:
-        moved = setting.alpha in (ADJUSTED, DIVIDED)
+        moved = setting.alpha in (ADJUSTED, POST_HOC)
         effect = -log_priors(counts) if moved else np.log(setting.class_weights(counts))
         effect = effect - effect.mean()
         for other, of_other in kept.items():
-            group = {ADJUSTED, DIVIDED} if moved else set(ALPHAS)
+            group = {ADJUSTED, POST_HOC} if moved else set(ALPHAS)
             comparable = other.gamma == setting.gamma and (other.alpha in group or other.alpha == "none")
-            comparable &= {setting.alpha, other.alpha} != {ADJUSTED, DIVIDED}
+            comparable &= {setting.alpha, other.alpha} != {ADJUSTED, POST_HOC}
             if comparable and np.abs(effect - of_other).max() < ALIKE:
                 same[setting.alpha] = other.alpha
                 break

@@ -217,7 +217,11 @@ def advise(
         verdict, index = UNDECIDED, None
     differences = test - test[:, :1]
     tests = int(distinct(differences.T[1:]).sum())
-    deciding = _deciding(differences[:, leader], shape, margin, tests, most_folds) if index is None else None
+    deciding = (
+        _deciding(metric.better(differences[:, leader]), shape, margin, tests, most_folds)
+        if index is None
+        else None
+    )
     of_folds = share / (share + 1 / len(test))
     return Advice(
         metric, margin, verdict, index, leader, tuple(helpful), tuple(alike), chosen, deciding, of_folds
@@ -225,10 +229,10 @@ def advise(
 
 
 def _deciding(
-    differences: np.ndarray, shape: tuple[int, int], margin: float, tests: int, most_folds: int
+    gains: np.ndarray, shape: tuple[int, int], margin: float, tests: int, most_folds: int
 ) -> tuple[int, int] | None:
-    """Return the fewest runs, as folds and seeds, that would tell this difference from 0 or from the margin."""
-    mean, deviation, (seeds, folds) = abs(differences.mean()), differences.std(ddof=1), shape
+    """Return the fewest runs, as folds and seeds, that would tell this gain from 0 or from the margin."""
+    mean, deviation, (seeds, folds) = gains.mean(), gains.std(ddof=1), shape
     tries = [(folds, s) for s in MORE_SEEDS if s > seeds] + [(k, seeds) for k in MORE_FOLDS if k > folds]
     for k, s in sorted(tries, key=lambda more: more[0] * more[1]):
         error = deviation * np.sqrt(1 / (k * s) + 1 / (k - 2))

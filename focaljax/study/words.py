@@ -5,7 +5,7 @@ All sentences follow from `Advice.verdict`: the headline, the reasons and the co
 
 from typing import TYPE_CHECKING
 
-from focaljax.study.settings import DIVIDED
+from focaljax.study.settings import POST_HOC
 from focaljax.study.verdict import (
     AUROC,
     BALANCED,
@@ -78,8 +78,8 @@ def caveats(outcome: "Outcome") -> list[str]:
         "was fitted on the validation fold follows in calibrated NLL and ECE. Fair to all losses are the "
         "calibrated ones.",
         "Weights and shifts of logits move the threshold between classes: balanced accuracy sees that, AUROC "
-        "and average precision (each class against the rest, means over classes) do not. Cross-entropy with "
-        "priors divided out moves it after the training, at no cost; logit adjustment does it in the training "
+        "and average precision (each class against the rest, means over classes) do not. Logit "
+        "adjustment does so in the training of cross-entropy, post-hoc logit adjustment after it, at no cost "
         "(Menon et al. 2021).",
     ]
     last = (outcome.best_epoch[..., 0] == len(outcome.nll)).mean()
@@ -89,18 +89,6 @@ def caveats(outcome: "Outcome") -> list[str]:
             "best: more (--epochs) may change the picture."
         )
     return said
-
-
-def findings(outcome: "Outcome", when: str) -> list[str]:
-    """List what helped and what hurt at one time, with paired intervals."""
-    said = []
-    for metric in JUDGED:
-        cells = [row[metric] for row in outcome.tables[when][1:]]
-        for word in (BETTER, "worse"):
-            found = [f"{c.setting.name} {c.difference}" for c in cells if c.verdict == word]
-            if found:
-                said.append(f"{metric.title}, {word}: {'; '.join(found)}.")
-    return said or [f"In no metric a difference was found {when}."]
 
 
 def sentence(note: str) -> str:
@@ -190,7 +178,7 @@ def _without_stopping(outcome: "Outcome") -> str:
 def _threshold(outcome: "Outcome") -> list[str]:
     """Say whether a gain in balanced accuracy may be no more than a moved threshold."""
     advice, table = outcome.advice, outcome.tables[outcome.stopped.when]
-    divided = [i for i, s in enumerate(outcome.settings) if s.alpha == DIVIDED]
+    divided = [i for i, s in enumerate(outcome.settings) if s.alpha == POST_HOC]
     if outcome.metric is not BALANCED or not divided:
         return []
     if advice.shown == divided[0]:
