@@ -73,7 +73,7 @@ def _table(outcome: Outcome) -> Table:
     for metric in JUDGED:
         name = " ".join(word if word.isupper() else f"{word[:4]}." for word in metric.name.split())
         grid.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
-    for i, row in enumerate(outcome.tables[outcome.stopped.when]):
+    for i, row in enumerate(outcome.table):
         cells = [Text(words.marked(row[m]), style=STYLES.get(row[m].verdict, "")) for m in JUDGED]
         name = row[outcome.metric].setting.short
         grid.add_row(name, *cells, style="bold" if i == outcome.advice.shown else "")

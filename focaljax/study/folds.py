@@ -108,7 +108,7 @@ def choose_count(problem: Problem, asked: int | None) -> tuple[int, list[str]]:
 
 def deal(problem: Problem, seeds: Sequence[int], count: int) -> Folds:
     """Deal every row to one of `count` folds for each seed."""
-    of = np.empty((len(seeds), problem.rows), np.uint8)
+    of = np.empty((len(seeds), len(problem.labels)), np.uint8)
     shape = (len(seeds), count)
     n = problem.numbers.shape[1]
     class_counts = np.empty((*shape, len(problem.class_names)), np.int64)

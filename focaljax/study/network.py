@@ -5,12 +5,12 @@ Runs differ only in arrays (gamma, alpha, logit shift, key, folds), never in cod
 minibatches of its training rows; all settings see the same ones. After every epoch a second program adds up
 the NLL of the validation and test rows and keeps the weights of the lowest validation NLL: "stopped early".
 
-Another kind of model is another `Model`, with a function like `fit` that trains one of every setting.
+The rest of the study knows of a model what `fit` returns: `nll`, and `logits` of any run.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,31 +25,15 @@ from focaljax.study.settings import POST_HOC, Setting
 
 HIDDEN = 64
 LEARNING_RATE = 5e-3
-DESCRIPTION = (
-    f"multilayer perceptron, one hidden layer of {HIDDEN}; Adam, cosine schedule from {LEARNING_RATE}"
-)
+DESCRIPTION = f"one hidden layer of {HIDDEN}; Adam, cosine schedule from {LEARNING_RATE}"
 
 Params = dict[str, jax.Array]
-Progress = Callable[[str, int, int], None]
-
-
-class Model(Protocol):
-    """One trained model per run.
-
-    Attributes:
-      nll: [epochs, 2, S, K, A'] of validation and test rows after each epoch.
-    """
-
-    nll: np.ndarray
-
-    def logits(self, stopped: bool, s: int, k: int, a: int) -> jax.Array:
-        """Return the logits [2, rows, C] of a run's `Folds.measuring` rows, stopped early or at the end."""
-        ...
+Progress = Callable[[str, int, int], None]  # what is done, how far, of how much
 
 
 @dataclass(frozen=True)
 class Study:
-    """S seeds, K folds, A settings, and for how many epochs they train; of what is `trained`, the first A'."""
+    """S seeds, K folds, A settings, and for how many epochs they train."""
 
     problem: Problem
     folds: Folds
@@ -58,13 +42,19 @@ class Study:
 
     @property
     def trained(self) -> tuple[Setting, ...]:
-        """The settings that need a training of their own, which come first."""
+        """The A' settings that need a training of their own, which come first."""
         return tuple(setting for setting in self.settings if setting.alpha != POST_HOC)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """S, K and A'."""
         return len(self.folds.seeds), self.folds.count, len(self.trained)
+
+    @property
+    def width(self) -> int:
+        """How many inputs the network has."""
+        levels = sum(1 + len(levels) for levels in self.problem.levels.values())
+        return self.problem.numbers.shape[1] + len(self.folds.missing) + levels
 
 
 class Rows(NamedTuple):
@@ -99,20 +89,14 @@ class State(NamedTuple):
     lowest: jax.Array
 
 
-def width(problem: Problem, folds: Folds) -> int:
-    """Return how many inputs the network has."""
-    return problem.numbers.shape[1] + len(folds.missing) + sum(map(len, problem.levels.values()))
-
-
 def inputs(study: Study, rows: Rows, fold: Fold) -> jax.Array:
     """Return [b, width] of b rows: a missing number becomes the mean, which is 0, and a 1 beside it."""
     numbers = (rows.numbers - fold.mean[None, :]) * fold.scale[None, :]
     missing = jnp.isnan(numbers)
     marks = missing[:, jnp.array(study.folds.missing, int)].astype(jnp.float32)
-    parts = [jnp.where(missing, 0.0, numbers), marks]
-    levels = map(len, study.problem.levels.values())
-    parts += [jax.nn.one_hot(rows.categories[:, j], count) for j, count in enumerate(levels)]
-    return jnp.concatenate(parts, axis=1)
+    levels = enumerate(1 + len(levels) for levels in study.problem.levels.values())
+    hot = [jax.nn.one_hot(rows.categories[:, j], count) for j, count in levels]
+    return jnp.concatenate([jnp.where(missing, 0.0, numbers), marks, *hot], axis=1)
 
 
 def initial(key: jax.Array, width: int, classes: int) -> Params:
@@ -133,35 +117,31 @@ def outputs(params: Params, x: jax.Array) -> jax.Array:
     return hidden @ params["w2"] + params["b2"][None, :]
 
 
-@dataclass
 class Networks:
-    """All runs, trained: a `Model`."""
+    """All runs, trained.
 
-    study: Study
-    state: State
-    rows: Rows
-    fold: Fold
-    picks: Picks
-    nll: np.ndarray
+    Attributes:
+      nll: [epochs, 2, S, K, A'] of validation and test rows after each epoch.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, study: Study, state: State, rows: Rows, fold: Fold, nll: np.ndarray) -> None:
         """Make one program for the logits of any run."""
+        self.nll, self.state, self._data = nll, state, (rows, fold, study.folds.measuring().rows)
 
-        def run(params: Params, rows: Rows, fold: Fold, picks: jax.Array, s: int, k: int, a: int):
+        def of_run(params: Params, rows: Rows, fold: Fold, picks: jax.Array, s: int, k: int, a: int):
             params, fold = jax.tree.map(lambda x: x[s, k, a], params), jax.tree.map(lambda x: x[s, k], fold)
 
             def step(_: None, batch: jax.Array) -> tuple[None, jax.Array]:
-                return None, outputs(params, inputs(self.study, Rows(*(x[batch] for x in rows)), fold))
+                return None, outputs(params, inputs(study, Rows(*(x[batch] for x in rows)), fold))
 
             logits = jax.lax.scan(step, None, jnp.concatenate(picks[:, s, k]))[1]
             return logits.reshape(2, -1, logits.shape[-1])
 
-        self._logits = jax.jit(run)
+        self._logits = jax.jit(of_run)
 
     def logits(self, stopped: bool, s: int, k: int, a: int) -> jax.Array:
-        """Return the logits [2, rows, C] of a run's rows."""
-        params = self.state.best if stopped else self.state.params
-        return self._logits(params, self.rows, self.fold, self.picks.rows, s, k, a)
+        """Return the logits [2, rows, C] of a run's `Folds.measuring` rows, stopped early or at the end."""
+        return self._logits(self.state.best if stopped else self.state.params, *self._data, s, k, a)
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -169,25 +149,21 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def fit(study: Study, progress: Progress = silent) -> Networks:
-    """Train all runs; tell `progress` what is done, how far, and of how much, after each part of an epoch.
+    """Train all runs; tell `progress` after each part of an epoch.
 
     Raises:
       StudyError: a run has no finite NLL any more.
     """
+    progress("compiling one program for all runs", 0, 1)
     problem, folds = study.problem, study.folds
     rows = Rows(*map(jnp.asarray, (problem.numbers, problem.categories, problem.labels)))
     fold, picks = Fold(jnp.asarray(folds.mean), jnp.asarray(folds.scale)), folds.measuring()
-    loss, state = losses(study), start(study)
-    progress("compiling one program for all runs", 0, 1)
-    optimizer, total = _optimizer(study), study.epochs * folds.steps[0]
-    learn = _compile(
-        _over_runs(_learner(study, optimizer), (0, 0, None, None, None), (0, 0, 0, 0, None)),
-        *(state, loss, fold, next(folds.training(0)), rows),
-    )
-    measure = _compile(
-        _over_runs(_measurer(study), (0, None, None, None), (0, 0, 1, None)), *(state, fold, picks, rows)
-    )
-    (s, k, a), done = study.shape, 0
+    state, loss, part = start(study), losses(study), next(folds.training(0))
+    learn = _all_runs(_learner(study), (0, 0, None, None, None), (0, 0, 0, 0, None))
+    learn = _compile(learn, state, loss, fold, part, rows)
+    measure = _all_runs(_measurer(study), (0, None, None, None), (0, 0, 1, None))
+    measure = _compile(measure, state, fold, picks, rows)
+    (s, k, a), done, total = study.shape, 0, study.epochs * folds.steps[0]
     what = f"training {s * k * a} runs ({a} settings x {k} folds x {s} seeds)"
     nll = np.empty((study.epochs, *study.shape, 2))
     for epoch in range(study.epochs):
@@ -196,7 +172,8 @@ def fit(study: Study, progress: Progress = silent) -> Networks:
             state, done = jax.block_until_ready(learn(state, loss, fold, part, rows)), done + 1
         state, nll[epoch] = measure(state, fold, picks, rows)
         _check_finite(study, nll[epoch])
-    return Networks(study, state, rows, fold, picks, np.moveaxis(nll, -1, 1))
+    progress(what, done, total)
+    return Networks(study, state, rows, fold, np.moveaxis(nll, -1, 1))
 
 
 def losses(study: Study) -> Loss:
@@ -210,10 +187,9 @@ def losses(study: Study) -> Loss:
 
 def start(study: Study) -> State:
     """Return all runs before training: one initialisation per seed, shared by its folds and settings."""
-    inputs, classes = width(study.problem, study.folds), len(study.problem.class_names)
 
     def of_seed(key: jax.Array) -> State:
-        params = initial(key, inputs, classes)
+        params = initial(key, study.width, len(study.problem.class_names))
         return State(params, _optimizer(study).init(params), params, jnp.array(jnp.inf))
 
     def repeated(x: jax.Array) -> jax.Array:
@@ -228,8 +204,9 @@ def _optimizer(study: Study) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, study.epochs * parts * steps))
 
 
-def _learner(study: Study, optimizer: optax.GradientTransformation) -> Callable[..., State]:
+def _learner(study: Study) -> Callable[..., State]:
     """Return what one run learns from a part of an epoch: state -> state."""
+    optimizer = _optimizer(study)
 
     def run(state: State, loss: Loss, fold: Fold, picks: jax.Array, rows: Rows) -> State:
         def step(state: State, batch: jax.Array) -> tuple[State, None]:
@@ -237,10 +214,12 @@ def _learner(study: Study, optimizer: optax.GradientTransformation) -> Callable[
             x = inputs(study, mine, fold)
 
             def objective(params: Params) -> jax.Array:
-                losses = softmax_focal_loss_with_integer_labels(
-                    outputs(params, x) + loss.shift[None, :], mine.labels, gamma=loss.gamma, alpha=loss.alpha
+                logits = outputs(params, x) + loss.shift[None, :]
+                return reduce_loss(
+                    softmax_focal_loss_with_integer_labels(
+                        logits, mine.labels, gamma=loss.gamma, alpha=loss.alpha
+                    )
                 )
-                return reduce_loss(losses)
 
             gradient = jax.grad(objective)(state.params)
             with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction: float ** int32
@@ -260,13 +239,14 @@ def _measurer(study: Study) -> Callable[..., tuple[State, jax.Array]]:
         def step(total: jax.Array, batch: Picks) -> tuple[jax.Array, None]:
             mine = Rows(*(x[batch.rows] for x in rows))
             log_p = jax.nn.log_softmax(outputs(state.params, inputs(study, mine, fold)))
-            nll = -jnp.take_along_axis(log_p, mine.labels[:, None], axis=1)[:, 0]
-            return total + jnp.sum(nll * batch.counts), None
+            own = jnp.take_along_axis(log_p, mine.labels[:, None], axis=1)[:, 0]
+            return total - jnp.sum(own * batch.counts), None
 
-        def mean(picks: Picks) -> jax.Array:
-            return jax.lax.scan(step, jnp.zeros(()), picks)[0] / jnp.sum(picks.counts)
+        def mean(role: int) -> jax.Array:
+            mine = Picks(*(x[role] for x in picks))
+            return jax.lax.scan(step, jnp.zeros(()), mine)[0] / jnp.sum(mine.counts)
 
-        nll = jnp.stack([mean(Picks(*(x[role] for x in picks))) for role in (0, 1)])
+        nll = jnp.stack([mean(0), mean(1)])
         better = nll[0] < state.lowest
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), state.params, state.best)
         return state._replace(best=best, lowest=jnp.where(better, nll[0], state.lowest)), nll
@@ -274,7 +254,7 @@ def _measurer(study: Study) -> Callable[..., tuple[State, jax.Array]]:
     return run
 
 
-def _over_runs(run: Callable, settings: tuple, folds_and_seeds: tuple) -> Callable:
+def _all_runs(run: Callable, settings: tuple, folds_and_seeds: tuple) -> Callable:
     """Return the program of all runs, by which axes of the arguments settings, folds and seeds are."""
     return jax.vmap(jax.vmap(jax.vmap(run, settings), folds_and_seeds), folds_and_seeds)
 

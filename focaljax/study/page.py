@@ -7,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from focaljax.study import pictures, words
+from focaljax.study.data import rarest
 from focaljax.study.outcome import Outcome
 from focaljax.study.settings import ALPHAS
 from focaljax.study.verdict import METRICS, Table
@@ -36,7 +37,11 @@ def make(outcome: Outcome, numbers: dict[str, Any]) -> str:
         outcome=outcome,
         runs=words.runs(outcome),
         grid=_grid(outcome),
-        tables={when: _sorted(outcome, table) for when, table in outcome.tables.items()},
+        tables={
+            outcome.stopped.when: _sorted(outcome, outcome.table),
+            outcome.end.when: _sorted(outcome, outcome.table_at_end),
+        },
+        rare=[outcome.class_names[k] for k in rarest(outcome.class_counts)],
         metrics=METRICS,
         pictures={name: Markup(pictures.svg(name, outcome)) for name in pictures.PANELS},
         captions=CAPTIONS,
@@ -46,7 +51,7 @@ def make(outcome: Outcome, numbers: dict[str, Any]) -> str:
 
 def _grid(outcome: Outcome) -> dict[str, Any]:
     """Gamma by alpha: the criterion, stopped early; and beside it the settings that move logits."""
-    cells = {row[outcome.metric].setting: row[outcome.metric] for row in outcome.tables[outcome.stopped.when]}
+    cells = {row[outcome.metric].setting: row[outcome.metric] for row in outcome.table}
     shown = outcome.settings[outcome.advice.shown]
     alphas = [a for a in ALPHAS if any(s.alpha == a for s in cells)]
     return {

@@ -56,7 +56,7 @@ Panel = Callable[[Axes, Outcome], None]
 def differences(axes: Axes, outcome: Outcome, metrics: tuple[Metric, ...]) -> None:
     """Draw each setting's paired difference to cross-entropy, stopped early, with corrected intervals."""
     axes.axvline(0.0, color=matplotlib.rcParams["text.color"], linewidth=1)
-    paper, table = matplotlib.rcParams["axes.facecolor"], outcome.tables[outcome.stopped.when]
+    paper, table = matplotlib.rcParams["axes.facecolor"], outcome.table
     settings = outcome.settings[1:]
     for metric, offset, size in zip(metrics, (0.16, -0.2), (6.0, 3.5), strict=False):
         for index in range(1, len(settings) + 1):
@@ -238,7 +238,7 @@ def _title(outcome: Outcome, metric: Metric) -> str:
     there is one), so the title cannot pick its winner.
     """
     other = _shown(outcome)[1:2] or [len(outcome.settings) - 1]
-    ours, base = (outcome.tables[outcome.stopped.when][i][metric] for i in (*other, 0))
+    ours, base = (outcome.table[i][metric] for i in (*other, 0))
     numbers = f"{ours.mean.mean:.3f} with {ours.setting.short}, {base.mean.mean:.3f} with cross-entropy"
     if ours.verdict == NOTHING:
         return f"{metric.title}: {NOTHING},\n{numbers}"

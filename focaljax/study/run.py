@@ -1,5 +1,6 @@
 """The whole study as one function: data in, outcome out. The command line calls it, and notebooks do."""
 
+import math
 import platform
 from collections.abc import Iterable, Sequence
 from importlib import metadata
@@ -10,10 +11,11 @@ from focaljax.study import data, measures, network, settings, words
 from focaljax.study.errors import StudyError
 from focaljax.study.folds import LEAST, choose_count, deal, epochs_for
 from focaljax.study.network import Progress, silent
-from focaljax.study.outcome import END, STOPPED, Outcome
-from focaljax.study.verdict import CRITERIA, MARGIN
+from focaljax.study.outcome import Outcome
+from focaljax.study.verdict import CRITERIA
 
-STEPS, SEEDS = 1000, 3
+STEPS, SEEDS, MARGIN = 1000, 3, 0.01
+STOPPED, END = "stopped early", "at the end of training"
 
 
 def compare(
@@ -71,10 +73,15 @@ def compare(
     """
     if criterion not in CRITERIA:
         raise StudyError(f"expected a criterion out of {', '.join(CRITERIA)}; got {criterion!r}")
-    gammas, alphas = settings.checked(gamma, alpha)
-    if not margin >= 0.0:
-        raise StudyError(f"expected a margin of at least 0, got {margin!r}")
-    for option, value, least in (("folds", folds, LEAST), ("seeds", seeds, 1), ("epochs", epochs, 1)):
+    gammas, alphas = (None if x is None else list(x) for x in (gamma, alpha))
+    if gammas is not None and not (gammas and all(0.0 <= g < math.inf for g in gammas)):
+        raise StudyError(f"expected finite gammas of at least 0, got {gammas}")
+    if alphas is not None and not (alphas and {*alphas} <= {*settings.ALPHAS}):
+        raise StudyError(f"expected alphas out of {', '.join(settings.ALPHAS)}; got {alphas}")
+    for option, value, least in (
+        *(("folds", folds, LEAST), ("seeds", seeds, 1), ("epochs", epochs, 1)),
+        *(("margin", margin, 0.0), ("seed", seed, 0)),
+    ):
         if value is not None and not value >= least:
             raise StudyError(f"expected {option} of at least {least}, got {value!r}")
     problem = data.make(X, y, name, notes)
@@ -86,7 +93,7 @@ def compare(
         problem,
         deal(problem, range(seed, seed + seeds), count),
         chosen,
-        epochs or epochs_for(problem.rows, count, steps),
+        epochs or epochs_for(len(problem.labels), count, steps),
     )
     progress(f"{problem.description}.", 0, 0)
     for note in (*problem.notes, *few, *same):
@@ -117,10 +124,8 @@ def _about(study: network.Study, notes: list[str]) -> dict[str, Any]:
         "data": {
             "description": problem.description,
             "notes": notes,
-            "rows": problem.rows,
-            "numbers": problem.numbers.shape[1],
-            "categories": problem.categories.shape[1],
-            "inputs_of_the_network": network.width(problem, study.folds),
+            "rows": len(problem.labels),
+            "inputs_of_the_network": study.width,
             "classes": list(problem.class_names),
             "rows_per_class": problem.class_counts.tolist(),
         },

@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from focaljax.class_weights import effective_number, inverse_frequency
-from focaljax.study.errors import StudyError
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0, 5.0)
-MAX_GAMMA = 100.0
 ALPHAS = ("none", "balanced", "effective")
 ADJUSTED = "logit adjustment"
 POST_HOC = "post-hoc logit adjustment"
@@ -103,18 +101,6 @@ def beta_of(counts: jax.Array) -> jax.Array:
     return 1 - 1 / jnp.mean(counts)
 
 
-def checked(
-    gammas: Iterable[float] | None, alphas: Iterable[str] | None
-) -> tuple[list[float] | None, list[str] | None]:
-    """Return both as lists, if they may be what they are."""
-    gammas, alphas = (None if x is None else list(x) for x in (gammas, alphas))
-    if gammas is not None and not (gammas and all(0.0 <= g <= MAX_GAMMA for g in gammas)):
-        raise StudyError(f"expected gammas from 0 to {MAX_GAMMA:g}, got {gammas}")
-    if alphas is not None and not (alphas and set(alphas) <= set(ALPHAS)):
-        raise StudyError(f"expected alphas out of {', '.join(ALPHAS)}; got {alphas}")
-    return gammas, alphas
-
-
 def choose(
     gammas: Iterable[float] | None, alphas: Iterable[str] | None, counts: np.ndarray
 ) -> tuple[tuple[Setting, ...], list[str]]:
@@ -124,24 +110,24 @@ def choose(
     these rows, as all class weights are where classes are balanced, runs once.
     """
     asked = [Setting(float(g), a) for a, g in product(alphas or ALPHAS, gammas or GAMMAS)]
-    asked = dict.fromkeys([BASELINE, *asked, Setting(0.0, ADJUSTED), Setting(0.0, POST_HOC)])
-    kept: dict[Setting, np.ndarray] = {}
-    same: dict[str, str] = {}
-    for setting in asked:
-        moved = setting.alpha in (ADJUSTED, POST_HOC)
-        effect = -log_priors(counts) if moved else np.log(setting.class_weights(counts))
+    kept: list[tuple[Setting, np.ndarray]] = []  # each with what it does to the classes
+    notes = {}
+    for setting in dict.fromkeys([BASELINE, *asked, Setting(0.0, ADJUSTED), Setting(0.0, POST_HOC)]):
+        moves = setting.alpha in (ADJUSTED, POST_HOC)
+        effect = log_priors(counts) if moves else np.log(setting.class_weights(counts))
         effect = effect - effect.mean()
-        for other, of_other in kept.items():
-            group = {ADJUSTED, POST_HOC} if moved else set(ALPHAS)
-            comparable = other.gamma == setting.gamma and (other.alpha in group or other.alpha == "none")
-            comparable &= {setting.alpha, other.alpha} != {ADJUSTED, POST_HOC}
-            if comparable and np.abs(effect - of_other).max() < ALIKE:
-                same[setting.alpha] = other.alpha
-                break
+        same = (
+            other.alpha
+            for other, of_other in kept
+            if other.gamma == setting.gamma and np.ptp(effect - of_other) < ALIKE
+            if other.alpha == "none" or (setting.alpha in ALPHAS and other.alpha in ALPHAS)
+        )
+        alike = next(same, None)
+        if alike is None:
+            kept.append((setting, effect))
         else:
-            kept[setting] = effect
-    notes = [f"the same on these classes as {that} alpha, so left out: {this}" for this, that in same.items()]
-    return tuple(kept), notes
+            notes[f"left out, as on these classes it does what {alike} alpha does: {setting.alpha}"] = 0
+    return tuple(setting for setting, _ in kept), list(notes)
 
 
 def highlights(settings: Sequence[Setting]) -> list[int]:

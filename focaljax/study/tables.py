@@ -11,11 +11,10 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,14 +36,13 @@ DAMAGED = (
 )
 
 
-@dataclass(frozen=True)
-class Table:
-    """What a file holds: features and labels, as `data.make` takes them, its name, and notes on the reading."""
+class Table(NamedTuple):
+    """What a file holds: features and labels, as `compare` takes them, its name, and notes on the reading."""
 
     features: Any
     labels: Any
     name: str
-    notes: tuple[str, ...]
+    notes: list[str]
 
 
 Batches = Callable[[list[str]], Iterator[pd.DataFrame]]  # of some columns
@@ -60,22 +58,21 @@ def read_csv(
     """
     with _errors(path, "text with separated cells"):
         with get_handle(_file(path), "r", encoding="utf-8-sig", compression="infer") as handles:
-            header = handles.handle.readline()
+            header = str(handles.handle.readline())
         if not header.strip():
             raise StudyError(f"{path} is empty; expected a header and rows")
         mark = sep or max(SEPARATORS, key=header.count)
         options: dict[str, Any] = {"sep": mark, "encoding": "utf-8-sig"}
-        given = next(csv.reader([header], delimiter=mark), [])
         columns = [str(name) for name in pd.read_csv(path, nrows=0, **options).columns]
-    notes = [] if mark == (sep or ",") else [f"the cells are separated by {mark!r}"]
-    if len(given) == len(columns):
+    notes = [f"the cells are separated by {mark!r}"] * (mark != (sep or ","))
+    given = next(csv.reader([header], delimiter=mark))
+    if len(given) == len(columns):  # not a header of several lines
         notes += renamed([name or new for name, new in zip(given, columns, strict=True)], columns)
 
     def batches(names: list[str]) -> Iterator[pd.DataFrame]:
-        options.update(header=0, names=columns, index_col=False, usecols=names, dtype="str")
-        with pd.read_csv(path, chunksize=max(1, BATCH // len(columns)), **options) as reader:
-            for frame in reader:
-                yield frame[names]
+        chosen = {"header": 0, "names": columns, "index_col": False, "usecols": names, "dtype": "str"}
+        for frame in pd.read_csv(path, chunksize=max(1, BATCH // len(columns)), **options, **chosen):
+            yield frame[names]
 
     with _errors(path, "text with separated cells"):
         return _table(path, columns, batches, label, drop, rows, notes)
@@ -87,34 +84,28 @@ def read_parquet(path: Path, label: str | None, drop: Sequence[str] = (), *, row
     if not parts:
         raise StudyError(f"the folder {path} has no files *.parquet")
     with _errors(path, "Parquet"):
-        schemas = [pq.read_schema(part) for part in parts]
-        for part, schema in zip(parts, schemas, strict=True):
-            if not schema.equals(schemas[0]):
+        schema = pq.read_schema(parts[0])
+        for part in parts[1:]:
+            if not pq.read_schema(part).equals(schema):
                 raise StudyError(f"{part} has other columns than {parts[0]}")
-        columns = unique(schemas[0].names)
-        odd = [n for n, field in zip(columns, schemas[0], strict=True) if not _usable(field.type)]
-        index = [n for n in columns if n.startswith("__index_level_")]
+        columns = unique(schema.names)
+        kinds = dict(zip(columns, schema.types, strict=True))
 
         def batches(names: list[str]) -> Iterator[pd.DataFrame]:
-            places = [columns.index(name) for name in names]
             for part in parts:
                 with pq.ParquetFile(part) as file:
-                    wanted = {schemas[0].names[j] for j in places}
-                    for batch in file.iter_batches(max(1, BATCH // len(columns)), columns=sorted(wanted)):
-                        read = batch.rename_columns(
-                            [n for n, old in zip(columns, schemas[0].names, strict=True) if old in wanted]
-                        )
-                        yield pd.DataFrame({name: _series(read[name]) for name in names})
+                    wanted = [schema.names[columns.index(name)] for name in names]
+                    for batch in file.iter_batches(max(1, BATCH // len(columns)), columns=wanted):
+                        found = dict(zip(unique(batch.schema.names), batch.columns, strict=True))
+                        yield pd.DataFrame({name: _series(found[name]) for name in names})
 
-        notes = renamed(schemas[0].names, columns)
-        notes += [f"left out, a saved row index: {', '.join(index)}"] if index else []
+        odd = [name for name, kind in kinds.items() if not _usable(kind)]
         if label in odd:
-            raise StudyError(
-                f"the column {label!r} of {path} is {schemas[0].types[columns.index(label)]}; not classes"
-            )
-        out = set(odd) - set(drop)
-        notes += [f"left out, neither numbers, dates nor text: {', '.join(sorted(out))}"] if out else []
-        return _table(path, columns, batches, label, drop, rows, notes, {*odd, *index})
+            raise StudyError(f"the column {label!r} of {path} is {kinds[label]}; expected classes")
+        left = sorted({*odd} - {*drop})
+        notes = renamed(schema.names, columns)
+        notes += [f"left out, neither numbers, dates nor text: {', '.join(left)}"] if left else []
+        return _table(path, columns, batches, label, drop, rows, notes, odd)
 
 
 def read_npz(path: Path, features: str | None = None, label: str | None = None) -> Table:
@@ -132,15 +123,15 @@ def read_npz(path: Path, features: str | None = None, label: str | None = None) 
         pairs = [(features or x, label or y) for x, y in PAIRS]
         found = [(x, y) for x, y in pairs if x in file.files and y in file.files and x != y]
         if not found:
+            usual = ", ".join(f"{x} and {y}" for x, y in PAIRS)
             raise StudyError(
-                f"{path} has none of the usual pairs of arrays ({', '.join(f'{x} and {y}' for x, y in PAIRS)}); "
-                f"{has}; name them with --features and --label"
+                f"{path} has none of the usual pairs of arrays ({usual}); {has}; name them with --features and "
+                "--label"
             )
-        x, y = found[0]
-        others = [name for name in file.files if name not in (x, y)]
-        notes = [f"the features are the array {x!r}, the labels {y!r}"] if None in (features, label) else []
+        others = [name for name in file.files if name not in found[0]]
+        notes = ["the features are the array {!r}, the labels {!r}".format(*found[0])]
         notes += [f"left out, other arrays of the file: {', '.join(others)}"] if others else []
-        return Table(file[x], file[y], path.name, tuple(notes))
+        return Table(file[found[0][0]], file[found[0][1]], path.name, notes)
 
 
 def _table(
@@ -149,12 +140,12 @@ def _table(
     batches: Batches,
     label: str | None,
     drop: Sequence[str],
-    rows: int,
-    notes: Sequence[str],
-    out: frozenset[str] | set[str] = frozenset(),
+    most: int,
+    notes: list[str],
+    odd: Collection[str] = (),
 ) -> Table:
     """Check the names, and read the columns that remain."""
-    listed = ", ".join(columns[:30]) + (f" and {len(columns) - 30} more" if len(columns) > 30 else "")
+    listed = ", ".join(columns[:30]) + f" and {len(columns) - 30} more" * (len(columns) > 30)
     if label is None:
         raise StudyError(f"no label column is named; {path} has the columns: {listed}")
     for name in (label, *drop):
@@ -165,54 +156,51 @@ def _table(
             raise StudyError(f"{path} has no column {name!r}{meant}; it has: {listed}")
     if label in drop:
         raise StudyError(f"column {label!r} of {path} cannot be both the label and dropped")
-    names = [name for name in columns if name not in {*drop, *out} or name == label]
-    frame, sampled = _sample(batches, names, label, rows)
-    notes = [*notes, *([f"left out as asked: {', '.join(drop)}"] if drop else []), *sampled]
-    return Table(frame.drop(columns=label), frame[label], path.name, tuple(notes))
+    names = [name for name in columns if name not in {*drop, *odd}]
+    frame, note = _sample(batches, names, label, most)
+    notes = [*notes, *([f"left out as asked: {', '.join(drop)}"] if drop else []), *note]
+    return Table(frame.drop(columns=label), frame[label], path.name, notes)
 
 
 def _sample(batches: Batches, names: list[str], label: str, most: int) -> tuple[pd.DataFrame, list[str]]:
     """Return all rows, or a stratified sample of about `most` of them and a note."""
-    read, count = [], 0
+    read: list[pd.DataFrame] = []
     for frame in batches(names):
         read.append(frame)
-        count += len(frame)
-        if count > most:
+        if sum(map(len, read)) > most:
             break
     else:
-        if not count:
+        if not sum(map(len, read)):
             raise StudyError("there are columns but no rows")
         return pd.concat(read, ignore_index=True), []
-    del read
+    read.clear()
     labels = pd.concat((batch[label] for batch in batches([label])), ignore_index=True)
     counts = labels.value_counts()
-    kept = np.maximum(np.floor(counts * (most / counts.sum())), np.minimum(counts, FEWEST))
+    kept = np.maximum(counts * most // counts.sum(), np.minimum(counts, FEWEST))
     shuffled = labels.dropna().sample(frac=1.0, random_state=0)
-    chosen = shuffled.groupby(shuffled).cumcount() < shuffled.map(kept).astype("float64")
-    keep = np.zeros(len(labels), bool)
+    chosen = shuffled.groupby(shuffled).cumcount() < shuffled.map(kept.to_dict()).astype("int64")
+    keep = pd.Series(False, labels.index)
     keep[chosen.index[chosen]] = True
-    read, start = [], 0
+    start = 0
     for frame in batches(names):
-        read.append(frame[keep[start : start + len(frame)]])
+        read.append(frame[keep.to_numpy()[start : start + len(frame)]])
         start += len(frame)
     note = f"a stratified sample of {keep.sum()} of {len(labels)} rows was taken (--rows)"
     return pd.concat(read, ignore_index=True), [note]
 
 
 def _usable(kind: pa.DataType) -> bool:
-    t = pa.types
-    if t.is_dictionary(kind):
-        return _usable(kind.value_type)
-    return not (
-        t.is_nested(kind) or t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind)
-    )
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return not (pa.types.is_nested(inner) or any(test(inner) for test in binary))
 
 
 def _series(column: pa.Array) -> pd.Series:
-    """Return a column of Parquet as pandas has it: dictionaries as text, all that measures as numbers."""
-    t, kind = pa.types, column.type
-    if t.is_dictionary(kind):
-        return column.cast(kind.value_type).cast(pa.string()).to_pandas().astype("str")
+    """Return a column of Parquet as pandas has it: dictionaries as their values, all that measures as numbers."""
+    t = pa.types
+    if t.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
     if t.is_decimal(kind):
         column = column.cast(pa.float64())
     elif t.is_time(kind):
@@ -223,10 +211,10 @@ def _series(column: pa.Array) -> pd.Series:
 
 
 def _file(path: Path) -> Path:
-    if path.is_dir():
-        raise StudyError(f"expected a file, got the folder {path}")
     if not path.is_file():
-        raise StudyError(f"there is no file {path}")
+        raise StudyError(
+            f"expected a file, got the folder {path}" if path.is_dir() else f"there is no file {path}"
+        )
     return path
 
 

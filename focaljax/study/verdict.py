@@ -6,7 +6,7 @@ independent and a plain t interval is too narrow. The corrected one widens the v
 s^2 / J to s^2 (1 / J + n_test / n_train) for J runs (Nadeau and Bengio 2003). Of many settings one is
 always best by chance: "better" and "worse" hold after Holm's correction over all settings that differ.
 
-A setting is recommended if it is surely better than cross-entropy and may be so by more than a margin. Among
+A setting is recommended if it is surely better than cross-entropy and may be so by more than a margin. Of
 several it is not the one with the best mean, which is best by chance too, but the plainest that cannot be told
 from it. If no setting's interval reaches beyond the margin, no difference is worth having: that holds for all
 of them at once without a correction, as every one must pass. Else the question is open.
@@ -14,7 +14,7 @@ of them at once without a correction, as every one must pass. Else the question 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -22,7 +22,6 @@ from scipy.special import stdtr, stdtrit
 from focaljax.study.settings import Setting
 
 LEVEL = 0.95
-MARGIN = 0.01
 NOTHING = "no difference found"
 BETTER, EQUAL, UNDECIDED = "better", "no difference worth having", "undecided"
 MORE_FOLDS, MORE_SEEDS = (10, 20, 50), (5, 10, 20)
@@ -51,20 +50,22 @@ BALANCED = Metric("balanced_accuracy", "balanced accuracy", True)
 AUROC = Metric("auroc", "AUROC", True)
 PRECISION = Metric("average_precision", "average precision", True)
 NLL = Metric("nll", "NLL", False, np.inf)
-NLL_POSTERIOR = Metric("nll_posterior", "NLL of posteriors", False, np.inf)
 NLL_CALIBRATED = Metric("nll_calibrated", "calibrated NLL", False, np.inf)
 ECE = Metric("ece", "ECE", False)
-ECE_POSTERIOR = Metric("ece_posterior", "ECE of posteriors", False)
 ECE_CALIBRATED = Metric("ece_calibrated", "calibrated ECE", False)
 RARE = Metric("rare_recall", "rare recall", True)
-ACCURACY = Metric("accuracy", "accuracy", True)
 JUDGED = (BALANCED, AUROC, PRECISION, NLL, NLL_CALIBRATED, ECE, ECE_CALIBRATED)
-METRICS = (*JUDGED, NLL_POSTERIOR, ECE_POSTERIOR, RARE, ACCURACY)
+METRICS = (
+    *JUDGED,
+    Metric("nll_posterior", "NLL of posteriors", False, np.inf),
+    Metric("ece_posterior", "ECE of posteriors", False),
+    RARE,
+    Metric("accuracy", "accuracy", True),
+)
 CRITERIA = {metric.name.replace(" ", "-").lower(): metric for metric in JUDGED}
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A mean over runs, the ends of its corrected 95 % t interval, and the p-value of "it is 0"."""
 
     mean: float
@@ -77,25 +78,18 @@ class Interval:
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One setting on one metric: its mean, its difference to cross-entropy, and the verdict.
+class Comparison(NamedTuple):
+    """One setting on one metric: its mean, its difference to cross-entropy, Holm's p, and the verdict.
 
-    `p` is Holm's, over all settings of this metric.
+    `gain` are mean, low and high of the difference, turned so that more is better.
     """
 
     setting: Setting
-    metric: Metric
     mean: Interval
     difference: Interval
     p: float
     verdict: str
-
-    @property
-    def gain(self) -> tuple[float, float, float]:
-        """Mean, low and high of the difference, turned so that more is better."""
-        d = self.difference
-        return (d.mean, d.low, d.high) if self.metric.higher_is_better else (-d.mean, -d.high, -d.low)
+    gain: tuple[float, float, float]
 
 
 Table = list[dict[Metric, Comparison]]
@@ -106,24 +100,19 @@ class Advice:
     """What to use.
 
     Attributes:
-      metric, margin: the criterion, and the least difference worth having.
       verdict: BETTER, EQUAL or UNDECIDED.
       index: of the setting to use, 0 for cross-entropy; None where that is undecided.
       leader: of the setting with the best mean, among those that are better if there are any.
-      helpful: indices of all settings that are better and may be so by more than the margin.
-      alike: those of them that cannot be told from the leader.
+      alike: indices of all that are better, may be so by more than the margin, and cannot be told from it.
       chosen: what choosing on the validation folds gained over cross-entropy on the test folds.
-      deciding: (folds, seeds) with which the leader's difference would be told, if runs went on to vary as
-        they do; None if none is enough, or it is told.
+      deciding: (folds, seeds) that would tell the leader's difference, if runs went on to vary as they do;
+        None if none is enough, or it is told.
       of_folds: the share of the variance of its mean that is the folds', which no seed lowers.
     """
 
-    metric: Metric
-    margin: float
     verdict: str
     index: int | None
     leader: int
-    helpful: tuple[int, ...]
     alike: tuple[int, ...]
     chosen: Interval
     deciding: tuple[int, int] | None
@@ -158,30 +147,24 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def distinct(differences: np.ndarray) -> np.ndarray:
-    """Return which of the differences [m, J] need a test of their own: the first of equal ones, and not zeros."""
-    seen = {np.zeros(differences.shape[1]).tobytes()}
-    own = []
-    for values in differences + 0.0:  # -0.0 becomes 0.0
-        own.append(values.tobytes() not in seen)
-        seen.add(values.tobytes())
-    return np.array(own, bool)
-
-
 def compare(settings: Sequence[Setting], measures: Mapping[str, np.ndarray], test_share: float) -> Table:
-    """Compare measures [..., A] with those of setting 0, cross-entropy: all metrics for each setting."""
+    """Compare measures [..., A] with those of setting 0, cross-entropy: all metrics for each setting.
+
+    Settings that are equal in every run are one in the correction, and one that equals cross-entropy is none.
+    """
     table: Table = [{} for _ in settings]
     for metric in METRICS:
         values = measures[metric.field].reshape(-1, len(settings)).T
-        differences = values - values[0]
-        of = [corrected_t(d, test_share, -metric.highest, metric.highest) for d in differences]
-        own = distinct(differences)
-        adjusted = holm(np.array([of[i].p for i in np.flatnonzero(own)]))
-        known = {differences[i].tobytes(): p for i, p in zip(np.flatnonzero(own), adjusted, strict=True)}
+        of = [corrected_t(d, test_share, -metric.highest, metric.highest) for d in values - values[0]]
+        tests = _distinct(values)
+        adjusted = {0: 1.0} | dict(zip(tests, holm(np.array([of[i].p for i in tests])), strict=True))
         for i, setting in enumerate(settings):
-            p = float(known.get(differences[i].tobytes(), 1.0))
+            p = float(adjusted[next(j for j in adjusted if np.array_equal(values[i], values[j]))])
+            verdict = NOTHING if p > 1 - LEVEL else BETTER if metric.better(of[i].mean) > 0 else "worse"
+            mean, *ends = map(metric.better, of[i][:3])
+            gain = (mean, min(ends), max(ends))
             mean = corrected_t(values[i], test_share, 0.0, metric.highest)
-            table[i][metric] = Comparison(setting, metric, mean, of[i], p, _verdict(metric, of[i], p, i))
+            table[i][metric] = Comparison(setting, mean, of[i], p, verdict if i else "baseline", gain)
     return table
 
 
@@ -191,22 +174,21 @@ def advise(
     table: Table,
     validation: np.ndarray,
     test: np.ndarray,
-    shape: tuple[int, int],
     most_folds: int,
 ) -> Advice:
-    """Draw the conclusion from all comparisons, and from the values of a metric [..., A] on both kinds of rows.
+    """Draw the conclusion from all comparisons, and from the values of a metric [S, K, A] on both kinds of rows.
 
-    `shape` is S and K, `most_folds` how many folds the rarest class allows.
+    `most_folds` is how many folds the rarest class allows.
     """
-    settings = [row[metric].setting for row in table]
-    test, share = test.reshape(-1, len(settings)), 1 / (shape[1] - 2)
+    shape, test = test.shape[:2], test.reshape(-1, len(table))
+    share, settings = 1 / (shape[1] - 2), [row[metric].setting for row in table]
     pick = metric.better(validation.reshape(test.shape)).argmax(axis=1)
     chosen = corrected_t(test[np.arange(len(test)), pick] - test[:, 0], share)
     gains = np.array([row[metric].gain for row in table])
     may = gains[:, 2] > margin
     helpful = [i for i, row in enumerate(table) if row[metric].verdict == BETTER and may[i]]
     leader = max(helpful or range(1, len(settings)), key=lambda i: gains[i, 0])
-    alike: list[int] = []
+    alike, deciding = [], None
     if not may[1:].any():
         verdict, index = EQUAL, 0
     elif helpful:
@@ -215,17 +197,15 @@ def advise(
         verdict, index = BETTER, min(alike, key=lambda i: (*settings[i].plainness, i))
     else:
         verdict, index = UNDECIDED, None
-    differences = test - test[:, :1]
-    tests = int(distinct(differences.T[1:]).sum())
-    deciding = (
-        _deciding(metric.better(differences[:, leader]), shape, margin, tests, most_folds)
-        if index is None
-        else None
-    )
+        gain = metric.better(test[:, leader] - test[:, 0])
+        deciding = _deciding(gain, shape, margin, len(_distinct(test.T)), most_folds)
     of_folds = share / (share + 1 / len(test))
-    return Advice(
-        metric, margin, verdict, index, leader, tuple(helpful), tuple(alike), chosen, deciding, of_folds
-    )
+    return Advice(verdict, index, leader, tuple(alike), chosen, deciding, of_folds)
+
+
+def _distinct(values: np.ndarray) -> list[int]:
+    """Return which of the settings [A, J] need a test of their own: not what equals one before it."""
+    return [i for i in range(1, len(values)) if not (values[:i] == values[i]).all(axis=1).any()]
 
 
 def _deciding(
@@ -233,19 +213,12 @@ def _deciding(
 ) -> tuple[int, int] | None:
     """Return the fewest runs, as folds and seeds, that would tell this gain from 0 or from the margin."""
     mean, deviation, (seeds, folds) = gains.mean(), gains.std(ddof=1), shape
-    tries = [(folds, s) for s in MORE_SEEDS if s > seeds] + [(k, seeds) for k in MORE_FOLDS if k > folds]
+    tries = [(folds, s) for s in MORE_SEEDS if s > seeds]
+    tries += [(k, seeds) for k in MORE_FOLDS if folds < k <= most_folds]
     for k, s in sorted(tries, key=lambda more: more[0] * more[1]):
         error = deviation * np.sqrt(1 / (k * s) + 1 / (k - 2))
         surely = mean > stdtrit(k * s - 1, 1 - (1 - LEVEL) / 2 / max(1, tests)) * error
         nothing = mean + stdtrit(k * s - 1, (1 + LEVEL) / 2) * error <= margin
-        if k <= most_folds and (surely or nothing):
+        if surely or nothing:
             return k, s
     return None
-
-
-def _verdict(metric: Metric, difference: Interval, p: float, index: int) -> str:
-    if not index:
-        return "baseline"
-    if p > 1 - LEVEL:
-        return NOTHING
-    return BETTER if metric.better(difference.mean) > 0 else "worse"
