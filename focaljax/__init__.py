@@ -1,6 +1,7 @@
 """focaljax: the focal cross-entropy family for JAX."""
 
-from focaljax import _interrupt, calibration, class_weights, metrics, terms  # _interrupt first
+from focaljax import _interrupt as _interrupt  # first: it also guards the imports that follow
+from focaljax import calibration, class_weights, metrics, terms
 from focaljax.crossentropy import (
     binary_focal_crossentropy,
     categorical_focal_crossentropy,

@@ -1,6 +1,6 @@
 """The command line of `python -m focaljax`: read the options, do the study, leave with a code.
 
-Help and version need no package of the extra `demo`, so nothing of them is imported before the options are read.
+Help and version need no package of the extra `demo`: the options are read before any of them is imported.
 """
 
 import argparse
@@ -32,7 +32,7 @@ ABOUT = """\
 Which gamma and which alpha for this data? Train one small Optax classifier with cross-entropy, with
 focal loss for several gammas and class weights, and with the priors of the classes taken out in training or
 after it, on every fold of every seed, all in one compiled program. Say what is better on the test folds, that
-no difference is worth having, or that it is undecided and what would decide it.
+no difference is worth having, or that it is undecided, and what would decide it.
 """
 EXAMPLES = """\
 examples:
@@ -43,7 +43,7 @@ examples:
   python -m focaljax --gamma 1 2 3 --alpha none balanced --folds 10 --out my-report
 
 The folder holds report.html, report.json, results.csv (two rows per run) and the pictures. Wrong files or
-options end with exit code 2, Ctrl-C with 130; both write nothing. In a notebook: focaljax.study.compare(X, y).
+options end with exit code 2, Ctrl-C with 130; both write nothing. In a notebook: focaljax.study.compare.
 """
 
 

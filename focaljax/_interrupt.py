@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+from itertools import pairwise
 
 writing = threading.Lock()  # held for the milliseconds in which a report appears: it is whole or not there
 _waiting: list[tuple[threading.Thread, socket.socket]] = []  # at most one; the socket must stay open
@@ -41,9 +42,9 @@ def _leave(signals: socket.socket) -> None:
 
 
 def _is_the_program() -> bool:
-    """Whether this is the import at the start of `python -m focaljax`, before Python has found the program."""
-    words = sys.orig_argv
-    return sys.argv[:1] == ["-m"] and ("-mfocaljax" in words or ("-m", "focaljax") in zip(words, words[1:]))  # noqa: B905
+    """Whether this import is the start of `python -m focaljax`: Python has not yet found the program."""
+    named = "-mfocaljax" in sys.orig_argv or ("-m", "focaljax") in pairwise(sys.orig_argv)
+    return sys.argv[:1] == ["-m"] and named
 
 
 if _is_the_program():

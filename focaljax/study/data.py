@@ -146,7 +146,7 @@ def _classes(labels: Any) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
         raise StudyError("the labels are dates; expected classes")
     codes, found = pd.factorize(column)
     levels = pd.Series(found).astype("str")
-    numbers = pd.to_numeric(levels, errors="coerce").to_numpy(np.float64)
+    numbers = _parsed(levels)
     if column.dtype.kind != "b" and len(levels) and np.isfinite(numbers).all():
         which, values = pd.factorize(numbers, sort=True)
         names = [str(int(x)) if x.is_integer() and abs(x) < 2**53 else str(x) for x in values.tolist()]
@@ -160,10 +160,15 @@ def _classes(labels: Any) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
         raise StudyError(f"there is one class only, {names[0]!r}; expected two or more")
     if len(names) > MOST_CLASSES or 2 * len(names) > rows:
         raise StudyError(
-            f"the labels have {len(names)} different values in {rows} rows; that is an identifier or a quantity, "
-            f"not a class (expected at most {MOST_CLASSES} classes, 2 rows each on average)"
+            f"the labels have {len(names)} different values in {rows} rows; that is an identifier or a "
+            f"quantity, not a class (expected at most {MOST_CLASSES} classes, 2 rows each on average)"
         )
     return np.append(which, -1)[codes], tuple(names), notes
+
+
+def _parsed(levels: pd.Series) -> np.ndarray:
+    """Return the numbers that texts are, NaN for each that is none."""
+    return np.asarray(pd.to_numeric(np.asarray(levels, object), errors="coerce"), np.float64)
 
 
 @dataclass
@@ -209,8 +214,8 @@ class _Columns:
         """Add text: numbers if its cells are, dates if all are, else a category."""
         levels = pd.Series(found, dtype="str")
         grouped = levels.map(lambda x: re.fullmatch(THOUSANDS, x) is not None).to_numpy(bool)
-        values = pd.to_numeric(levels.where(~grouped, levels.str.replace(",", "")), errors="coerce")
-        other = levels[values.isna()]
+        values = _parsed(levels.where(~grouped, levels.str.replace(",", "")))
+        other = levels[np.isnan(values)]
         words = other[other.map(lambda x: any(map(str.isalnum, x)))]
         if not len(words) and len(other) < len(levels):
             if grouped.any():

@@ -60,7 +60,7 @@ class Folds:
         return parts, steps, max(1, rows // (parts * steps))
 
     def training(self, epoch: int) -> Iterator[np.ndarray]:
-        """Give the parts of an epoch: rows [S, K, steps, batch], by seed and epoch alone, for all settings."""
+        """Give the parts of an epoch: rows [S, K, steps, batch], made by seed and epoch alone."""
         parts, steps, batch = self.steps
         rows = np.empty((len(self.seeds), self.count, parts * steps * batch), np.int32)
         for s, seed in enumerate(self.seeds):
@@ -98,8 +98,8 @@ def choose_count(problem: Problem, asked: int | None) -> tuple[int, list[str]]:
         few = np.flatnonzero(counts < (asked or LEAST))
         more = f", and {len(few) - 1} more classes have too few" if len(few) > 1 else ""
         raise StudyError(
-            f"class {name!r} has {rarest} row{'s' * (rarest != 1)}{more}; with {asked or LEAST} folds each class "
-            f"needs at least {asked or LEAST} rows, one for every fold; join it with another or leave its rows out"
+            f"class {name!r} has {rarest} row{'s' * (rarest != 1)}{more}; with {asked or LEAST} folds each "
+            f"class needs at least {asked or LEAST} rows, one for every fold; join it with another"
         )
     if asked or rarest >= USUAL:
         return asked or USUAL, []

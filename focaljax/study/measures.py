@@ -108,7 +108,7 @@ def judge(
 ) -> Judged:
     """Return what logits [2, rows, C] of validation and test rows are worth.
 
-    What is judged are the logits plus `move` [C]; those of the posteriors come from the logits plus `back` [C].
+    What is judged are the logits plus `move` [C]; the posteriors come from the logits plus `back` [C].
     """
     posterior = log_posterior(logits + back[None, None, :], gamma=gamma, alpha=alpha)
     temperature = fit_temperature(posterior[0], labels[0], sample_weight=counts[0])
@@ -132,14 +132,14 @@ def judge(
 
 
 def rankings(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Return AUROC and average precision of scores [rows, C], each class against the rest; means over classes.
+    """Return AUROC and average precision of scores [rows, C], one class against the rest; the means.
 
     They are scikit-learn's, ties included, from ranks: its own functions take 30 times as long for this.
     """
     found = []
     for k in range(scores.shape[1]):
         score, mine = -scores[:, k], labels == k
-        # How many rows, and how many rows of the class, have at least the score of each of its rows; and more.
+        # How many rows, and rows of the class, have at least the score of each of its rows; and more.
         at_least, ours_at_least = rankdata(score, "max")[mine], rankdata(score[mine], "max")
         more, ours_more = rankdata(score, "min")[mine], rankdata(score[mine], "min")
         above = (at_least - ours_at_least + more - ours_more) / 2  # of the rest; ties count by half

@@ -78,7 +78,7 @@ class Outcome:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row per setting: per metric the mean, the difference to cross-entropy, its interval, the verdict."""
+        """One row per setting: of each metric the mean, the difference to cross-entropy and the verdict."""
         return _frame(self.table)
 
     @cached_property
@@ -163,7 +163,7 @@ def _frame(table: Table) -> pd.DataFrame:
 
 def _nested(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
     nested: dict = {}
-    for setting, row in frame.iterrows():
-        for (metric, name), value in row.items():
+    for (metric, name), column in frame.to_dict().items():  # pyright: ignore[reportGeneralTypeIssues]
+        for setting, value in column.items():
             nested.setdefault(setting, {}).setdefault(metric, {})[name] = value
     return nested

@@ -1,9 +1,8 @@
 """The pictures of the report: one panel, one file; all of them on one sheet; and as SVG for the page.
 
-Colours follow gamma (cross-entropy has that of the text), lines and markers follow alpha; titles state what is
-seen, in this outcome's numbers. Figures are made without pyplot, so that drawing needs no screen and leaves no
-global state behind. In the SVG the colours of text, lines and paper are variables of the page, so that it may
-be dark.
+Colours follow gamma (cross-entropy has that of the text), lines and markers follow alpha; titles state what
+is seen, in this outcome's numbers. Figures are made without pyplot, so that drawing needs no screen and
+leaves no global state behind. In the SVG the colours of text, lines and paper are variables of the page.
 """
 
 import io
@@ -42,9 +41,9 @@ SOME = 24
 LONGEST_NAME = 18
 SHEET = "summary"
 READING = (
-    f"Differences to cross-entropy with {LEVEL:.0%} t intervals over the runs, corrected for shared training rows; "
-    "filled: better or worse after Holm's correction. In NLL and ECE the small marks are calibrated: the posteriors "
-    "behind the loss, with a temperature of the validation fold."
+    f"Differences to cross-entropy with {LEVEL:.0%} t intervals over the runs, corrected for shared training "
+    "rows; filled: better or worse after Holm's correction. In NLL and ECE the small marks are calibrated: "
+    "the posteriors behind the loss, with a temperature of the validation fold."
 )
 # Colours that stand for variables of the page, in SVG; and what they are in a PNG.
 INK, RULE, PAPER = ("#010203", "black"), ("#040506", "#e6e6e6"), ("#070809", "white")

@@ -54,7 +54,7 @@ def compare(
       steps: of the optimiser, about; at least 3 epochs.
       name: what the data is called in the report.
       notes: sentences for the report about where it comes from, without a full stop.
-      progress: is called with what is being done, how far it is, and of how much; a sentence comes with 0 of 0.
+      progress: is called with what is done, how far it is, and of how much; a sentence comes with 0 of 0.
 
     Returns:
       An :class:`Outcome`: `frame` and `runs` are DataFrames, `advice` is the recommendation, `save(folder)`
@@ -73,7 +73,8 @@ def compare(
     """
     if criterion not in CRITERIA:
         raise StudyError(f"expected a criterion out of {', '.join(CRITERIA)}; got {criterion!r}")
-    gammas, alphas = (None if x is None else list(x) for x in (gamma, alpha))
+    gammas = None if gamma is None else list(gamma)
+    alphas = None if alpha is None else list(alpha)
     if gammas is not None and not (gammas and all(0.0 <= g < math.inf for g in gammas)):
         raise StudyError(f"expected finite gammas of at least 0, got {gammas}")
     if alphas is not None and not (alphas and {*alphas} <= {*settings.ALPHAS}):

@@ -125,8 +125,7 @@ def read_npz(path: Path, features: str | None = None, label: str | None = None) 
         if not found:
             usual = ", ".join(f"{x} and {y}" for x, y in PAIRS)
             raise StudyError(
-                f"{path} has none of the usual pairs of arrays ({usual}); {has}; name them with --features and "
-                "--label"
+                f"{path} has no usual pair of arrays ({usual}); {has}; name them with --features and --label"
             )
         others = [name for name in file.files if name not in found[0]]
         notes = ["the features are the array {!r}, the labels {!r}".format(*found[0])]
@@ -175,15 +174,13 @@ def _sample(batches: Batches, names: list[str], label: str, most: int) -> tuple[
         return pd.concat(read, ignore_index=True), []
     read.clear()
     labels = pd.concat((batch[label] for batch in batches([label])), ignore_index=True)
-    counts = labels.value_counts()
-    kept = np.maximum(counts * most // counts.sum(), np.minimum(counts, FEWEST))
-    shuffled = labels.dropna().sample(frac=1.0, random_state=0)
-    chosen = shuffled.groupby(shuffled).cumcount() < shuffled.map(kept.to_dict()).astype("int64")
-    keep = pd.Series(False, labels.index)
-    keep[chosen.index[chosen]] = True
+    rng, keep, share = np.random.default_rng(0), np.zeros(len(labels), bool), most / labels.notna().sum()
+    for rows in labels.groupby(labels).indices.values():
+        kept = max(int(len(rows) * share), min(len(rows), FEWEST))
+        keep[rng.choice(rows, kept, replace=False)] = True
     start = 0
     for frame in batches(names):
-        read.append(frame[keep.to_numpy()[start : start + len(frame)]])
+        read.append(frame.loc[keep[start : start + len(frame)]])
         start += len(frame)
     note = f"a stratified sample of {keep.sum()} of {len(labels)} rows was taken (--rows)"
     return pd.concat(read, ignore_index=True), [note]
@@ -196,7 +193,7 @@ def _usable(kind: pa.DataType) -> bool:
 
 
 def _series(column: pa.Array) -> pd.Series:
-    """Return a column of Parquet as pandas has it: dictionaries as their values, all that measures as numbers."""
+    """Return a column of Parquet as pandas has it: dictionaries as values, all that measures as numbers."""
     t = pa.types
     if t.is_dictionary(column.type):
         column = column.cast(column.type.value_type)

@@ -7,9 +7,9 @@ s^2 / J to s^2 (1 / J + n_test / n_train) for J runs (Nadeau and Bengio 2003). O
 always best by chance: "better" and "worse" hold after Holm's correction over all settings that differ.
 
 A setting is recommended if it is surely better than cross-entropy and may be so by more than a margin. Of
-several it is not the one with the best mean, which is best by chance too, but the plainest that cannot be told
-from it. If no setting's interval reaches beyond the margin, no difference is worth having: that holds for all
-of them at once without a correction, as every one must pass. Else the question is open.
+several it is not the one with the best mean, which is best by chance too, but the plainest that cannot be
+told from it. If no setting's interval reaches beyond the margin, no difference is worth having: that holds
+for all of them at once without a correction, as every one must pass. Else the question is open.
 """
 
 from collections.abc import Mapping, Sequence
@@ -127,7 +127,7 @@ class Advice:
 def corrected_t(
     values: np.ndarray, test_share: float, low: float = -np.inf, high: float = np.inf
 ) -> Interval:
-    """Return the mean of J >= 2 runs and its interval, within what it can be; `test_share` is n_test / n_train."""
+    """Return the mean of J >= 2 runs, its interval, within bounds; `test_share` is n_test / n_train."""
     mean, runs = float(values.mean()), values.size
     error = float(values.std(ddof=1)) * np.sqrt(1 / runs + test_share)
     half = float(stdtrit(runs - 1, (1 + LEVEL) / 2) * error)
@@ -176,7 +176,7 @@ def advise(
     test: np.ndarray,
     most_folds: int,
 ) -> Advice:
-    """Draw the conclusion from all comparisons, and from the values of a metric [S, K, A] on both kinds of rows.
+    """Draw the conclusion from all comparisons, and from the values of a metric [S, K, A] on held-out rows.
 
     `most_folds` is how many folds the rarest class allows.
     """

@@ -46,8 +46,8 @@ def reasons(outcome: "Outcome") -> list[str]:
     if worse and advice.verdict != BETTER:
         said.append(f"Surely worse: {_names(outcome, worse)}.")
     said.append(
-        f"Had each run taken the setting that is best on its validation fold, {metric.name} on its test fold would "
-        f"differ from cross-entropy by {advice.chosen}."
+        f"Had each run taken the setting that is best on its validation fold, {metric.name} on its test "
+        f"fold would differ from cross-entropy by {advice.chosen}."
     )
     end = outcome.table_at_end[outcome.advice_at_end.shown][metric]
     then = f"it is undecided: {_leads(end)}"
@@ -73,24 +73,27 @@ def marked(compared: Comparison) -> str:
 def caveats(outcome: "Outcome") -> list[str]:
     """Say what the numbers do not show."""
     said = [
-        f"Intervals are {LEVEL:.0%} t intervals over {runs(outcome)}, paired, and widened because the runs share "
-        "training rows (Nadeau and Bengio 2003). Verdicts are corrected for the number of settings that differ "
-        "(Holm), in each metric and at each time by itself. They speak of this data and this network only.",
+        f"Intervals are {LEVEL:.0%} t intervals over {runs(outcome)}, paired, and widened because the "
+        "runs share training rows (Nadeau and Bengio 2003). Verdicts are corrected for the number of "
+        "settings that differ (Holm), in each metric and at each time by itself. They speak of this data "
+        "and this network only.",
         f"{outcome.stopped.when.capitalize()}: after the epoch of lowest plain NLL on the validation fold. "
         f"{outcome.end.when.capitalize()}: after the last epoch, when the learning rate is 0.",
-        "NLL and ECE (equal bins of the predicted class's probability) are those of the softmax as it is. At its "
-        "minimum a focal or weighted loss does not give the class probabilities: focaljax.calibration.log_posterior "
-        "recovers them (NLL and ECE of posteriors), and a temperature that was fitted on the validation fold follows "
-        "in calibrated NLL and ECE. Fair to all losses are the calibrated ones.",
-        "Weights and shifts of logits move the threshold between classes: balanced accuracy sees that, AUROC and "
-        "average precision (each class against the rest, means over classes) do not. Logit adjustment does so in the "
-        "training of cross-entropy, post-hoc logit adjustment after it, at no cost (Menon et al. 2021).",
+        "NLL and ECE (equal bins of the predicted class's probability) are those of the softmax as it "
+        "is. At its minimum a focal or weighted loss does not give the class probabilities: "
+        "focaljax.calibration.log_posterior recovers them (NLL and ECE of posteriors), and a temperature "
+        "that was fitted on the validation fold follows in calibrated NLL and ECE. Fair to all losses "
+        "are the calibrated ones.",
+        "Weights and shifts of logits move the threshold between classes: balanced accuracy sees that, "
+        "AUROC and average precision (each class against the rest, means over classes) do not. Logit "
+        "adjustment does so in the training of cross-entropy, post-hoc logit adjustment after it, at no "
+        "cost (Menon et al. 2021).",
     ]
     last = (outcome.best_epoch[..., 0] == len(outcome.nll)).mean()
     if last > 0.5:
         said.append(
-            f"In {last:.0%} of the runs of cross-entropy the last of {len(outcome.nll)} epochs was the best: more "
-            "(--epochs) may change the picture."
+            f"In {last:.0%} of the runs of cross-entropy the last of {len(outcome.nll)} epochs was the "
+            "best: more (--epochs) may change the picture."
         )
     return said
 
@@ -122,8 +125,8 @@ def _why_better(outcome: "Outcome") -> list[str]:
     ]
     if advice.shown != advice.leader:
         said.append(
-            f"The best mean has {leader.setting.name}, {leader.mean.mean:.3f}, but between the two {NOTHING}; "
-            "this one is the plainer."
+            f"The best mean has {leader.setting.name}, {leader.mean.mean:.3f}, but between the two "
+            f"{NOTHING}; this one is the plainer."
         )
     others = [i for i in advice.alike if i not in (advice.shown, advice.leader)]
     if others:
@@ -148,8 +151,8 @@ def _why_equal(outcome: "Outcome") -> list[str]:
 def _why_undecided(outcome: "Outcome") -> list[str]:
     advice = outcome.advice
     floor = (
-        f"{advice.of_folds:.0%} of the variance of this mean comes from training rows that runs share, 1/(K-2) with "
-        f"K = {outcome.folds} folds, which no --seeds lower"
+        f"{advice.of_folds:.0%} of the variance of this mean comes from training rows that runs share, "
+        f"1/(K-2) with K = {outcome.folds} folds, which no --seeds lower"
     )
     decides = f"What would decide it: more rows. {floor}; more --folds do, but hardly enough here."
     if advice.deciding is not None:
@@ -175,8 +178,8 @@ def _threshold(outcome: "Outcome") -> list[str]:
     against = corrected_t(test[:, shown] - test[:, post_hoc[0]], outcome.test_share)
     ranked = [f"{m.name} {outcome.table[shown][m].difference}" for m in (AUROC, PRECISION)]
     return [
-        f"Against {POST_HOC}, which only moves the threshold after the training, it differs by {against}; where no "
-        f"threshold matters: {' and '.join(ranked)}."
+        f"Against {POST_HOC}, which only moves the threshold after the training, it differs by {against}; "
+        f"where no threshold matters: {' and '.join(ranked)}."
     ]
 
 
