@@ -35,7 +35,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 def save(
     outcome: Outcome, folder: Path, overwrite: bool = False, meanwhile: AbstractContextManager | None = None
 ) -> Path:
-    """Write the report into a new or empty folder, holding `meanwhile` while files appear; return the page."""
+    """Write the report into a new or empty folder, with `meanwhile` held as files appear; return the page."""
     check_folder(folder, overwrite)
     files = make(outcome)
     with meanwhile or nullcontext():
