@@ -70,9 +70,11 @@ def read_csv(
         notes += renamed([name or new for name, new in zip(given, columns, strict=True)], columns)
 
     def batches(names: list[str]) -> Iterator[pd.DataFrame]:
-        chosen = {"header": 0, "names": columns, "index_col": False, "usecols": names, "dtype": "str"}
-        for frame in pd.read_csv(path, chunksize=max(1, BATCH // len(columns)), **options, **chosen):
-            yield frame[names]
+        few = names if len(names) == 1 else None  # with `usecols` pandas overlooks rows that are too long
+        chosen = {"header": 0, "names": columns, "index_col": False, "usecols": few, "dtype": "str"}
+        reader: Any = pd.read_csv(path, chunksize=max(1, BATCH // len(columns)), **options, **chosen)
+        with reader:
+            yield from (frame[names] for frame in reader)
 
     with _errors(path, "text with separated cells"):
         return _table(path, columns, batches, label, drop, rows, notes)
@@ -113,7 +115,8 @@ def read_npz(path: Path, features: str | None = None, label: str | None = None) 
 
     Names that are not given are those of the first of `PAIRS` that the file has.
     """
-    with _errors(path, "an .npz file"), np.load(_file(path), allow_pickle=False) as file:
+    with _errors(path, "an .npz file"), _file(path).open("rb") as opened:
+        file = np.load(opened, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("it holds a single array")
         has = f"it has: {', '.join(file.files) or 'none'}"
