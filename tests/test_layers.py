@@ -15,6 +15,7 @@ OPEN = {DOOR, "calibration", "class_weights", "metrics", "terms"}  # rooms with 
 FLOORS = {
     "_entries": 0,
     "_exact": 0,
+    "_interrupt": 0,
     "_sharding": 0,
     "_odds": 0,
     "terms": 1,
