@@ -107,7 +107,7 @@ def test_headline_reasons_code_and_json_never_contradict_each_other(kind: str, m
     else:
         assert shown.name in headline
     if expected == BETTER:
-        assert shown.name == used.name and outcome.table[advice.index][metric].verdict == BETTER
+        assert shown == used and outcome.table[advice.index][metric].verdict == BETTER
     assert re.search("choosing pays|nothing is better(?! than cross-entropy by more)", everything) is None
     # The end of training has the same results here: it must be given the same verdict.
     last = said["reasons"][-1]

@@ -177,7 +177,11 @@ def _sample(batches: Batches, names: list[str], label: str, most: int) -> tuple[
         return pd.concat(read, ignore_index=True), []
     read.clear()
     labels = pd.concat((batch[label] for batch in batches([label])), ignore_index=True)
-    rng, keep, share = np.random.default_rng(0), np.zeros(len(labels), bool), most / labels.count()
+    rng, keep, share = (
+        np.random.default_rng(0),
+        np.zeros(len(labels), bool),
+        most / np.count_nonzero(labels.notna()),
+    )
     for rows in labels.groupby(labels).indices.values():
         kept = max(int(len(rows) * share), min(len(rows), FEWEST))
         keep[rng.choice(rows, kept, replace=False)] = True
