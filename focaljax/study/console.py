@@ -3,16 +3,8 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from rich import box
+from rich import box, progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
@@ -27,9 +19,10 @@ STYLES = {"better": "green", "worse": "red"}
 @contextmanager
 def progress_bar(console: Console) -> Iterator[network.Progress]:
     """Show one bar per kind of work, with the time that is left, and sentences above them."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    tasks = {}
-    with Progress(*columns, TextColumn("left:"), TimeRemainingColumn(), console=console) as bar:
+    columns = [progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TaskProgressColumn()]
+    columns += [progress.TimeElapsedColumn(), progress.TextColumn("left:"), progress.TimeRemainingColumn()]
+    tasks: dict[str, progress.TaskID] = {}
+    with progress.Progress(*columns, console=console) as bar:
 
         def show(what: str, done: int, total: int) -> None:
             if not total:

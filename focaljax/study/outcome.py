@@ -78,7 +78,7 @@ class Outcome:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row per setting: of each metric the mean, the difference to cross-entropy and the verdict."""
+        """One row per setting, with the mean of each metric, the difference to cross-entropy and the verdict."""
         return _frame(self.table)
 
     @cached_property
@@ -131,7 +131,7 @@ class Outcome:
         """Write the report into a new or empty folder; return its page.
 
         Raises:
-          StudyError: the folder has something in it, or cannot be written.
+          focaljax.study.StudyError: the folder has something in it, or cannot be written.
         """
         from focaljax.study import report
 

@@ -10,7 +10,7 @@ from focaljax.study import pictures, words
 from focaljax.study.data import rarest
 from focaljax.study.outcome import Outcome
 from focaljax.study.settings import ALPHAS
-from focaljax.study.verdict import METRICS, Table
+from focaljax.study.verdict import METRICS
 
 CAPTIONS = {
     "loss_curves": "NLL on the test folds after each epoch, mean over the runs; the marks are where early "
@@ -38,8 +38,8 @@ def make(outcome: Outcome, numbers: dict[str, Any]) -> str:
         runs=words.runs(outcome),
         grid=_grid(outcome),
         tables={
-            outcome.stopped.when: _sorted(outcome, outcome.table),
-            outcome.end.when: _sorted(outcome, outcome.table_at_end),
+            results.when: sorted(table, key=lambda row: -row[outcome.metric].gain[0])
+            for results, table in ((outcome.stopped, outcome.table), (outcome.end, outcome.table_at_end))
         },
         rare=[outcome.class_names[k] for k in rarest(outcome.class_counts)],
         metrics=METRICS,
@@ -52,7 +52,6 @@ def make(outcome: Outcome, numbers: dict[str, Any]) -> str:
 def _grid(outcome: Outcome) -> dict[str, Any]:
     """Gamma by alpha: the criterion, stopped early; and beside it the settings that move logits."""
     cells = {row[outcome.metric].setting: row[outcome.metric] for row in outcome.table}
-    shown = outcome.settings[outcome.advice.shown]
     alphas = [a for a in ALPHAS if any(s.alpha == a for s in cells)]
     return {
         "alphas": alphas,
@@ -61,11 +60,5 @@ def _grid(outcome: Outcome) -> dict[str, Any]:
             for g in sorted({s.gamma for s in cells})
         },
         "moved": [c for s, c in cells.items() if s.alpha not in ALPHAS],
-        "shown": cells[shown],
+        "shown": outcome.table[outcome.advice.shown][outcome.metric],
     }
-
-
-def _sorted(outcome: Outcome, table: Table) -> Table:
-    """All settings and metrics, the best by the criterion first."""
-    metric = outcome.metric
-    return sorted(table, key=lambda row: -metric.better(row[metric].mean.mean))

@@ -57,11 +57,11 @@ def compare(
       progress: is called with what is done, how far it is, and of how much; a sentence comes with 0 of 0.
 
     Returns:
-      An :class:`Outcome`: `frame` and `runs` are DataFrames, `advice` is the recommendation, `save(folder)`
+      An :class:`focaljax.study.Outcome`, of which `frame` and `runs` are DataFrames, `advice` is the recommendation, `save(folder)`
       writes the report. A notebook shows it as HTML.
 
     Raises:
-      StudyError: `X`, `y` or an option cannot be used, or training diverged.
+      focaljax.study.StudyError: `X`, `y` or an option cannot be used, or training diverged.
 
     Example:
       >>> import numpy as np

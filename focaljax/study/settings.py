@@ -83,9 +83,8 @@ class Setting:
         elif self.alpha == POST_HOC:
             after = ["logits = logits - jnp.log(counts / counts.sum())  # to predict, after training"]
         call = "losses = softmax_focal_loss_with_integer_labels("
-        return "\n".join(
-            [*imports, "", *lines, call, f"    logits, labels, {', '.join(arguments)}", ")", *after]
-        )
+        lines += [call, f"    logits, labels, {', '.join(arguments)}", ")", *after]
+        return "\n".join([*imports, "", *lines])
 
 
 BASELINE = Setting(0.0)
@@ -111,7 +110,7 @@ def choose(
     """
     asked = [Setting(float(g), a) for a, g in product(alphas or ALPHAS, gammas or GAMMAS)]
     kept: list[tuple[Setting, np.ndarray]] = []  # each with what it does to the classes
-    notes = {}
+    notes: dict[str, None] = {}
     for setting in dict.fromkeys([BASELINE, *asked, Setting(0.0, ADJUSTED), Setting(0.0, POST_HOC)]):
         moves = setting.alpha in (ADJUSTED, POST_HOC)
         effect = log_priors(counts) if moves else np.log(setting.class_weights(counts))
@@ -126,24 +125,20 @@ def choose(
         if alike is None:
             kept.append((setting, effect))
         else:
-            notes[f"left out, as on these classes it does what {alike} alpha does: {setting.alpha}"] = 0
+            notes[f"left out, as on these classes it does what {alike} alpha does: {setting.alpha}"] = None
     return tuple(setting for setting, _ in kept), list(notes)
 
 
 def highlights(settings: Sequence[Setting]) -> list[int]:
     """Return up to four settings to show where all would crowd: indices, cross-entropy first.
 
-    They are fixed before any result is seen (per alpha gamma 0 and the gamma nearest to 2, first without
-    alpha, then with the first that there is), so a picture cannot pick its winner.
+    They are fixed before any result is seen (gamma 0 and the gamma nearest to 2, without alpha and with the
+    first that there is), so a picture cannot pick its winner.
     """
-    shown = [0]
-    weighted = [s.alpha for s in settings if s.alpha in ALPHAS[1:]]
-    for alpha in dict.fromkeys(["none", *weighted[:1]]):
-        group = [i for i, s in enumerate(settings) if s.alpha == alpha and i != 0]
-        shown += [i for i in group if settings[i].gamma == 0.0]
-        focal = [i for i in group if settings[i].gamma > 0.0]
-        shown += sorted(focal, key=lambda i: abs(settings[i].gamma - 2.0))[:1]
-    return shown
+    focal = min((s.gamma for s in settings if s.gamma > 0.0), key=lambda g: abs(g - 2.0), default=0.0)
+    weighted = [s.alpha for s in settings if s.alpha in ALPHAS[1:]][:1]
+    wanted = [Setting(gamma, alpha) for alpha in ("none", *weighted) for gamma in (0.0, focal)]
+    return list(dict.fromkeys(settings.index(setting) for setting in wanted if setting in settings))
 
 
 def _of_rows(weights, counts: np.ndarray) -> np.ndarray:
