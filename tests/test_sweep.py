@@ -311,7 +311,7 @@ def test_measures_agree_with_scikit_learn_and_focaljax():
             assert got.nll[i, role] == pytest.approx(nll, rel=1e-4)
             ece = metric.result(metric.update(metric.init(), y, z))
             assert got.ece[i, role] == pytest.approx(float(ece), rel=1e-4)
-        auroc, precision = measures.rankings(np.asarray(got.score[role, :300]), y)
+        auroc, precision = measures.rankings(np.asarray(got.score[role, :300]), y, range(5))
         hot, p = np.eye(5)[y], np.asarray(jax.nn.softmax(logits[role, :300]))
         assert auroc == pytest.approx(sklearn_metrics.roc_auc_score(hot, p), rel=1e-6)
         assert precision == pytest.approx(sklearn_metrics.average_precision_score(hot, p), rel=1e-6)

@@ -35,7 +35,7 @@ class Folds:
     Attributes:
       seeds: S numbers.
       count: K.
-      of: [S, N] uint8, the fold of each row.
+      of: [S, N] uint16, the fold of each row.
       class_counts: [S, K, C] rows of each class that run k trains on.
       mean: [S, K, n] float32, over the training rows of run k, missing cells left out.
       scale: [S, K, n] float32, 1 / standard deviation of the same; 1 where they do not differ.
@@ -108,7 +108,7 @@ def choose_count(problem: Problem, asked: int | None) -> tuple[int, list[str]]:
 
 def deal(problem: Problem, seeds: Sequence[int], count: int) -> Folds:
     """Deal every row to one of `count` folds for each seed."""
-    of = np.empty((len(seeds), len(problem.labels)), np.uint8)
+    of = np.empty((len(seeds), len(problem.labels)), np.uint16)
     shape = (len(seeds), count)
     n = problem.numbers.shape[1]
     class_counts = np.empty((*shape, len(problem.class_names)), np.int64)

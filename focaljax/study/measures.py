@@ -2,10 +2,11 @@
 
 NLL and ECE are measured three times, for every setting alike: of the softmax as it is; of the posteriors that
 `calibration.log_posterior` finds behind the loss, with alpha and priors taken out again; and of those after a
-temperature, which was fitted on the validation rows. AUROC and average precision, of each class against the
-rest, see no threshold.
+temperature, which was fitted on the validation rows. AUROC and average precision see no threshold: they are
+of each class against the rest, of two classes of the rarer one.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,7 +69,8 @@ def results(study: Study, model: Networks, stopped: bool, when: str, progress: P
     picks, rare = folds.measuring(), rarest(study.problem.class_counts)
     priors = log_priors(folds.class_counts)
     alpha = np.stack([of.class_weights(folds.class_counts) for of in study.settings], axis=2)
-    recall = np.empty((*shape, len(study.problem.class_names)))
+    classes = len(study.problem.class_names)
+    ranked, recall = rare if classes == 2 else range(classes), np.empty((*shape, classes))
     measures: tuple[dict[str, np.ndarray], ...] = ({}, {})
     bins: list[list[CalibrationState]] = [[] for _ in study.settings]
     for done, (s, k, a) in enumerate(np.ndindex(shape), 1):
@@ -82,7 +84,7 @@ def results(study: Study, model: Networks, stopped: bool, when: str, progress: P
         bins[a].append(judged.bins)
         recall[s, k, a] = judged.recall[1]
         for role, real in enumerate(counts > 0):
-            auroc, precision = rankings(judged.score[role][real], labels[role][real])
+            auroc, precision = rankings(judged.score[role][real], labels[role][real], ranked)
             found = {"auroc": auroc, "average_precision": precision}
             found["balanced_accuracy"] = judged.recall[role].mean()
             found["rare_recall"] = judged.recall[role][rare].mean()
@@ -131,13 +133,13 @@ def judge(
     )
 
 
-def rankings(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Return AUROC and average precision of scores [rows, C], one class against the rest; the means.
+def rankings(scores: np.ndarray, labels: np.ndarray, classes: Iterable[int]) -> tuple[float, float]:
+    """Return AUROC and average precision of scores [rows, C], a class against the rest; means over classes.
 
     They are scikit-learn's, ties included, from ranks: its own functions take 30 times as long for this.
     """
     found = []
-    for k in range(scores.shape[1]):
+    for k in classes:
         score, mine = -scores[:, k], labels == k
         # How many rows, and rows of the class, have at least the score of each of its rows; and more.
         at_least, ours_at_least = rankdata(score, "max")[mine], rankdata(score[mine], "max")

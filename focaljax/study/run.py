@@ -57,8 +57,8 @@ def compare(
       progress: is called with what is done, how far it is, and of how much; a sentence comes with 0 of 0.
 
     Returns:
-      An :class:`focaljax.study.Outcome`, of which `frame` and `runs` are DataFrames, `advice` is the recommendation, `save(folder)`
-      writes the report. A notebook shows it as HTML.
+      An :class:`focaljax.study.Outcome`: its `frame` and `runs` are DataFrames, its `advice` is what to use,
+      and its `save(folder)` writes the report. A notebook shows it as HTML.
 
     Raises:
       focaljax.study.StudyError: `X`, `y` or an option cannot be used, or training diverged.

@@ -85,7 +85,7 @@ def caveats(outcome: "Outcome") -> list[str]:
         "that was fitted on the validation fold follows in calibrated NLL and ECE. Fair to all losses "
         "are the calibrated ones.",
         "Weights and shifts of logits move the threshold between classes: balanced accuracy sees that, "
-        "AUROC and average precision (each class against the rest, means over classes) do not. Logit "
+        "AUROC and average precision (each class against the rest; of two, the rarer) do not. Logit "
         "adjustment does so in the training of cross-entropy, post-hoc logit adjustment after it, at no "
         "cost (Menon et al. 2021).",
     ]
