@@ -307,8 +307,8 @@ def started(*arguments: object, blocks: int | None = None) -> subprocess.Popen:
 @pytest.mark.parametrize(
     ("seconds", "number"),
     [
-        (0.3, signal.SIGINT),
-        (1.5, signal.SIGTERM),
+        (1.0, signal.SIGINT),
+        (2.0, signal.SIGTERM),
         (4.0, signal.SIGINT),
         (7.0, signal.SIGINT),
         (11.0, signal.SIGINT),
