@@ -1,5 +1,6 @@
 """focaljax: the focal cross-entropy family for JAX."""
 
+from focaljax import _interrupt as _interrupt  # first: it also guards the imports that follow
 from focaljax import calibration, class_weights, metrics, terms
 from focaljax.crossentropy import (
     binary_focal_crossentropy,

@@ -15,6 +15,7 @@ OPEN = {DOOR, "calibration", "class_weights", "metrics", "terms"}  # rooms with 
 FLOORS = {
     "_entries": 0,
     "_exact": 0,
+    "_interrupt": 0,
     "_sharding": 0,
     "_odds": 0,
     "terms": 1,
@@ -138,12 +139,17 @@ def foreign(text: str) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and is_private(node.attr):
             owner = ast.unparse(node.value)
-            if node.attr not in OF_TUPLES and owner not in ("self", "cls", "super()", "type(self)"):
+            if (
+                node.attr not in OF_TUPLES
+                and f"{owner}.{node.attr}" not in DOCUMENTED
+                and owner not in ("self", "cls", "super()", "type(self)")
+            ):
                 found.append(f"{owner}.{node.attr}")
     return found
 
 
 OF_TUPLES = ("_replace", "_asdict", "_fields")
+DOCUMENTED = ("os._exit",)  # public under this name
 
 
 def is_private(name: str) -> bool:

@@ -1,11 +1,13 @@
-"""The main job: `python -m focaljax` trains, compares, recommends, reports, and refuses what it cannot."""
+"""The main job, on the command line and in a notebook: it trains, compares, reports, and refuses."""
 
 import csv
 import json
+import os
 import re
-import runpy
 import signal
+import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,28 +18,24 @@ import pytest
 
 pytest.importorskip("optax")
 pytest.importorskip("matplotlib")
-pytest.importorskip("pandas")
+pd = pytest.importorskip("pandas")
 pytest.importorskip("jinja2")
 pytest.importorskip("rich")
-pytest.importorskip("sklearn")
+datasets = pytest.importorskip("sklearn.datasets")
 
-import focaljax
-from focaljax.study import checkpoint, cli, compare, pictures, report, settings, train
-from focaljax.study.errors import DivergedError, StudyError
-from focaljax.study.outcome import END, STOPPED
+import focaljax  # noqa: E402
+from focaljax import __main__ as cli  # noqa: E402
+from focaljax.study import StudyError, compare, pictures, report, run, settings, verdict, words  # noqa: E402
+from focaljax.study.run import END, STOPPED  # noqa: E402
 
 PANELS = {
-    "balanced_accuracy",
-    "nll",
-    "ece",
-    "loss_curves",
-    "recall_per_class",
-    "reliability",
+    *("balanced_accuracy", "average_precision", "nll", "ece"),
+    *("loss_curves", "recall_per_class", "reliability"),
 }
 FILES = {"report.html", "report.json", "results.csv", "summary.png"} | {f"{name}.png" for name in PANELS}
 PNG = b"\x89PNG\r\n\x1a\n"
 HARD_NAMES = ("plain", "$x_{y$ & 10% [bold] <b>", "日本 with a very long class name")
-SMALL = ("--gamma", 0, 2, "--alpha", "none", "balanced", "--seeds", 1, "--folds", 3)
+SMALL = ("--gamma", 0, 2, "--alpha", "none", "balanced", "--seeds", 1, "--folds", 3, "--epochs", 1)
 
 
 def study(*arguments: object) -> int:
@@ -64,21 +62,23 @@ def write_table(path: Path, rows: int = 90) -> Path:
     return path
 
 
-def write_imbalanced(path: Path, rows: int = 3000) -> Path:
-    """Write two overlapping classes, one in ten rows of the second: cross-entropy hardly ever names it."""
-    rng = np.random.default_rng(3)
-    y = (np.arange(rows) % 10 == 0).astype(np.int64)
-    np.savez(path, x=rng.normal(size=(rows, 2)) + 1.5 * y[:, None], y=y)
-    return path
+def overlapping(shares: tuple[float, ...], rows: int, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Return overlapping classes of these shares: cross-entropy hardly ever names the rare ones."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(len(shares)), np.maximum(8, np.rint(rows * np.array(shares)).astype(int)))
+    centres = 1.5 * np.array([[0, 0], [1, 0], [0, 1], [-1, 0], [0, -1]])[: len(shares)]
+    return rng.normal(size=(len(y), 2)) + centres[y], y
 
 
 @pytest.fixture(scope="module")
 def helped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the report of a study in which class weights help."""
     folder = tmp_path_factory.mktemp("study")
-    file, out = write_imbalanced(folder / "mine.npz"), folder / "made" / "report"
+    x, y = overlapping((0.9, 0.1), 3000)
+    np.savez(folder / "mine.npz", x=x, y=y)
+    out = folder / "made" / "report"
     options = ("--gamma", 0, 2, "--alpha", "none", "balanced", "--seeds", 2, "--epochs", 4)
-    assert study("--npz", file, *options, "--out", out) == 0
+    assert study("--npz", folder / "mine.npz", *options, "--out", out) == 0
     return out
 
 
@@ -100,39 +100,37 @@ def test_a_run_leaves_all_files_and_nothing_else(helped: Path):
 
 
 def test_the_numbers_are_complete_and_agree_with_each_other(helped: Path, content: dict):
-    names = [setting["name"] for setting in content["settings"]]
-    assert len(names) == 5 and names[0] == "cross-entropy" and names[-1] == settings.ADJUSTED
-    assert len(content["runs"]) == 2 * 5 * 2 * 5  # times, settings, seeds, folds
+    runs = pd.read_csv(helped / "results.csv")
+    names = list(dict.fromkeys(runs["setting"]))
+    assert len(names) == 6 and names[0] == "cross-entropy" and names[-1] == settings.POST_HOC
+    assert len(runs) == 2 * 6 * 2 * 5  # times, settings, seeds, folds
     assert content["versions"]["jax"] == jax.__version__
     assert content["versions"]["focaljax"] == focaljax.__version__
-    with (helped / "results.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row, run in zip(rows, content["runs"], strict=True):
-        assert all(row[name] == str(run[name]) for name in ("setting", "seed", "fold", "when", "nll", "ece"))
-        assert float(row["recall[1]"]) == run["recall"][1]
-    base = {(r["when"], r["seed"], r["fold"]): r["ece"] for r in content["runs"] if r["setting"] == names[0]}
-    for when, results in content["results"].items():
-        for name, of_setting in zip(names, results["settings"], strict=True):
-            mine = [r for r in content["runs"] if (r["when"], r["setting"]) == (when, name)]
-            paired = [r["ece"] - base[when, r["seed"], r["fold"]] for r in mine]
-            assert of_setting["ece"]["mean"]["mean"] == pytest.approx(np.mean([r["ece"] for r in mine]))
-            difference = of_setting["ece"]["difference_to_cross_entropy"]
-            half = compare.corrected_t(np.array(paired), 1 / 3)
-            assert difference["mean"] == pytest.approx(np.mean(paired), abs=1e-12)
-            assert difference["high"] == pytest.approx(half.high, abs=1e-12)
-    assert set(content["results"]) == {STOPPED, END}
+    assert set(content["results"]) == set(runs["when"]) == {STOPPED, END}
+    for (when, name), mine in runs.groupby(["when", "setting"]):
+        base = runs[(runs["when"] == when) & (runs["setting"] == "cross-entropy")]
+        for metric in verdict.METRICS:
+            of_setting = content["results"][when][name][metric.name]
+            paired = mine[metric.field].to_numpy() - base[metric.field].to_numpy()
+            assert of_setting["mean"] == pytest.approx(mine[metric.field].mean())
+            assert of_setting["difference"] == pytest.approx(paired.mean(), abs=1e-12)
+            high = verdict.corrected_t(paired, 1 / 3, -metric.highest, metric.highest).high
+            assert of_setting["high"] == pytest.approx(high, abs=1e-12)
+    recall = runs[["recall[0]", "recall[1]"]].mean(axis=1)
+    np.testing.assert_allclose(recall, runs["balanced_accuracy"], rtol=1e-6)
 
 
 def test_where_class_weights_help_they_are_recommended(content: dict):
     advice = content["recommendation"]
-    assert advice["found"] and advice["for"] == "balanced accuracy" and advice["when"] == STOPPED
-    assert advice["setting"] in ("cross-entropy with balanced alpha", settings.ADJUSTED)
-    assert "cross-entropy with balanced alpha" in advice["better_than_cross_entropy"]
-    assert "focal gamma=2" not in advice["better_than_cross_entropy"]
-    assert advice["setting"] in advice["headline"]
-    assert "NLL is worse" in " ".join(advice["reasons"])  # what it costs is said
-    gain = advice["gain_of_choosing_on_validation"]
-    assert gain["low"] > 0
+    assert advice["verdict"] == verdict.BETTER and advice["for"] == "balanced accuracy"
+    assert advice["setting"] in ("cross-entropy with balanced alpha", settings.POST_HOC)
+    in_words = " ".join(advice["reasons"])
+    assert "threshold" in in_words and "NLL is worse" in in_words  # what it is, and what it costs
+    results = content["results"][STOPPED]
+    assert results["cross-entropy with balanced alpha"]["balanced accuracy"]["verdict"] == verdict.BETTER
+    assert results["focal gamma=2"]["balanced accuracy"]["verdict"] != verdict.BETTER
+    assert results[settings.POST_HOC]["calibrated NLL"]["difference"] == 0.0
+    assert advice["gain_of_choosing_on_validation"][1] > 0
 
 
 class Page(HTMLParser):
@@ -176,90 +174,162 @@ def test_the_page_is_one_file_with_every_picture(helped: Path, content: dict):
         ElementTree.fromstring(picture)
         assert not set(re.findall(r"#[0-9a-f]{6}", picture)) & {"#010203", "#040506", "#070809", "#000000"}
     assert content["recommendation"]["headline"] in text and "prefers-color-scheme: dark" in text
-    for word in ("Nadeau", "Holm", STOPPED, END, "inverse_frequency"):
+    for word in (
+        "Nadeau",
+        "Holm",
+        STOPPED.capitalize(),
+        END.capitalize(),
+        settings.POST_HOC,
+        "position: sticky",
+    ):
         assert word in text
 
 
 def test_a_table_of_mixed_columns_and_awkward_names(tmp_path: Path, capsys):
     file, out = write_table(tmp_path / "mine.csv"), tmp_path / "out"
-    assert study("--csv", file, "--label", "kind", *SMALL, "--epochs", 1, "--for", "nll", "--out", out) == 0
+    assert study("--csv", file, "--label", "kind", *SMALL, "--for", "nll", "--out", out) == 0
     assert {entry.name for entry in out.iterdir()} == FILES
     numbers = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert sorted(numbers["data"]["classes"]) == sorted(HARD_NAMES)
     assert numbers["data"]["inputs_of_the_network"] == 3 + 3 + 3  # size, missing or not, count; colour; wet
-    assert numbers["data"]["rare_classes"] == [HARD_NAMES[2]]
-    assert numbers["recommendation"]["for"] == "NLL"
+    assert numbers["recommendation"]["for"] == "NLL" and numbers["options"]["label"] == "kind"
     page = (out / "report.html").read_text(encoding="utf-8")
     assert Page(page).open == [] and "[bold] <b>" not in page and "[bold] &lt;b&gt;" in page
-    assert "unit" in capsys.readouterr().out  # the constant column that was left out
+    said = capsys.readouterr().out
+    assert "Left out, constant: unit." in said and numbers["recommendation"]["headline"][:40] in said
 
 
-# A run that stops goes on.
+# In a notebook, on data of several kinds.
 
 
-def test_an_interrupted_run_goes_on_with_resume(tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_imbalanced(tmp_path / "mine.npz", 120)
-    full = True
+def test_a_notebook_sees_tables():
+    x, y = overlapping((0.9, 0.1), 600)
+    told = []
+    frame = pd.DataFrame(x, columns=["a", "b"])
+    quick = {"gamma": [0, 2], "alpha": ["none"], "folds": 3, "seeds": 1, "epochs": 1}
+    outcome = compare(frame, y, **quick, criterion="auroc", progress=lambda *what: told.append(what))
+    assert list(outcome.frame.index) == [
+        "cross-entropy",
+        "focal gamma=2",
+        settings.ADJUSTED,
+        settings.POST_HOC,
+    ]
+    shown = outcome.table[1][verdict.AUROC]
+    assert outcome.frame.loc["focal gamma=2", ("AUROC", "difference")] == shown.difference.mean
+    assert outcome.frame.loc["cross-entropy", ("AUROC", "verdict")] == "baseline"
+    assert len(outcome.runs) == 2 * 4 * 3 and told[0][0].startswith("the data: 600 rows")
+    page = outcome._repr_html_()
+    assert Page(page).open == [] and outcome.advice.verdict in page.lower() and "<table" in page
+    assert repr(outcome).startswith("<Outcome: ")
+    again = compare(frame, np.eye(2)[y], **quick, criterion="auroc")
+    pd.testing.assert_frame_equal(again.runs, outcome.runs)
 
-    def draw_all(folder: Path, outcome: object) -> None:
-        if full:
-            raise OSError("the disk is full")
 
-    monkeypatch.setattr(pictures, "draw_all", draw_all)
-    command = ("--npz", "mine.npz", *SMALL, "--epochs", 3)
-    usual = signal.getsignal(signal.SIGINT)  # ignored where a shell has started this in the background
-    assert study(*command, "--out", "whole") == 2  # but nothing is lost
+QUICK = {"gamma": [0.0, 2.0], "seeds": 2, "steps": 200}
+
+
+def test_a_small_table_of_five_classes_is_undecided_and_says_what_would_decide():
+    """Weights win nearly all runs of such a table, but 5 folds cannot show it."""
+    x, y = overlapping((0.44, 0.44, 0.07, 0.035, 0.015), 1461)
+    outcome = compare(x, y, **QUICK, folds=5)
+    wins = [i for i, s in enumerate(outcome.settings) if s.name == "cross-entropy with balanced alpha"]
+    gains = outcome.stopped.test["balanced_accuracy"]
+    assert ((gains[..., wins[0]] - gains[..., 0]) > 0).mean() >= 0.9
+    assert outcome.advice.verdict in (verdict.UNDECIDED, verdict.BETTER)
+    assert outcome.advice.verdict == verdict.BETTER or outcome.advice.deciding is not None
+
+
+def test_one_in_five_hundred():
+    """Weights gain much balanced accuracy; what that says of ranks is said too."""
+    x, y = overlapping((0.998, 0.002), 20_000)
+    outcome = compare(np.c_[x, x @ [[1.0], [2.0]]], y, **QUICK)
+    assert outcome.advice.verdict == verdict.BETTER
+    assert outcome.settings[outcome.advice.shown].alpha != "none"
+    test, counts = outcome.stopped.test, outcome.class_counts
     assert (
-        "the disk is full; the same command with --resume" in capsys.readouterr().err
-        and not Path("whole").exists()
+        counts[1] == 40 and (test["average_precision"][..., 0] < 0.5).all()
+    )  # of the rare class, not of both
+    assert re.search("only its threshold|where no threshold matters", " ".join(words.reasons(outcome)))
+
+
+@pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer"])
+def test_bundled_tables(name: str):
+    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    outcome = compare(x, y, **QUICK | {"seeds": 1})
+    assert outcome.advice.verdict in (verdict.UNDECIDED, verdict.EQUAL)  # nothing is to be gained there
+    assert outcome.stopped.test["accuracy"].mean() > 0.9
+    if name == "iris":  # its classes are balanced: weights and priors do nothing
+        assert [s.name for s in outcome.settings] == ["cross-entropy", "focal gamma=2"]
+        assert len(outcome.about["data"]["notes"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"criterion": "accuracy"}, "expected a criterion out of balanced-accuracy, auroc"),
+        ({"gamma": [-1]}, "finite gammas of at least 0"),
+        ({"gamma": []}, "finite gammas of at least 0"),
+        ({"alpha": ["some"]}, "alphas out of none, balanced, effective; got"),
+        ({"folds": 2}, "folds of at least 3, got 2"),
+        ({"seeds": 0}, "seeds of at least 1, got 0"),
+        ({"margin": -0.1}, "margin of at least 0"),
+        ({"gamma": [0], "alpha": ["none"]}, "on this data all settings are cross-entropy"),
+    ],
+)
+def test_compare_refuses(options: dict, said: str):
+    with pytest.raises(StudyError, match=said):
+        compare(np.arange(24.0)[:, None] ** 2, np.arange(24) % 2, **options)
+
+
+def test_a_hundred_classes_have_legible_pictures():
+    rng = np.random.default_rng(0)
+    y = np.concatenate([np.arange(100), np.arange(100), np.arange(100), rng.choice(100, 300)])
+    outcome = compare(rng.normal(size=(len(y), 3)), y, gamma=[2], alpha=["none"], seeds=1, epochs=1)
+    page = pictures.svg("recall_per_class", outcome)
+    height, labels = re.search(r'height="([0-9.]+)pt"', page), re.findall(r">(\d+) \((\d+)\)<", page)
+    assert height is not None and len(labels) == 100
+    assert float(height[1]) / 100 > 6.5 * 1.2  # points per class, of letters of 6.5
+
+
+# What an interruption and a full disk leave.
+
+
+def started(*arguments: object, blocks: int | None = None) -> subprocess.Popen:
+    """Start the program; with `blocks` no file may grow beyond so many blocks."""
+    limit = ["bash", "-c", f'ulimit -f {blocks}; exec "$@"', "bash"] if blocks else []
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(focaljax.__file__).parents[1])}
+    command = [*limit, sys.executable, "-m", "focaljax", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
-    full = False
-    assert study(*command, "--out", "whole", "--resume") == 0
-    due = checkpoint.Unfinished.save_if_due
-
-    def interrupt(self: checkpoint.Unfinished, progress: train.Progress) -> None:
-        due(self, progress)
-        if progress.epoch == 1:
-            signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Unfinished, "save_if_due", interrupt)
-        assert study(*command, "--out", "parts") == 130
-    assert "after epoch 2 of 3; the same command with --resume goes on" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is usual
-    assert not (tmp_path / "parts").exists()
-    refuses(capsys, tmp_path, "go on with the same command and --resume", *command, "--out", "parts")
-    other = (*command[:-1], 4, "--out", "parts", "--resume")
-    refuses(capsys, tmp_path, "--resume needs what the run was begun with: epochs was 3, is 4", *other)
-    assert study(*command, "--out", "parts", "--resume") == 0
-    assert "Going on after epoch 2 of 3" in capsys.readouterr().out
-    for file in ("report.json", "results.csv"):
-        assert Path("parts", file).read_bytes() == Path("whole", file).read_bytes()
-    assert {path.name for path in tmp_path.iterdir()} == {"mine.npz", "whole", "parts"}
-    nothing = "there is nothing to resume"
-    refuses(capsys, tmp_path, nothing, *command, "--out", "parts", "--resume", "--overwrite")
 
 
-def test_an_interruption_before_the_first_block_leaves_nothing(tmp_path: Path, capsys, monkeypatch):
-    def interrupted(*arguments: object) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("seconds", "number"),
+    [
+        (1.0, signal.SIGINT),
+        (2.0, signal.SIGTERM),
+        (4.0, signal.SIGINT),
+        (7.0, signal.SIGINT),
+        (11.0, signal.SIGINT),
+    ],
+)
+def test_an_interruption_at_any_second_is_one_line(seconds: float, number: signal.Signals, tmp_path: Path):
+    """While modules are imported, files read, programs compiled, and runs trained."""
+    program = started("--epochs", 100_000, "--out", tmp_path / "out")
+    time.sleep(seconds)
+    program.send_signal(number)
+    out, error = program.communicate(timeout=60)
+    assert (program.returncode, error) == (130, "focaljax: interrupted\n")
+    assert list(tmp_path.iterdir()) == [] and "Traceback" not in out
 
-    monkeypatch.setattr(train, "start", interrupted)
-    assert study("--quick", "--out", tmp_path / "out") == 130
-    assert "interrupted" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
 
-
-def test_a_diverged_run_cannot_be_resumed(tmp_path: Path, capsys, monkeypatch):
-    def diverged(of: train.Study) -> None:
-        unfinished = checkpoint.Unfinished(tmp_path / "out")
-        (unfinished.folder / "state.npz").touch()
-        assert unfinished.saved
-        raise DivergedError("training diverged")
-
-    monkeypatch.setattr(train, "start", diverged)
-    refuses(capsys, tmp_path, "diverged", "--quick", "--out", tmp_path / "out")
+def test_a_full_disk_ends_with_one_line_and_the_table_on_the_screen(tmp_path: Path):
+    program = started(*SMALL, "--out", tmp_path / "out", blocks=20)
+    out, error = program.communicate(timeout=300)
+    assert program.returncode == 2
+    assert error.startswith("focaljax: error: the report cannot be written: ") and error.count("\n") == 1
+    assert "post-hoc adjustment" in out and "losses = softmax_focal_loss_with_integer_labels(" in out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -282,7 +352,7 @@ def refuses(capsys, folder: Path, words: str, *arguments: object) -> None:
     ("words", "arguments"),
     [
         ("there is no file", ("--csv", "missing.csv", "--label", "y")),
-        ("there is no file or folder", ("--parquet", "missing.parquet", "--label", "y")),
+        ("there is no file", ("--parquet", "missing.parquet", "--label", "y")),
         ("there is no file", ("--npz", "missing.npz")),
         ("has the columns: a, b, y", ("--csv", "good.csv")),
         ("no column 'c'", ("--csv", "good.csv", "--label", "y", "--drop", "c")),
@@ -302,7 +372,10 @@ def refuses(capsys, folder: Path, words: str, *arguments: object) -> None:
         ("--gamma", ("--gamma", "two")),
         ("--alpha", ("--alpha", "some")),
         ("--for", ("--for", "accuracy")),
-        ("there is nothing to resume", ("--resume",)),
+        ("--margin", ("--margin", "-1")),
+        ("--sep needs --csv", ("--parquet", "good.csv", "--sep", ";")),
+        ("--sep", ("--csv", "good.csv", "--sep", "ab")),
+        ("--rows", ("--rows", "1")),
         ("unrecognized", ("--gama", "1")),
         ("is a file", ("--out", "good.csv")),
         ("cannot be made", ("--out", "good.csv/report")),
@@ -323,34 +396,49 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, capsys):
 def test_overwrite_replaces_the_report_and_nothing_else(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("keep me")
     (tmp_path / "report.json").write_text("old")
-    report.write_folder(tmp_path, True, lambda f: report.write_json(f / "report.json", {"new": 1}))
+    report.write(tmp_path, {"report.json": b"new"}, True)
     assert (tmp_path / "mine.txt").read_text() == "keep me"
-    assert json.loads((tmp_path / "report.json").read_text()) == {"new": 1}
+    assert (tmp_path / "report.json").read_text() == "new"
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), ValueError("nan")])
-def test_an_error_while_writing_leaves_nothing(error: BaseException, tmp_path: Path):
-    def fill(folder: Path) -> None:
-        (folder / "report.json").write_text("half")
-        raise error
-
-    with pytest.raises(StudyError if isinstance(error, OSError) else type(error)):
-        report.write_folder(tmp_path / "out", False, fill)
+def test_an_error_while_writing_leaves_nothing(tmp_path: Path):
+    with pytest.raises(StudyError, match="cannot be written"):
+        report.write(tmp_path / "out", {"report.json": b"half", "no/such/folder": b""}, False)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_demo_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setitem(sys.modules, "rich", None)
-    with pytest.raises(SystemExit) as leaving:
-        runpy.run_module("focaljax", run_name="__main__")
-    assert leaving.value.code == 2
-    message = capsys.readouterr().err
-    assert message == "focaljax: error: rich not found; pip install focaljax[demo]\n"
+# The command line by itself.
 
 
-def test_help_and_version_leave_with_success(capsys):
-    assert study("--version") == 0
-    assert capsys.readouterr().out == f"focaljax {focaljax.__version__}\n"
-    assert study("--help") == 0
-    assert "--csv mine.csv --label species" in capsys.readouterr().out
+def test_the_options_are_those_of_the_study():
+    assert cli.ALPHAS == settings.ALPHAS and cli.CRITERIA == tuple(verdict.CRITERIA)
+    assert (cli.STEPS, cli.SEEDS) == (run.STEPS, run.SEEDS)
+    options = cli._parser().parse_args([])
+    assert options.margin == run.MARGIN
+
+
+def test_a_missing_demo_extra_is_named_but_help_needs_none(monkeypatch: pytest.MonkeyPatch, capsys):
+    for name in [*sys.modules]:
+        if name.startswith("focaljax.study"):
+            monkeypatch.delitem(sys.modules, name)
+    for name in ("rich", "pandas"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(sys, "argv", ["focaljax", "--version"])
+    codes = []
+    for argument in ("--version", "--help", "--quick"):
+        monkeypatch.setattr(sys, "argv", ["focaljax", argument])
+        codes.append(study(argument))
+    assert codes == [0, 0, 2]
+    said = capsys.readouterr()
+    assert (
+        said.out.startswith(f"focaljax {focaljax.__version__}\n")
+        and "--csv mine.csv --label species" in said.out
+    )
+    assert said.err == "focaljax: error: pandas, rich not found; pip install focaljax[demo]\n"
+
+
+def test_the_module_is_the_program():
+    program = started("--version")
+    assert program.communicate(timeout=60) == (f"focaljax {focaljax.__version__}\n", "")
+    assert program.returncode == 0

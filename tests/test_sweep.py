@@ -1,8 +1,6 @@
-"""The sweep behind `python -m focaljax`: folds, blocks, runs, measures and verdicts keep their laws."""
+"""The sweep behind `python -m focaljax`: folds, runs and measures keep their laws."""
 
-import tracemalloc
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,15 +9,26 @@ import numpy as np
 import pytest
 
 optax = pytest.importorskip("optax")
+pytest.importorskip("pandas")
+pytest.importorskip("jinja2")
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 sklearn_weights = pytest.importorskip("sklearn.utils.class_weight")
-stats = pytest.importorskip("scipy.stats")
 
 from focaljax import softmax_focal_loss_with_integer_labels  # noqa: E402
-from focaljax.calibration import ExpectedCalibrationError  # noqa: E402
-from focaljax.study import blocks, checkpoint, compare, data, folds, network, recommend, tally, train  # noqa: E402
-from focaljax.study.errors import DivergedError, StudyError  # noqa: E402
-from focaljax.study.settings import ADJUSTED, ALPHAS, BASELINE, Setting, choose, highlights  # noqa: E402
+from focaljax.calibration import ExpectedCalibrationError, fit_temperature, log_posterior  # noqa: E402
+from focaljax.study import data, folds, measures, network  # noqa: E402
+from focaljax.study.errors import StudyError  # noqa: E402
+from focaljax.study.network import Fold, Rows  # noqa: E402
+from focaljax.study.settings import (  # noqa: E402
+    ADJUSTED,
+    ALPHAS,
+    BASELINE,
+    POST_HOC,
+    Setting,
+    choose,
+    highlights,
+    log_priors,
+)
 
 SETTINGS = (
     BASELINE,
@@ -27,7 +36,9 @@ SETTINGS = (
     Setting(0.5, "balanced"),
     Setting(0.0, "effective"),
     Setting(0.0, ADJUSTED),
+    Setting(0.0, POST_HOC),
 )
+TRAINED = len(SETTINGS) - 1
 CLOSE = 2e-3  # batched products differ in their last bits with the shape of the batch; steps amplify that
 
 
@@ -43,180 +54,156 @@ def problem(rows: int = 240, seed: int = 0) -> data.Problem:
         categories=np.stack([(labels + coins) % 3, coins], axis=1).astype(np.int32),
         labels=labels,
         number_names=("a", "b", "c"),
-        category_names=("d", "e"),
-        levels=(("missing", "u", "v"), ("missing", "w")),
+        levels={"d": ("u", "v"), "e": ("w",)},
         class_names=("k", "l", "m"),
         description="made up",
     )
 
 
-def study(
-    of: data.Problem, settings=SETTINGS, seeds=(7, 8), count=4, epochs=2, block_rows=100
-) -> train.Study:
-    return train.Study(of, folds.deal(of, seeds, count), settings, epochs, block_rows)
+def study(of: data.Problem, settings=SETTINGS, seeds=(7, 8), count=4, epochs=2) -> network.Study:
+    return network.Study(of, folds.deal(of, seeds, count), settings, epochs)
 
 
 @pytest.fixture(scope="module")
-def base() -> tuple[train.Study, train.Progress, list[train.Progress], int]:
-    """Train in several blocks; keep what was passed on after each, and how often the loss was traced."""
-    traces, passed, of = [], [], study(problem())
+def base() -> tuple[network.Study, network.Networks, list[tuple[str, int, int]], int]:
+    """Train in several parts per epoch; keep what progress was told, and how often the loss was traced."""
+    traces, told = [], []
 
     def counted(*arguments, **options):
         traces.append(options)
         return softmax_focal_loss_with_integer_labels(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "softmax_focal_loss_with_integer_labels", counted)
-        done = train.train(of, on_block=lambda p: passed.append(jax.tree.map(np.asarray, p)))
-    return of, done, passed, len(traces)
+        patch.setattr(network, "softmax_focal_loss_with_integer_labels", counted)
+        patch.setattr(folds, "PART", 1)
+        of = study(problem())
+        done = network.fit(of, lambda *what: told.append(what))
+    return of, done, told, len(traces)
 
 
-def params(progress: train.Progress) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(progress.state.params)]
+def params(model: network.Networks) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(model.state.params)]
 
 
 # Folds.
 
 
-@pytest.mark.parametrize(("rows", "count"), [(240, 3), (61, 5), (folds.STRETCH + 500, 4)])
+@pytest.mark.parametrize(("rows", "count"), [(240, 3), (61, 5)])
 def test_folds_are_stratified_partitions(rows: int, count: int):
     of = problem(rows)
     dealt = folds.deal(of, (0, 1, 2), count)
-    assert dealt.of.shape == (rows, 3) and dealt.of.max() == count - 1
-    for s in range(3):
-        for k in range(3):
-            sizes = np.bincount(dealt.of[of.labels == k, s], minlength=count)
-            assert sizes.max() - sizes.min() <= 1
-            np.testing.assert_array_equal(sizes, dealt.class_counts[s, :, k])
-    assert (dealt.of[:, 0] != dealt.of[:, 1]).mean() > 0.3
-    np.testing.assert_array_equal(folds.deal(of, (1,), count).of[:, 0], dealt.of[:, 1])
+    assert dealt.of.shape == (3, rows) and dealt.of.max() == count - 1
+    for s, k in np.ndindex(3, 3):
+        sizes = np.bincount(dealt.of[s, of.labels == k], minlength=count)
+        assert sizes.max() - sizes.min() <= 1
+    assert (dealt.of[0] != dealt.of[1]).mean() > 0.3
+    np.testing.assert_array_equal(folds.deal(of, (1,), count).of[0], dealt.of[1])
 
 
 def test_training_rows_standardise_each_run():
     of = problem()
     dealt = folds.deal(of, (3, 4), 5)
     assert dealt.missing == (1,)
-    for s in range(2):
-        for k in range(5):
-            mine = of.numbers[~np.isin(dealt.of[:, s], [k, (k + 1) % 5])]
-            np.testing.assert_allclose(dealt.mean[s, k], np.nanmean(mine, axis=0), atol=1e-6)
-            np.testing.assert_allclose(dealt.scale[s, k], 1 / np.nanstd(mine, axis=0), rtol=1e-5)
-            counts = np.bincount(of.labels[~np.isin(dealt.of[:, s], [k, (k + 1) % 5])], minlength=3)
-            np.testing.assert_array_equal(dealt.train_counts[s, k], counts)
-    assert dealt.test_share == pytest.approx(1 / 3)
+    for s, k in np.ndindex(2, 5):
+        mine = ~np.isin(dealt.of[s], [k, (k + 1) % 5])
+        np.testing.assert_allclose(dealt.mean[s, k], np.nanmean(of.numbers[mine], axis=0), atol=1e-6)
+        np.testing.assert_allclose(dealt.scale[s, k], 1 / np.nanstd(of.numbers[mine], axis=0), rtol=1e-5)
+        np.testing.assert_array_equal(dealt.class_counts[s, k], np.bincount(of.labels[mine], minlength=3))
 
 
 def test_a_rare_class_makes_fewer_folds_or_an_error():
-    of = problem()
     labels = np.where(np.arange(240) < 4, 1, 0).astype(np.int32)
-    of = replace(of, labels=labels, class_names=("k", "l"))
-    count, note = folds.choose_count(of, None)
-    assert count == 4 and note is not None and "class 'l' has 4 rows" in note
-    assert folds.choose_count(of, 3) == (3, None)
-    with pytest.raises(StudyError, match="class 'l' has 4 rows; with 5 folds each class needs 5"):
+    of = replace(problem(), labels=labels, class_names=("k", "l"))
+    count, notes = folds.choose_count(of, None)
+    assert count == 4 and "class 'l' has 4 rows" in notes[0]
+    assert folds.choose_count(of, 3) == (3, [])
+    with pytest.raises(StudyError, match="class 'l' has 4 rows; with 5 folds each class needs at least 5"):
         folds.choose_count(of, 5)
-    assert folds.choose_count(problem(), None) == (folds.USUAL, None)
+    assert folds.choose_count(problem(), None) == (folds.USUAL, [])
 
 
-# Blocks.
-
-
-@pytest.mark.parametrize("most", [1000, 100, 37])
-def test_every_row_is_measured_once_and_trains_only_where_it_may(most: int):
-    of = replace(problem(), numbers=np.arange(240, dtype=np.float32)[:, None])
-    dealt = folds.deal(of, (7, 8), 4)
-    reader = blocks.Reader(of, dealt, most)
-    seen = [[[[] for _ in range(4)] for _ in range(2)] for _ in range(2)]
-    for block, picks in reader.measuring():
-        for role, s, k in np.ndindex(2, 2, 4):
-            rows = picks.rows[role, s, k][picks.counts[role, s, k] > 0]
-            seen[role][s][k] += block.numbers[rows, 0].astype(int).tolist()
+@pytest.mark.parametrize("part", [1, 200])
+def test_every_row_is_measured_once_and_trains_only_where_it_may(part: int, monkeypatch):
+    monkeypatch.setattr(folds, "PART", part)
+    dealt = folds.deal(problem(), (7, 8), 4)
+    picks = dealt.measuring()
     for s, k in np.ndindex(2, 4):
         for role, fold in ((0, (k + 1) % 4), (1, k)):
-            assert seen[role][s][k] == np.flatnonzero(dealt.of[:, s] == fold).tolist()
+            rows = picks.rows[role, s, k][picks.counts[role, s, k] > 0]
+            assert rows.tolist() == np.flatnonzero(dealt.of[s] == fold).tolist()
     orders = []
     for epoch in range(2):
-        trained = []
-        for block, picks in reader.training(epoch):
-            rows = picks.rows[0, 1][picks.counts[0, 1] > 0]
-            trained += block.numbers[rows, 0].astype(int).tolist()
-        assert len(set(trained)) == len(trained) > 0.8 * 120
-        assert np.isin(dealt.of[trained, 0], [3, 0]).all()  # run 1 tests on fold 1, validates on fold 2
-        orders.append(trained)
+        parts = list(dealt.training(epoch))
+        assert len(parts) == dealt.steps[0] == (2 if part == 1 else 1)
+        trained = np.concatenate([rows[0, 1].ravel() for rows in parts])
+        assert len(set(trained)) == len(trained) > 0.95 * 120
+        assert np.isin(dealt.of[0, trained], [3, 0]).all()  # run 1 tests on fold 1, validates on fold 2
+        orders.append(trained.tolist())
     assert orders[0] != orders[1]
-
-
-def test_an_epoch_can_begin_in_its_middle():
-    of = problem()
-    reader = blocks.Reader(of, folds.deal(of, (7,), 4), 100)
-    whole, rest = list(reader.training(3)), list(reader.training(3, 2))
-    assert len(whole) == reader.count == 3
-    jax.tree.map(np.testing.assert_array_equal, whole[2:], rest)
 
 
 # Runs.
 
 
 def test_one_program_trains_every_run_and_they_differ(base):
-    of, done, _, traces = base
+    _, done, told, traces = base
     assert traces == 1
-    assert done.nll.shape == (2, 2, 2, 4, len(SETTINGS)) and np.isfinite(done.nll).all()
+    assert done.nll.shape == (2, 2, 2, 4, TRAINED) and np.isfinite(done.nll).all()
     first = np.asarray(done.state.params["w1"]).reshape(-1, *done.state.params["w1"].shape[3:])
-    assert len({w.tobytes() for w in first}) == 2 * 4 * len(SETTINGS)
-    assert of.reader.count == 3
+    assert len({w.tobytes() for w in first}) == 2 * 4 * TRAINED
+    assert [of[1:] for of in told] == [(0, 1), (0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_gamma_0_without_alpha_is_cross_entropy(base):
     """One run, written again with Optax' own loss and plain indexing."""
     of, done, _, _ = base
-    s, k = 1, 2
-    about, dealt = network.columns(of.problem, of.folds), of.folds
-    optimizer = optax.adam(optax.cosine_decay_schedule(train.LEARNING_RATE, 2 * 3 * of.reader.steps[0]))
-    weights = network.initial(jax.random.key(8), about.width, 3)
+    s, k, dealt = 1, 2, of.folds
+    rows = Rows(of.problem.numbers, of.problem.categories, of.problem.labels)
+    optimizer = optax.adam(optax.cosine_decay_schedule(network.LEARNING_RATE, 2 * 2))
+    weights = network.initial(jax.random.key(8), of.width, 3)
     state = optimizer.init(weights)
 
     @jax.jit
-    def step(weights, state, x, y, counts):
+    def step(weights, state, x, y):
         def objective(weights):
-            logits = network.logits(weights, x)
-            losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, y)
-            return jnp.sum(losses * counts) / jnp.sum(counts)
+            logits = network.outputs(weights, x)
+            return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, y))
 
         updates, state = optimizer.update(jax.grad(objective)(weights), state)
         return optax.apply_updates(weights, updates), state
 
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        for epoch in range(2):
-            for block, picks in of.reader.training(epoch):
-                for rows, counts in zip(picks.rows[s, k], picks.counts[s, k], strict=True):
-                    x = network.inputs(
-                        about,
-                        block.numbers[rows],
-                        block.categories[rows],
-                        dealt.mean[s, k],
-                        dealt.scale[s, k],
-                    )
-                    weights, state = step(weights, state, x, block.labels[rows], counts)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        patch.setattr(folds, "PART", 1)
+        for part in (part for epoch in range(2) for part in dealt.training(epoch)):
+            mine = Rows(*(x[part[s, k, 0]] for x in rows))
+            x = network.inputs(of, mine, Fold(dealt.mean[s, k], dealt.scale[s, k]))
+            weights, state = step(weights, state, x, mine.labels)
     for name, value in weights.items():
         np.testing.assert_allclose(done.state.params[name][s, k, 0], value, rtol=CLOSE, atol=CLOSE)
 
 
-def test_permuted_settings_and_single_seeds_are_the_same_runs(base):
+def test_permuted_settings_and_single_seeds_are_the_same_runs(base, monkeypatch):
     of, done, _, _ = base
+    monkeypatch.setattr(folds, "PART", 1)
     order = [3, 1]
-    alone = train.train(study(of.problem, tuple(SETTINGS[i] for i in order), seeds=(8,)))
+    alone = network.fit(study(of.problem, tuple(SETTINGS[i] for i in order), seeds=(8,)))
     np.testing.assert_allclose(alone.nll[:, :, 0], done.nll[:, :, 1][..., order], rtol=CLOSE)
     for mine, all_of_them in zip(params(alone), params(done), strict=True):
         np.testing.assert_allclose(mine[0], all_of_them[1][:, order], rtol=CLOSE, atol=CLOSE)
 
 
-def test_held_out_rows_never_influence_a_run(base):
+def test_held_out_rows_never_influence_a_run(base, monkeypatch):
     of, done, _, _ = base
+    monkeypatch.setattr(folds, "PART", 1)
     spoilt, k = of.problem.numbers.copy(), 1
-    held_out = of.folds.of[:, 0] == k
+    held_out = of.folds.of[0] == k
     spoilt[held_out] = np.where(np.isnan(spoilt[held_out]), np.nan, 1e6)
     spoilt[held_out, 1] = np.nan
-    again = train.train(study(replace(of.problem, numbers=spoilt)))
+    again = network.fit(study(replace(of.problem, numbers=spoilt)))
     changed = 0
     for new, old in zip(params(again), params(done), strict=True):
         np.testing.assert_array_equal(new[0, k], old[0, k])  # tests on these rows
@@ -225,67 +212,18 @@ def test_held_out_rows_never_influence_a_run(base):
     assert changed > 0
 
 
-def test_resumed_is_uninterrupted_bit_for_bit(base, tmp_path: Path):
-    of, done, passed, _ = base
-    assert [(p.epoch, p.block) for p in passed] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
-    unfinished = checkpoint.Unfinished(tmp_path / "out")
-    unfinished.begin({"a": 1}, resume=False, overwrite=False)
-    unfinished.save(passed[4])
-    again = train.train(of, unfinished.load(train.start(of)))
-    jax.tree.map(
-        np.testing.assert_array_equal, jax.tree.map(np.asarray, done), jax.tree.map(np.asarray, again)
-    )
-
-
 def test_the_best_epoch_is_chosen_by_validation_alone(base):
-    _, done, passed, _ = base
-    after_first = passed[3]
-    later = done.nll[1, 0] < done.nll[0, 0]
-    best, first, last = (tally.mean_nll(t) for t in (done.best, after_first.last, done.last))
-    np.testing.assert_array_equal(best, np.where(later, last, first))
-    np.testing.assert_array_equal(done.nll[1], last)
+    _, done, _, _ = base
+    np.testing.assert_array_equal(done.state.lowest, done.nll[:, 0].min(axis=0).astype(np.float32))
+    for s, k, a in np.ndindex(2, 4, TRAINED):
+        same = np.array_equal(done.state.best["w1"][s, k, a], done.state.params["w1"][s, k, a])
+        assert same == (done.nll[1, 0, s, k, a] < done.nll[0, 0, s, k, a])
 
 
-def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(folds, "STRETCH", 500)
-
-    def needed(rows: int) -> tuple[int, int, int]:
-        """Bytes that dealing folds and training allocate at most in NumPy, and that lie in JAX arrays."""
-        stored, of = {}, problem(rows)
-        for name in ("numbers", "categories", "labels"):
-            array = getattr(of, name)
-            stored[name] = np.memmap(tmp_path / f"{name}{rows}", array.dtype, "w+", shape=array.shape)
-            stored[name][:] = array
-        whole, live = replace(problem(10), **stored), []
-
-        def look(progress: train.Progress) -> None:
-            """Count from the first call on, which comes after the compilation."""
-            live.append(sum(x.nbytes for x in jax.live_arrays()))
-            if not tracemalloc.is_tracing():
-                tracemalloc.start()
-
-        try:
-            tracemalloc.start()
-            dealt = folds.deal(whole, (0,), 3, tmp_path)
-            dealing = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-            train.train(train.Study(whole, dealt, (BASELINE,), 1, 500), on_block=look)
-            return dealing, tracemalloc.get_traced_memory()[1], max(live)
-        finally:
-            tracemalloc.stop()
-
-    more = 14_000 * (3 + 2 + 1) * 4  # bytes that the additional rows have on disk
-    for small, large in zip(needed(2_000), needed(16_000), strict=True):
-        assert large < small + more / 4
-
-
-def test_diverged_training_is_an_error():
-    nll = np.zeros((2, 2, 4, len(SETTINGS)))
-    nll[1, 1, 2, 3] = np.nan
-    with pytest.raises(
-        DivergedError, match="diverged with cross-entropy with effective alpha, seed 8, fold 3"
-    ):
-        train._check_finite(study(problem()), nll)
+def test_diverged_training_is_an_error(monkeypatch):
+    monkeypatch.setattr(network, "LEARNING_RATE", 1e38)
+    with pytest.raises(StudyError, match="diverged with cross-entropy, seed 7, fold 1"):
+        network.fit(study(problem(), (BASELINE,), epochs=3))
 
 
 # Settings.
@@ -302,7 +240,7 @@ def test_class_weights_and_priors():
     np.testing.assert_allclose(got, effective * 100 / (effective * counts[0]).sum(), rtol=1e-5)
     np.testing.assert_array_equal(Setting(2.0).class_weights(counts), 1.0)
     np.testing.assert_allclose(np.exp(Setting(0.0, ADJUSTED).logit_shift(counts)).sum(-1), 1.0, rtol=1e-6)
-    np.testing.assert_array_equal(Setting(0.0, "balanced").logit_shift(counts), 0.0)
+    np.testing.assert_array_equal(Setting(0.0, POST_HOC).logit_shift(counts), 0.0)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
@@ -321,20 +259,29 @@ def test_the_recommended_call_is_the_loss_that_was_trained(setting: Setting):
         alpha=jnp.asarray(setting.class_weights(counts)),
     )
     np.testing.assert_allclose(names["losses"], trained, rtol=1e-5)
+    if setting.alpha == POST_HOC:
+        np.testing.assert_allclose(names["logits"], logits - log_priors(counts)[None, :], rtol=1e-5)
 
 
 def test_cross_entropy_is_first_and_nothing_runs_twice():
-    chosen = choose([2.0, 0.0, 2.0], ["balanced", "none"])
-    assert chosen[0] == BASELINE and chosen[-1] == Setting(0.0, ADJUSTED)
-    assert len(set(chosen)) == len(chosen) == 5
-    assert len(choose(None, None)) == 5 * len(ALPHAS) + 1
-    names = [choose(None, None)[i].name for i in highlights(choose(None, None))]
-    assert names == [
-        "cross-entropy",
-        "focal gamma=2",
-        "cross-entropy with balanced alpha",
-        "focal gamma=2 with balanced alpha",
+    counts = np.array([90, 10])
+    chosen, notes = choose([2.0, 0.0, 2.0], ["balanced", "none"], counts)
+    assert chosen[0] == BASELINE and chosen[-2:] == (Setting(0.0, ADJUSTED), Setting(0.0, POST_HOC))
+    assert len(set(chosen)) == len(chosen) == 6 and not notes
+    every, _ = choose(None, None, counts)
+    assert len(every) == 5 * len(ALPHAS) + 2
+    assert [every[i].short for i in highlights(every)] == [
+        "CE",
+        "gamma 2",
+        "CE, balanced",
+        "gamma 2, balanced",
     ]
+
+
+def test_where_classes_are_balanced_their_weights_are_one_setting():
+    chosen, notes = choose([0.0, 2.0], None, np.array([50, 50, 51]))
+    assert chosen == (BASELINE, Setting(2.0)) and len(notes) == 4
+    assert choose([2.0], ["balanced"], np.array([50, 50]))[0] == (BASELINE, Setting(2.0, "balanced"))
 
 
 # Measures.
@@ -342,107 +289,60 @@ def test_cross_entropy_is_first_and_nothing_runs_twice():
 
 def test_measures_agree_with_scikit_learn_and_focaljax():
     rng = np.random.default_rng(0)
-    logits = 3 * rng.normal(size=(400, 5)).astype(np.float32)
-    labels = np.sort(np.append(np.arange(5), rng.choice(5, 395, p=[0.4, 0.3, 0.15, 0.1, 0.05]))).astype(
-        np.int32
+    logits = (3 * rng.normal(size=(2, 400, 5))).astype(np.float32)
+    logits[:, 7:20] = logits[:, 5:6]  # ties
+    one = np.append(np.arange(5), rng.choice(5, 395, p=[0.4, 0.3, 0.15, 0.1, 0.05])).astype(np.int32)
+    labels, counts = np.stack([one, one[::-1]]), np.ones((2, 400), np.float32)
+    counts[:, 300:] = 0.0
+    gamma, alpha, back = 2.0, np.array([1, 2, 3, 4, 5], np.float32), np.arange(5, dtype=np.float32) / 5
+    got = measures.judge(logits, labels, counts, np.float32(gamma), alpha, 0 * back, back)
+    posterior = [log_posterior(z[:300] + back[None, :], gamma=gamma, alpha=alpha) for z in logits]
+    temperature = fit_temperature(posterior[0], labels[0, :300])
+    metric = ExpectedCalibrationError(measures.ECE.bins, from_logits=True)
+    for role in (0, 1):
+        y, predicted = labels[role, :300], logits[role, :300].argmax(1)
+        np.testing.assert_allclose(
+            got.recall[role], sklearn_metrics.recall_score(y, predicted, average=None), rtol=1e-6
+        )
+        assert got.accuracy[role] == pytest.approx(sklearn_metrics.accuracy_score(y, predicted))
+        for i, z in enumerate((logits[role, :300], posterior[role], posterior[role] / temperature)):
+            p = np.asarray(jax.nn.softmax(z), np.float64)
+            nll = sklearn_metrics.log_loss(y, p / p.sum(axis=1, keepdims=True))
+            assert got.nll[i, role] == pytest.approx(nll, rel=1e-4)
+            ece = metric.result(metric.update(metric.init(), y, z))
+            assert got.ece[i, role] == pytest.approx(float(ece), rel=1e-4)
+        auroc, precision = measures.rankings(np.asarray(got.score[role, :300]), y, range(5))
+        hot, p = np.eye(5)[y], np.asarray(jax.nn.softmax(logits[role, :300]))
+        assert auroc == pytest.approx(sklearn_metrics.roc_auc_score(hot, p), rel=1e-6)
+        assert precision == pytest.approx(sklearn_metrics.average_precision_score(hot, p), rel=1e-6)
+
+
+def test_ranks_tell_certain_rows_apart():
+    logits = np.array([[[40.0, 0.0], [41.0, 0.0], [0.0, 41.0], [0.0, 40.0]]] * 2, np.float32)
+    args = np.array([[0, 0, 1, 1]] * 2), np.ones((2, 4), np.float32), np.float32(0.0), np.ones(2, np.float32)
+    got = measures.judge(logits, *args, np.zeros(2, np.float32), np.zeros(2, np.float32))
+    assert len(set(np.asarray(got.score[1, :, 0]).tolist())) == 4
+
+
+def test_results_are_of_each_run_and_setting(base):
+    of, model, _, _ = base
+    told = []
+    at_end = measures.results(of, model, False, "at the end", lambda *what: told.append(what))
+    assert told[-1] == ("measuring held-out rows, at the end", 2 * 4 * 6, 2 * 4 * 6)
+    np.testing.assert_allclose(at_end.test["nll"][..., :TRAINED], model.nll[-1, 1], rtol=1e-5)
+    np.testing.assert_allclose(at_end.validation["nll"][..., :TRAINED], model.nll[-1, 0], rtol=1e-5)
+    stopped = measures.results(of, model, True, "stopped", network.silent)
+    np.testing.assert_allclose(
+        stopped.validation["nll"][..., :TRAINED], model.nll[:, 0].min(axis=0), rtol=1e-5
     )
-    counts = np.ones(500, np.float32)
-    counts[400:] = 0.0
-    filled = np.concatenate([logits, np.full((100, 5), np.nan, np.float32)])
-    of_rows = jax.jit(tally.of_rows)
-    total = None
-    for part in np.split(np.arange(500), 2):  # the last hundred only fill
-        total = tally.add(total, of_rows(filled[part], np.pad(labels, (0, 100))[part], counts[part]))
-    assert total is not None
-    got, predicted = tally.measures(total), logits.argmax(1)
-    p = np.exp(logits.astype(np.float64))
-    p /= p.sum(1, keepdims=True)
-    recall = sklearn_metrics.recall_score(labels, predicted, average=None)
-    np.testing.assert_array_equal(total.confusion, sklearn_metrics.confusion_matrix(labels, predicted))
-    np.testing.assert_allclose(tally.recall(total), recall)
-    assert got["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(labels, predicted))
-    assert got["balanced_accuracy"] == pytest.approx(
-        sklearn_metrics.balanced_accuracy_score(labels, predicted)
-    )
-    assert got["nll"] == pytest.approx(sklearn_metrics.log_loss(labels, p), rel=1e-6)
-    assert got["rare_recall"] == pytest.approx(recall[4])
-    metric = ExpectedCalibrationError(tally.BINS, from_logits=True)
-    assert got["ece"] == pytest.approx(
-        float(metric.result(metric.update(metric.init(), labels, logits))), rel=1e-4
-    )
-
-
-def test_a_reliability_diagram_by_hand():
-    bins = np.zeros((tally.BINS, 3))
-    bins[8], bins[13] = (2, 1.2, 1), (2, 1.8, 2)  # confidence 0.6 and 0.9; accuracy 0.5 and 1
-    diagram = tally.reliability(bins)
-    assert diagram.share[8] == 0.5 and diagram.confidence[8] == 0.6 and diagram.accuracy[13] == 1.0
-    assert np.isnan(diagram.accuracy).sum() == tally.BINS - 2
-
-
-# Verdicts.
-
-
-def test_the_corrected_interval():
-    values = np.array([0.1, 0.3, 0.2, 0.5, 0.4])
-    plain = stats.ttest_1samp(values, 0.0)
-    got = compare.corrected_t(values, 0.0)
-    assert (got.mean, got.p) == (pytest.approx(0.3), pytest.approx(plain.pvalue))
-    assert (got.low, got.high) == pytest.approx(tuple(plain.confidence_interval(0.95)))
-    wider = compare.corrected_t(values, 1 / 3)  # by hand: s^2 = 0.025, t(0.975, 4) = 2.776445
-    assert wider.high - wider.mean == pytest.approx(2.776445 * (0.025 * (1 / 5 + 1 / 3)) ** 0.5, rel=1e-6)
-    assert compare.corrected_t(np.zeros(3), 0.5).p == 1.0
-    assert compare.corrected_t(np.ones(3), 0.5).p == 0.0
-
-
-def test_holm_by_hand():
-    np.testing.assert_allclose(compare.holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(compare.holm(np.array([0.9, 0.6])), [1.0, 1.0])
-
-
-def simulated(
-    rng: np.random.Generator, effects: np.ndarray, runs: int = 15, share: float = 1 / 3
-) -> np.ndarray:
-    """Values [runs, settings] whose differences correlate over runs as shared training rows make them."""
-    shape = (runs, len(effects))
-    together = np.sqrt(share / (1 + share)) * rng.normal(size=(1, len(effects)))
-    alone = np.sqrt(1 / (1 + share)) * rng.normal(size=shape)
-    values = rng.normal(size=(runs, 1)) + together + alone + effects
-    values[:, 0] = values[:, 0] - together[0, 0] - alone[:, 0]
-    return values
-
-
-def recommended(values: np.ndarray, metric: compare.Metric = compare.BALANCED) -> recommend.Recommendation:
-    settings = choose([0.0, 1.0, 2.0], ["none", "balanced"])
-    measures = {m.field: values for m in compare.METRICS}
-    table = compare.compare(settings, measures, 1 / 3)
-    return recommend.recommend(metric, table, values, values, 1 / 3)
-
-
-def test_where_nothing_helps_something_is_recommended_no_more_often_than_promised():
-    rng, trials = np.random.default_rng(5), 600
-    found = sum(recommended(simulated(rng, np.zeros(7))).found for _ in range(trials))
-    assert found <= stats.binom.isf(1e-4, trials, 1 - compare.LEVEL)
-
-
-def test_what_helps_is_recommended_and_the_plainest_of_equals():
-    rng = np.random.default_rng(6)
-    #                 CE   g=1  g=2  bal  bal1 bal2 adjusted
-    effects = np.array([0, 0.0, 0.0, 20, 20.0, 20.3, -20])
-    advice = recommended(simulated(rng, effects))
-    assert advice.found and advice.index == 3 and set(advice.helpful) == {3, 4, 5}
-    assert advice.best in advice.alike and advice.chosen.low > 0
-    lower_is_better = recommended(-simulated(rng, effects), compare.NLL)
-    assert lower_is_better.index == 3 and lower_is_better.chosen.high < 0
-    clear = recommended(simulated(rng, np.array([0, 0, 0, 20, 20, 60, 0])))
-    assert clear.index == clear.best == 5 and clear.alike == (5,)
-
-
-def test_a_choice_that_validation_misled_gains_nothing():
-    test = np.zeros((6, 3))
-    validation = np.zeros((6, 3))
-    validation[:, 2], test[:, 2] = 1.0, -1.0
-    settings = (BASELINE, Setting(1.0), Setting(2.0))
-    table = compare.compare(settings, {m.field: test for m in compare.METRICS}, 1 / 3)
-    advice = recommend.recommend(compare.BALANCED, table, validation, test, 1 / 3)
-    assert not advice.found and advice.chosen.mean == -1.0
+    # Taking the priors out again leaves cross-entropy, whose likelihood no shift of the threshold changes.
+    for name in ("nll_posterior", "nll_calibrated", "ece_calibrated"):
+        np.testing.assert_array_equal(at_end.test[name][..., -1], at_end.test[name][..., 0])
+    assert (at_end.test["nll"][..., -1] > at_end.test["nll"][..., 0]).all()
+    by_hand = np.asarray(model.logits(False, 1, 2, 0))[1]
+    rows, real = of.folds.measuring().rows[1, 1, 2].ravel(), of.folds.measuring().counts[1, 1, 2].ravel() > 0
+    priors = log_priors(of.folds.class_counts[1, 2])
+    right = (by_hand - priors[None, :]).argmax(axis=1)[real] == of.problem.labels[rows][real]
+    assert at_end.test["accuracy"][1, 2, -1] == pytest.approx(right.mean())
+    diagram = at_end.reliability[0]
+    assert np.nansum(np.asarray(diagram.share)) == pytest.approx(1.0)

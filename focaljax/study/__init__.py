@@ -1,9 +1,14 @@
-"""The main job, `python -m focaljax`: it finds which gamma and which alpha suit the data, or that none does.
+"""The main job, `python -m focaljax` and `compare`: which gamma and alpha suit the data, or that none does.
 
-`cli` reads the command line, `data` says what a problem is and `table` (with `tables`) makes one of a file.
-`folds` says who trains and who is held out, `blocks` reads the rows, `settings` says which losses run,
-`train` runs them all in one compiled program on the `network`, `tally` adds up what rows are worth and
-`checkpoint` keeps what is unfinished. `compare` weighs the differences, `recommend` draws the conclusion,
-`outcome` holds all of it. `words` says it, `console` prints, `pictures` (made of `panels`) draws, `page`
-makes the HTML of it and `report` writes the folder.
+`run` does it all. `tables` reads files, `data` makes a problem of features and labels, `folds` says who
+trains and who is held out, `settings` which losses run; `network` trains them all in one compiled program,
+`measures` says what each run is worth. `verdict` weighs the differences and draws the conclusion, `outcome`
+holds all of it, `words` say it. `console` prints, `pictures` draw, `page` makes HTML of it and `report`
+writes the folder.
 """
+
+from focaljax.study.errors import StudyError
+from focaljax.study.outcome import Outcome
+from focaljax.study.run import compare
+
+__all__ = ["Outcome", "StudyError", "compare"]

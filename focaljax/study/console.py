@@ -1,34 +1,40 @@
 """What the terminal shows: a progress bar, the table of results and the sentences under it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from rich import box
+from rich import box, progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from focaljax.study import words
-from focaljax.study.compare import JUDGED, Comparison, cell
-from focaljax.study.data import Problem
+from focaljax.study import network, words
 from focaljax.study.outcome import Outcome
+from focaljax.study.verdict import JUDGED
 
 STYLES = {"better": "green", "worse": "red"}
-MARKS = {"better": "+", "worse": "-"}
 
 
-def progress_bar(console: Console) -> Progress:
-    """Return a bar that moves once per block of rows, with the time that is left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("left:"), TimeRemainingColumn(), console=console)
+@contextmanager
+def progress_bar(console: Console) -> Iterator[network.Progress]:
+    """Show one bar per kind of work, with the time that is left, and sentences above them."""
+    columns = [progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TaskProgressColumn()]
+    columns += [progress.TimeElapsedColumn(), progress.TextColumn("left:"), progress.TimeRemainingColumn()]
+    tasks: dict[str, progress.TaskID] = {}
+    with progress.Progress(*columns, console=console) as bar:
+
+        def show(what: str, done: int, total: int) -> None:
+            if not total:
+                return show_lines(bar.console, [what])
+            if what not in tasks:
+                for task in tasks.values():
+                    bar.remove_task(task)
+                tasks.clear()
+                tasks[what] = bar.add_task(what, total=total)
+            return bar.update(tasks[what], completed=done, total=total)
+
+        yield show
 
 
 def show_lines(console: Console, lines: Iterable[str]) -> None:
@@ -37,45 +43,34 @@ def show_lines(console: Console, lines: Iterable[str]) -> None:
         console.print(_text(console, line), highlight=False)
 
 
-def show_problem(console: Console, problem: Problem, notes: Iterable[str]) -> None:
-    """Say which data is studied and what was done to it."""
-    show_lines(console, [f"{problem.description}.", *map(words.sentence, (*problem.notes, *notes))])
-
-
 def show_outcome(console: Console, outcome: Outcome) -> None:
-    """Print the table, what to use and why, and the call."""
+    """Print the table, the verdict and why, and the code."""
     console.print(_table(outcome))
     console.print(_text(console, words.headline(outcome)), style="bold", highlight=False)
     show_lines(console, words.reasons(outcome))
-    call = outcome.study.settings[outcome.recommendation.index].call(outcome.study.problem.classes)
-    console.print(Syntax(call, "python", theme="ansi_dark", background_color="default", padding=(1, 2)))
+    console.print(
+        Syntax(words.code(outcome), "python", theme="ansi_dark", background_color="default", padding=(1, 2))
+    )
 
 
 def _table(outcome: Outcome) -> Table:
-    """The means over runs at both times, marked against cross-entropy."""
+    """The means over runs, stopped early, marked against cross-entropy."""
     grid = Table(
-        title=f"Test folds, mean over {words.runs(outcome)}",
-        caption="stop: stopped early; end: at the end of training\n"
-        "+ better, - worse than cross-entropy, corrected for shared rows and many settings",
+        title=f"Test folds, mean over {words.runs(outcome)}, {outcome.stopped.when}",
+        caption=words.MARKS,
         box=box.SIMPLE_HEAD,
         show_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
     grid.add_column("setting", no_wrap=True)
     for metric in JUDGED:
-        name = metric.name.replace("balanced accuracy", "bal. acc.")
-        for when in ("stop", "end"):
-            grid.add_column(f"{name}\n{when}", justify="right", no_wrap=True)
-    for i, setting in enumerate(outcome.study.settings):
-        mark = "bold" if i == outcome.recommendation.index else ""
-        cells = (_cell(cell(results.table[i], metric)) for metric in JUDGED for results in outcome.both)
-        grid.add_row(setting.short, *cells, style=mark)
+        name = " ".join(word if word.isupper() else f"{word[:4]}." for word in metric.name.split())
+        grid.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for i, row in enumerate(outcome.table):
+        cells = [Text(words.marked(row[m]), style=STYLES.get(row[m].verdict, "")) for m in JUDGED]
+        name = row[outcome.metric].setting.short
+        grid.add_row(name, *cells, style="bold" if i == outcome.advice.shown else "")
     return grid
-
-
-def _cell(compared: Comparison) -> Text:
-    mark = MARKS.get(compared.verdict, " ")
-    return Text(f"{compared.mean.mean:.3f} {mark}", style=STYLES.get(compared.verdict, ""))
 
 
 def _text(console: Console, line: str) -> Text:

@@ -3,7 +3,3 @@
 
 class StudyError(Exception):
     """A wrong file, column, option or folder. The command line prints it and leaves with code 2."""
-
-
-class DivergedError(StudyError):
-    """A run lost its numbers: going on with it would be of no use."""

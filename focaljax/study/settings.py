@@ -1,6 +1,6 @@
 """What is compared: each setting is one gamma and one scheme of class weights, and nothing else differs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -13,35 +13,39 @@ from focaljax.class_weights import effective_number, inverse_frequency
 GAMMAS = (0.0, 0.5, 1.0, 2.0, 5.0)
 ALPHAS = ("none", "balanced", "effective")
 ADJUSTED = "logit adjustment"
+POST_HOC = "post-hoc logit adjustment"
+ALIKE = 0.05  # class weights that differ by less are one scheme
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One loss: `gamma`, and `alpha`, one of `ALPHAS`, or `ADJUSTED`, which moves logits instead."""
+    """One loss: `gamma`, and `alpha`, one of `ALPHAS`; or one of the two that move logits instead.
+
+    Both are of Menon et al. 2021: `ADJUSTED` adds the log priors of the classes to the logits in training;
+    `POST_HOC` is trained by cross-entropy, and subtracts them afterwards.
+    """
 
     gamma: float
     alpha: str = "none"
 
     @property
     def name(self) -> str:
-        """The words that tables and pictures use."""
-        if self.alpha == ADJUSTED:
-            return ADJUSTED
+        """The words that sentences use."""
+        if self.alpha in (ADJUSTED, POST_HOC):
+            return self.alpha
         loss = f"focal gamma={self.gamma:g}" if self.gamma else "cross-entropy"
         return loss if self.alpha == "none" else f"{loss} with {self.alpha} alpha"
 
     @property
     def short(self) -> str:
         """The same where there is little room."""
-        if self.alpha == ADJUSTED:
-            return ADJUSTED
-        loss = f"gamma {self.gamma:g}" if self.gamma else "CE"
-        return loss if self.alpha == "none" else f"{loss}, {self.alpha}"
+        name = self.name.replace("focal gamma=", "gamma ").replace("cross-entropy", "CE")
+        return name.replace(" with ", ", ").replace(" alpha", "").replace("post-hoc logit", "post-hoc")
 
     @property
-    def knobs(self) -> int:
-        """In how many ways it departs from cross-entropy."""
-        return (self.gamma > 0) + (self.alpha != "none")
+    def plainness(self) -> tuple[float, float]:
+        """What sorts settings by how little they change: what comes after the training first."""
+        return 0.5 if self.alpha == POST_HOC else (self.gamma > 0) + (self.alpha != "none"), self.gamma
 
     def class_weights(self, counts: np.ndarray) -> np.ndarray:
         """Return alpha [..., C] for training counts [..., C]; its mean over the training rows is 1.
@@ -57,33 +61,38 @@ class Setting:
         return np.ones(counts.shape, np.float32)
 
     def logit_shift(self, counts: np.ndarray) -> np.ndarray:
-        """Return [..., C], what training adds to logits: log priors in adjustment (Menon et al. 2021)."""
-        if self.alpha != ADJUSTED:
-            return np.zeros(counts.shape, np.float32)
-        return np.log(counts / counts.sum(axis=-1, keepdims=True)).astype(np.float32)
+        """Return [..., C], what training adds to the logits."""
+        return log_priors(counts) * (self.alpha == ADJUSTED)
 
     def call(self, classes: int) -> str:
         """Return the lines of a program that has this loss, for integer labels."""
-        arguments = [f"gamma={self.gamma:g}"]
-        if self.alpha == "none":
-            lines = ["from focaljax import softmax_focal_loss_with_integer_labels", ""]
-        else:
-            name = {"balanced": "inverse_frequency", "effective": "effective_number"}.get(self.alpha)
-            lines = ["import jax.numpy as jnp", "from focaljax import softmax_focal_loss_with_integer_labels"]
-            lines += [f"from focaljax.class_weights import {name}"] if name else []
-            lines += ["", f"counts = jnp.bincount(train_labels, length={classes})"]
-            if self.alpha == "balanced":
-                arguments.append("alpha=inverse_frequency(counts)")
-            elif self.alpha == "effective":
-                lines.append("beta = 1 - 1 / counts.mean()")
-                arguments.append('alpha=effective_number(counts, beta=beta, normalize="examples")')
-            else:
-                lines.append("logits = logits + jnp.log(counts / counts.sum())  # in training only")
-        call = "softmax_focal_loss_with_integer_labels"
-        return "\n".join([*lines, f"losses = {call}(", f"    logits, labels, {', '.join(arguments)}", ")"])
+        arguments, after = [f"gamma={self.gamma:g}"], []
+        imports, lines = ["from focaljax import softmax_focal_loss_with_integer_labels"], []
+        if self.alpha != "none":
+            imports = ["import jax.numpy as jnp", *imports]
+            lines = [f"counts = jnp.bincount(train_labels, length={classes})"]
+        if self.alpha == "balanced":
+            imports.append("from focaljax.class_weights import inverse_frequency")
+            arguments.append("alpha=inverse_frequency(counts)")
+        elif self.alpha == "effective":
+            imports.append("from focaljax.class_weights import effective_number")
+            lines.append("beta = 1 - 1 / counts.mean()")
+            arguments.append('alpha=effective_number(counts, beta=beta, normalize="examples")')
+        elif self.alpha == ADJUSTED:
+            lines.append("logits = logits + jnp.log(counts / counts.sum())  # in training only")
+        elif self.alpha == POST_HOC:
+            after = ["logits = logits - jnp.log(counts / counts.sum())  # to predict, after training"]
+        call = "losses = softmax_focal_loss_with_integer_labels("
+        lines += [call, f"    logits, labels, {', '.join(arguments)}", ")", *after]
+        return "\n".join([*imports, "", *lines])
 
 
 BASELINE = Setting(0.0)
+
+
+def log_priors(counts: np.ndarray) -> np.ndarray:
+    """Return [..., C], the logarithms of the shares of the classes."""
+    return np.log(counts / counts.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
 def beta_of(counts: jax.Array) -> jax.Array:
@@ -91,26 +100,45 @@ def beta_of(counts: jax.Array) -> jax.Array:
     return 1 - 1 / jnp.mean(counts)
 
 
-def choose(gammas: Sequence[float] | None, alphas: Sequence[str] | None) -> tuple[Setting, ...]:
-    """Return the settings to run: cross-entropy, every gamma with every alpha, and logit adjustment."""
-    chosen = [Setting(float(g), a) for a, g in product(alphas or ALPHAS, gammas or GAMMAS)]
-    return tuple(dict.fromkeys([BASELINE, *chosen, Setting(0.0, ADJUSTED)]))
+def choose(
+    gammas: Iterable[float] | None, alphas: Iterable[str] | None, counts: np.ndarray
+) -> tuple[tuple[Setting, ...], list[str]]:
+    """Return the settings to run on classes of so many rows, and notes.
+
+    They are cross-entropy, every gamma with every alpha, and both shifts of logits. What is the same on
+    these rows, as all class weights are where classes are balanced, runs once.
+    """
+    asked = [Setting(float(g), a) for a, g in product(alphas or ALPHAS, gammas or GAMMAS)]
+    kept: list[tuple[Setting, np.ndarray]] = []  # each with what it does to the classes
+    notes: dict[str, None] = {}
+    for setting in dict.fromkeys([BASELINE, *asked, Setting(0.0, ADJUSTED), Setting(0.0, POST_HOC)]):
+        moves = setting.alpha in (ADJUSTED, POST_HOC)
+        effect = log_priors(counts) if moves else np.log(setting.class_weights(counts))
+        effect = effect - effect.mean()
+        same = (
+            other.alpha
+            for other, of_other in kept
+            if other.gamma == setting.gamma and np.ptp(effect - of_other) < ALIKE
+            if other.alpha == "none" or (setting.alpha in ALPHAS and other.alpha in ALPHAS)
+        )
+        alike = next(same, None)
+        if alike is None:
+            kept.append((setting, effect))
+        else:
+            notes[f"left out, as on these classes it does what {alike} alpha does: {setting.alpha}"] = None
+    return tuple(setting for setting, _ in kept), list(notes)
 
 
 def highlights(settings: Sequence[Setting]) -> list[int]:
     """Return up to four settings to show where all would crowd: indices, cross-entropy first.
 
-    They are fixed before any result is seen (per alpha gamma 0 and the gamma nearest to 2, first without
-    alpha, then with the first that there is), so a picture cannot pick its winner.
+    They are fixed before any result is seen (gamma 0 and the gamma nearest to 2, without alpha and with the
+    first that there is), so a picture cannot pick its winner.
     """
-    shown = [0]
-    weighted = [s.alpha for s in settings if s.alpha not in ("none", ADJUSTED)]
-    for alpha in dict.fromkeys(["none", *weighted[:1]]):
-        group = [i for i, s in enumerate(settings) if s.alpha == alpha and i != 0]
-        shown += [i for i in group if settings[i].gamma == 0.0]
-        focal = [i for i in group if settings[i].gamma > 0.0]
-        shown += sorted(focal, key=lambda i: abs(settings[i].gamma - 2.0))[:1]
-    return shown
+    focal = min((s.gamma for s in settings if s.gamma > 0.0), key=lambda g: abs(g - 2.0), default=0.0)
+    weighted = [s.alpha for s in settings if s.alpha in ALPHAS[1:]][:1]
+    wanted = [Setting(gamma, alpha) for alpha in ("none", *weighted) for gamma in (0.0, focal)]
+    return list(dict.fromkeys(settings.index(setting) for setting in wanted if setting in settings))
 
 
 def _of_rows(weights, counts: np.ndarray) -> np.ndarray:

@@ -1,86 +1,98 @@
-"""What one study says in words: what to use and why, and what its numbers do not show."""
+"""What one study says in words: what to use and why, and what its numbers do not show.
 
-from focaljax.study.compare import JUDGED, LEVEL, NOTHING, cell
-from focaljax.study.outcome import END, STOPPED, Outcome, Results
-from focaljax.study.recommend import Recommendation
-from focaljax.study.tally import BINS
+All sentences follow from `Advice.verdict`: the headline, the reasons and the code can only say the same.
+"""
+
+from typing import TYPE_CHECKING
+
+from focaljax.study.settings import POST_HOC
+from focaljax.study.verdict import (
+    AUROC,
+    BALANCED,
+    BETTER,
+    EQUAL,
+    JUDGED,
+    LEVEL,
+    NOTHING,
+    PRECISION,
+    Comparison,
+    corrected_t,
+)
+
+if TYPE_CHECKING:
+    from focaljax.study.outcome import Outcome
 
 MOST_NAMES = 4
+MARKS = "+ better, - worse than cross-entropy, corrected for shared rows and many settings"
 
 
-def headline(outcome: Outcome) -> str:
+def headline(outcome: "Outcome") -> str:
     """Say in one sentence what to use."""
-    advice, metric = outcome.recommendation, outcome.metric.name
-    if not advice.found:
-        return f"No difference found: by {metric} nothing is better than plain cross-entropy. Keep that."
-    return f"For {metric}, use {outcome.study.settings[advice.index].name}."
+    advice, name = outcome.advice, outcome.metric.name
+    shown = outcome.table[advice.shown][outcome.metric]
+    if advice.verdict == BETTER:
+        return f"For {name}, use {shown.setting.name}: better than cross-entropy, {shown.difference}."
+    if advice.verdict == EQUAL:
+        better = f"nothing is better than cross-entropy by more than {outcome.margin:g}. Keep that."
+        return f"No difference worth having: in {name} {better}"
+    return f"Undecided: in {name} {_leads(shown)}."
 
 
-def reasons(outcome: Outcome) -> list[str]:
+def reasons(outcome: "Outcome") -> list[str]:
     """Say why, what it costs elsewhere, what choosing is worth, and what holds without early stopping."""
-    advice, table = outcome.recommendation, outcome.stopped.table
-    settings, metric = outcome.study.settings, outcome.metric
-    if advice.found:
-        mine, best, base = (cell(table[i], metric) for i in (advice.index, advice.best, 0))
-        said = [
-            f"Its {metric.name} is {mine.mean.mean:.3f}, against {base.mean.mean:.3f} with cross-entropy: "
-            f"{mine.difference} over {runs(outcome)}, {STOPPED}; p = {mine.p:.2g} after Holm's correction "
-            f"for {len(settings) - 1} settings."
-        ]
-        if advice.index != advice.best:
-            said.append(
-                f"The best mean has {best.setting.name}, {best.mean.mean:.3f}, but between the two no "
-                "difference was found; this one is the plainer."
-            )
-        others = [i for i in advice.alike if i not in (advice.index, advice.best)]
-        if others:
-            said.append(f"As good, as far as can be told: {_names([settings[i].name for i in others])}.")
-        said += _costs(outcome)
-    else:
-        worse = [row[0].setting.name for row in table if cell(row, metric).verdict == "worse"]
-        said = [
-            f"{len(settings) - 1} settings were compared with cross-entropy over {runs(outcome)}, {STOPPED}; "
-            "after Holm's correction for their number none of them is better. That is no proof of equality: "
-            "more rows, --folds or --seeds may show what these cannot."
-        ]
-        if worse:
-            said.append(f"Worse: {_names(worse)}.")
-    return [*said, _choosing(outcome), _without_stopping(outcome)]
+    advice, metric = outcome.advice, outcome.metric
+    said = {BETTER: _why_better, EQUAL: _why_equal}.get(advice.verdict, _why_undecided)(outcome)
+    worse = [i for i, row in enumerate(outcome.table) if row[metric].verdict == "worse"]
+    if worse and advice.verdict != BETTER:
+        said.append(f"Surely worse: {_names(outcome, worse)}.")
+    said.append(
+        f"Had each run taken the setting that is best on its validation fold, {metric.name} on its test "
+        f"fold would differ from cross-entropy by {advice.chosen}."
+    )
+    end = outcome.table_at_end[outcome.advice_at_end.shown][metric]
+    then = f"it is undecided: {_leads(end)}"
+    if outcome.advice_at_end.verdict == BETTER:
+        then = f"better is {end.setting.name}, {end.difference}"
+    elif outcome.advice_at_end.verdict == EQUAL:
+        then = "there is no difference worth having"
+    return [*said, f"{outcome.end.when.capitalize()} (no early stopping) {then}."]
 
 
-def findings(results: Results) -> list[str]:
-    """List what helped, what hurt and where no difference was found, with paired intervals."""
-    said = []
-    for metric in JUDGED:
-        cells = [cell(row, metric) for row in results.table[1:]]
-        for word in ("better", "worse", NOTHING):
-            found = [c for c in cells if c.verdict == word]
-            if found:
-                listed = "; ".join(f"{c.setting.name} {c.difference}" for c in found)
-                said.append(f"{metric.name}, {results.when}, {word}: {listed}.")
-    return said
+def code(outcome: "Outcome") -> str:
+    """Return the lines of the loss to use, or, while that is undecided, of the one to try."""
+    setting = outcome.settings[outcome.advice.shown]
+    first = {BETTER: "To use", EQUAL: "To keep"}.get(outcome.advice.verdict, "Undecided. To try")
+    return f"# {first}: {setting.name}.\n{setting.call(len(outcome.class_names))}"
 
 
-def caveats(outcome: Outcome) -> list[str]:
+def marked(compared: Comparison) -> str:
+    """Return a mean with the mark of its verdict."""
+    return f"{compared.mean.mean:.3f} {({'better': '+', 'worse': '-'}).get(compared.verdict, ' ')}"
+
+
+def caveats(outcome: "Outcome") -> list[str]:
     """Say what the numbers do not show."""
     said = [
-        f"Intervals are {LEVEL:.0%} t intervals over {runs(outcome)}, paired, and widened because the runs "
-        "share training rows (Nadeau and Bengio 2003). Verdicts are corrected for the number of settings "
-        "(Holm), in each metric and at each time by itself. They speak of this data and this network only.",
-        f"{STOPPED.capitalize()}: after the epoch of lowest plain NLL on the validation fold. "
-        f"{END.capitalize()}: after the last epoch, when the learning rate is 0.",
-        f"NLL and ECE ({BINS} equal bins of the predicted class's probability) are those of the network's "
-        "softmax as it is. At its minimum a focal loss does not give the class probabilities, but "
-        "focaljax.calibration.log_posterior recovers them from it; with that, or with a temperature, ECE "
-        "usually differs less.",
-        "Weights and logit adjustment make a network say what the classes would be if all were as frequent; "
-        "NLL, ECE and accuracy are measured as frequent as they are. Logit adjustment (Menon et al. 2021) is "
-        "no focal loss but a baseline.",
+        f"Intervals are {LEVEL:.0%} t intervals over {runs(outcome)}, paired, and widened because the "
+        "runs share training rows (Nadeau and Bengio 2003). Verdicts are corrected for the number of "
+        "settings that differ (Holm), in each metric and at each time by itself. They speak of this data "
+        "and this network only.",
+        f"{outcome.stopped.when.capitalize()}: after the epoch of lowest plain NLL on the validation fold. "
+        f"{outcome.end.when.capitalize()}: after the last epoch, when the learning rate is 0.",
+        "NLL and ECE (equal bins of the predicted class's probability) are those of the softmax as it "
+        "is. At its minimum a focal or weighted loss does not give the class probabilities: "
+        "focaljax.calibration.log_posterior recovers them (NLL and ECE of posteriors), and a temperature "
+        "that was fitted on the validation fold follows in calibrated NLL and ECE. Fair to all losses "
+        "are the calibrated ones.",
+        "Weights and shifts of logits move the threshold between classes: balanced accuracy sees that, "
+        "AUROC and average precision (each class against the rest; of two, the rarer) do not. Logit "
+        "adjustment does so in the training of cross-entropy, post-hoc logit adjustment after it, at no "
+        "cost (Menon et al. 2021).",
     ]
-    last = (outcome.best_epoch[..., 0] == outcome.study.epochs).mean()
+    last = (outcome.best_epoch[..., 0] == len(outcome.nll)).mean()
     if last > 0.5:
         said.append(
-            f"In {last:.0%} of the runs of cross-entropy the last of {outcome.study.epochs} epochs was the "
+            f"In {last:.0%} of the runs of cross-entropy the last of {len(outcome.nll)} epochs was the "
             "best: more (--epochs) may change the picture."
         )
     return said
@@ -91,43 +103,92 @@ def sentence(note: str) -> str:
     return f"{note[:1].upper()}{note[1:]}."
 
 
-def runs(outcome: Outcome) -> str:
+def runs(outcome: "Outcome") -> str:
     """Say how many runs a mean is over."""
-    seeds, folds, _ = outcome.study.shape
-    return f"{folds} folds x {seeds} seed{'s' * (seeds > 1)}"
+    seeds = len(outcome.seeds)
+    return f"{outcome.folds} folds x {seeds} seed{'s' * (seeds > 1)}"
 
 
-def _choosing(outcome: Outcome) -> str:
-    gain, metric = outcome.recommendation.chosen, outcome.metric
-    said = (
-        "What choosing is worth: had each run taken the setting that is best on its validation fold, "
-        f"{metric.name} on its test fold would differ from cross-entropy by {gain}."
+def _leads(shown: Comparison) -> str:
+    if shown.gain[0] > 0:
+        return f"{shown.setting.name} leads cross-entropy, {shown.difference}"
+    return f"cross-entropy leads, but not surely; next is {shown.setting.name}, {shown.difference}"
+
+
+def _why_better(outcome: "Outcome") -> list[str]:
+    advice, metric, table = outcome.advice, outcome.metric, outcome.table
+    mine, leader, base = (table[i][metric] for i in (advice.shown, advice.leader, 0))
+    said = [
+        f"Its {metric.name} is {mine.mean.mean:.3f}, against {base.mean.mean:.3f} with cross-entropy, over "
+        f"{runs(outcome)}, {outcome.stopped.when}; p = {mine.p:.2g} after Holm's correction for "
+        f"{len(table) - 1} settings."
+    ]
+    if advice.shown != advice.leader:
+        said.append(
+            f"The best mean has {leader.setting.name}, {leader.mean.mean:.3f}, but between the two "
+            f"{NOTHING}; this one is the plainer."
+        )
+    others = [i for i in advice.alike if i not in (advice.shown, advice.leader)]
+    if others:
+        said.append(f"As good, as far as can be told: {_names(outcome, others)}.")
+    row = table[advice.shown]
+    costs = [(m.name, row[m]) for m in JUDGED if m is not metric and row[m].verdict != NOTHING]
+    listed = "; ".join(f"its {name} is {c.verdict}, {c.difference}" for name, c in costs)
+    return [*said, *_threshold(outcome), f"Beside that, {listed}." if costs else f"Elsewhere {NOTHING}."]
+
+
+def _why_equal(outcome: "Outcome") -> list[str]:
+    metric, table = outcome.metric, outcome.table
+    surely = [i for i, row in enumerate(table) if row[metric].verdict == BETTER]
+    said = [
+        f"The {LEVEL:.0%} intervals of the {len(table) - 1} other settings, over {runs(outcome)}, "
+        f"{outcome.stopped.when}, reach {_reach(outcome):.3f} at most on the better side; less than "
+        f"{outcome.margin:g} (--margin) is not worth having."
+    ]
+    return said + [f"Better for sure, but by less than that: {_names(outcome, surely)}."] * bool(surely)
+
+
+def _why_undecided(outcome: "Outcome") -> list[str]:
+    advice = outcome.advice
+    floor = (
+        f"{advice.of_folds:.0%} of the variance of this mean comes from training rows that runs share, "
+        f"1/(K-2) with K = {outcome.folds} folds, which no --seeds lower"
     )
-    surely = not gain.low <= 0.0 <= gain.high and (gain.mean > 0) == metric.higher_is_better
-    if not surely or outcome.recommendation.found:
-        return said
-    return f"{said} So choosing pays, though no single setting stands out."
+    decides = f"What would decide it: more rows. {floor}; more --folds do, but hardly enough here."
+    if advice.deciding is not None:
+        folds, seeds = advice.deciding
+        option = f"--folds {folds}" if folds != outcome.folds else f"--seeds {seeds}"
+        decides = f"What would decide it, if runs go on to vary as these do: {option}. {floor}."
+    return [
+        f"None of the {len(outcome.table) - 1} other settings is surely better over {runs(outcome)}, "
+        f"{outcome.stopped.when}, after Holm's correction for their number; but one may be by up to "
+        f"{_reach(outcome):.3f}, and {outcome.margin:g} (--margin) would be worth having.",
+        decides,
+    ]
 
 
-def _without_stopping(outcome: Outcome) -> str:
-    other: Recommendation = outcome.end.recommendation(outcome.metric)
-    name = outcome.study.settings[other.index].name
-    if not other.found:
-        return f"{END.capitalize()} (no early stopping) no difference was found."
-    same = "the same: " if other.index == outcome.recommendation.index else ""
-    gain = cell(outcome.end.table[other.index], outcome.metric).difference
-    return f"{END.capitalize()} (no early stopping) the choice is {same}{name}, {gain}."
+def _threshold(outcome: "Outcome") -> list[str]:
+    """Say whether a gain in balanced accuracy may be no more than a moved threshold."""
+    shown, post_hoc = outcome.advice.shown, [i for i, s in enumerate(outcome.settings) if s.alpha == POST_HOC]
+    if outcome.metric is not BALANCED or not post_hoc:
+        return []
+    if shown == post_hoc[0]:
+        return ["It is trained as cross-entropy is; only its threshold between classes is moved, afterwards."]
+    test = outcome.stopped.test[BALANCED.field].reshape(-1, len(outcome.settings))
+    against = corrected_t(test[:, shown] - test[:, post_hoc[0]], outcome.test_share)
+    ranked = [f"{m.name} {outcome.table[shown][m].difference}" for m in (AUROC, PRECISION)]
+    return [
+        f"Against {POST_HOC}, which only moves the threshold after the training, it differs by {against}; "
+        f"where no threshold matters: {' and '.join(ranked)}."
+    ]
 
 
-def _costs(outcome: Outcome) -> list[str]:
-    row = outcome.stopped.table[outcome.recommendation.index]
-    others = [cell(row, metric) for metric in JUDGED if metric is not outcome.metric]
-    said = [f"its {c.metric.name} is {c.verdict}: {c.difference}" for c in others if c.verdict != NOTHING]
-    if said:
-        return [f"Beside that, {'; '.join(said)}."]
-    return [f"In {' and '.join(c.metric.name for c in others)} no difference was found."]
+def _reach(outcome: "Outcome") -> float:
+    """How much better the best setting may be."""
+    return max(row[outcome.metric].gain[2] for row in outcome.table[1:])
 
 
-def _names(names: list[str]) -> str:
+def _names(outcome: "Outcome", which: list[int]) -> str:
+    names = [outcome.settings[i].name for i in which]
     more = f"; and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return "; ".join(names[:MOST_NAMES]) + more
