@@ -128,11 +128,32 @@ def compiled(result: Result) -> Figure:
     return figure
 
 
+def schedule(result: Result) -> Figure:
+    """Value and gradient of rows and head in both dtypes, per chip."""
+    rows = [
+        r for r in result["rows"] if r["case"] in ("rows", "head") and r["program"] != "value" and "ms" in r
+    ]
+    rows = [row | {"passes": row["ms"] / row["unit"]} for row in rows]
+    panels = dict.fromkeys((row["case"], row["dtype"]) for row in rows)
+    down = -(-len(panels) // 2)
+    figure, grid = plt.subplots(down, 2, figsize=(11, 3.6 * down), squeeze=False, layout="constrained")
+    for axes, (case, dtype) in zip(grid.flat, panels, strict=False):
+        own = [row for row in rows if (row["case"], row["dtype"]) == (case, dtype)]
+        _dots(axes, own, "chip", "passes", f"{case}, {dtype}")
+        axes.axvline(3, color="black", linewidth=1)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    figure.supxlabel("estimated time in passes, value and gradient (log scale; the line is 3)")
+    return figure
+
+
 PLOTS: dict[str, Callable[[Result], Figure]] = {
     "speed": speed,
     "accuracy": accuracy,
     "growth": growth,
     "compiled": compiled,
+    "schedule": schedule,
 }
 
 

@@ -1,0 +1,133 @@
+"""The instructions of a GPU's kernels: what ptxas makes of the PTX that XLA dumps, as nvdisasm prints it."""
+
+import functools
+import importlib.util
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.hlo import Op
+
+OPTIONS = {"xla_dump_hlo_as_text": True}  # with xla_dump_to; the order of the kernels is text then
+SCHEDULERS = 4 * 132  # of an H100 or H200 SXM: four in each SM, one instruction of a warp a clock each
+# Clocks that an instruction of a warp keeps a unit of a scheduler busy; the first that matches. CUDA C++
+# Programming Guide, throughput of arithmetic instructions, compute capability 9.0: 128, 64, 32 or 16 results
+# per clock and SM are 1, 2, 4 or 8 clocks.
+UNITS = {
+    "XU": (8, r"MUFU|F2I|I2F\b|F2F\b|POPC|FLO"),
+    "LSU": (4, r"LD|ST|SHFL|ATOM|RED"),
+    "FMA": (1, r"FFMA|FADD|FMUL|HFMA2|HADD2|HMUL2"),
+    "IMAD": (2, r"IMAD"),
+    "ALU": (2, r"[FIV]+MNMX|F?SEL|[FI]SETP?|HSETP|LOP3|SHF|PRMT|IADD|LEA|PLOP3|MOV|IABS|F2FP|I2FP|P2R|R2P"),
+}
+_LINE = re.compile(r"^\s*(?:(\.L_\w+):|/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);)", re.M)
+_LAUNCH = re.compile(
+    r"^\s*(\d+): .*?(\S+) grid: \[(\d+), (\d+), (\d+)\] threads: \[(\d+), (\d+), (\d+)\]", re.M
+)
+_THUNK = re.compile(r'profile_annotation: "([^"]+)"\s+thunk_id: (\d+)')
+_WIDTH = re.compile(r"^(?:LDG|STG|LDGSTS)\.E(?:\.\w+)*?\.(128|64|[US]16|[US]8)\b")
+
+
+class Missing(Exception):
+    """A tool of NVIDIA's is not installed."""
+
+
+def tool(name: str) -> str:
+    """Where it is: in NVIDIA's wheels, or on the path."""
+    found = importlib.util.find_spec("nvidia.cu13") if importlib.util.find_spec("nvidia") else None
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        if (file := Path(folder, "bin", name)).exists():
+            return str(file)
+    if file := shutil.which(name):
+        return file
+    raise Missing(f"no {name}: `pip install nvidia-cuda-nvcc nvidia-cuda-nvdisasm`")
+
+
+@functools.lru_cache(maxsize=512)
+def disassembled(ptx: str) -> str:
+    """What the GPU runs of one module of PTX."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, cubin = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
+        file.write_text(ptx)
+        for command in (["ptxas", "-arch=sm_90a", "-o", cubin, file], ["nvdisasm", "-c", cubin]):
+            done = subprocess.run(
+                [tool(str(command[0])), *command[1:]], capture_output=True, text=True, check=True
+            )
+    return done.stdout
+
+
+class Counts(NamedTuple):
+    """Of one warp: clocks of each unit, instructions, and how often the loops turn that read or write."""
+
+    units: dict[str, float]
+    turns: float
+
+
+def counts(text: str, moved: float) -> Counts:
+    """The instructions of a kernel whose threads read and write `moved` bytes each.
+
+    SASS does not say how often a loop turns: until that is moved. One that moves nothing counts once, and
+    so does what a branch may skip.
+    """
+    code, labels, looped = [], {}, set()
+    for label, name, operands in _LINE.findall(text):
+        if label:
+            labels[label] = len(code)
+            continue
+        target = re.search(r"\.L_\w+", operands) if name.startswith("BRA") else None
+        if target and target[0] in labels and labels[target[0]] < len(code):
+            looped |= set(range(labels[target[0]], len(code) + 1))
+        code.append(name)
+    inside = sum(_width(name) for i, name in enumerate(code) if i in looped)
+    outside = sum(map(_width, code)) - inside
+    turns = max(1.0, (moved - outside) / inside) if inside else 1.0
+    units = dict.fromkeys(("issue", *UNITS), 0.0)
+    for i, name in enumerate(code):
+        times = turns if i in looped else 1.0
+        units["issue"] += times * (name != "NOP")
+        unit = next((unit for unit, (_, names) in UNITS.items() if re.match(names, name)), None)
+        if unit:
+            units[unit] += times * UNITS[unit][0]
+    return Counts(units, turns)
+
+
+def _width(name: str) -> int:
+    """Bytes that a thread reads or writes in memory."""
+    if not re.match(r"LDG|STG", name):
+        return 0
+    found = _WIDTH.match(name)
+    return int(found[1].strip("US")) // 8 if found else 4
+
+
+class Schedule:
+    """The kernels in a folder, which XLA wrote of one program."""
+
+    def __init__(self, folder: Path):
+        """Reads which kernel each instruction launches, and how many threads."""
+        named = {
+            int(i): name
+            for f in folder.glob("*thunk_metadata.txt")
+            for name, i in _THUNK.findall(f.read_text())
+        }
+        launches = [x for f in folder.glob("*thunk_sequence.txt") for x in _LAUNCH.findall(f.read_text())]
+        self.ptx, self.launched = {}, {}
+        for number, kernel, *sizes in launches:
+            x, y, z, *threads = map(int, sizes)
+            warps = x * y * z * -(-threads[0] * threads[1] * threads[2] // 32)
+            self.launched[named[int(number)]] = (kernel, warps)
+        for file in folder.glob("*.ptx"):
+            text = file.read_text()
+            self.ptx |= dict.fromkeys(re.findall(r"\.entry (\w+)", text), text)
+
+    def of(self, op: Op, moved: float) -> tuple[float, str]:
+        """Clocks of one run of a kernel, all SMs busy, and which unit fills them; 0 for cuBLAS and copies."""
+        kernel, warps = self.launched.get(op.name, ("", 0))
+        if kernel not in self.ptx:
+            return 0.0, ""
+        text = self.ptx[kernel].replace(kernel, "kernel")  # so that values and gradients share it
+        units, _ = counts(disassembled(text), moved / (32 * warps))
+        unit, clocks = max(units.items(), key=lambda item: item[1])
+        return clocks * warps / SCHEDULERS, unit
