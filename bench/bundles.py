@@ -1,6 +1,6 @@
 """The schedule of a TPU's kernels: libtpu's last LLO, one line for each bundle, which takes a clock.
 
-libtpu writes it if `FLAGS` are in the environment's LIBTPU_INIT_ARGS before it is loaded.
+libtpu writes it if `FLAGS` are in LIBTPU_INIT_ARGS of the environment before it is loaded.
 """
 
 import math
@@ -80,11 +80,15 @@ class Schedule:
         self.files = {found[1]: file for file in folder.iterdir() if (found := _FILE.fullmatch(file.name))}
 
     def of(self, op: Op, moved: float) -> tuple[float, str]:
-        """Clocks of one run of a kernel, and what fills them; 0 for what no core runs, such as a copy."""
+        """Clocks of one run of a kernel, and what fills them; none of what no core runs, such as a copy.
+
+        Raises:
+          KeyError: libtpu wrote no schedule of a fusion.
+        """
         del moved
-        file, bounds = self.files.get(op.name), _BOUNDS.search(op.attributes)
-        if file is None:
+        if op.name not in self.files and op.code != "fusion":
             return 0.0, ""
+        file, bounds = self.files[op.name], _BOUNDS.search(op.attributes)
         windows = [int(n.strip('" ')) for n in bounds[1].split(",")] if bounds else []
         use = next(file.parent.glob(f"*-{op.name}-*final_hlo-static-per-bundle-utilization.txt"))
         return cycles(file.read_text(), windows), fullest(use.read_text())

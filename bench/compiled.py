@@ -141,21 +141,10 @@ ENOUGH = {"focaljax", "Optax cross-entropy", "textbook focal"}  # where only cla
 
 
 def compile_loss(
-    loss: Callable,
-    shape: Sequence[int],
-    axis: int,
-    dtype: str,
-    target: str,
-    *,
-    indices: bool | int,
-    gradient: bool,
-    traced_gamma: bool = False,
+    loss: Callable, shape: Sequence[int], axis: int, dtype: str, target: str, **options: Any
 ) -> Program:
-    """The mean of a loss at gamma 2, or its value and gradient with respect to the logits.
-
-    Labels are `indices`, one per row or so many, or have the shape of the logits.
-    """
-    f, operands = program_of(loss, shape, axis, dtype, indices, gradient, traced_gamma)
+    """The mean of a loss or its gradient, measured on `target`; options as of `program_of`."""
+    f, operands = program_of(loss, shape, axis, dtype, **options)
     return measure(f, *operands, target=target)
 
 
@@ -164,11 +153,15 @@ def program_of(
     shape: Sequence[int],
     axis: int,
     dtype: str,
+    *,
     indices: bool | int,
     gradient: bool,
     traced_gamma: bool = False,
 ) -> tuple[Callable, tuple[jax.ShapeDtypeStruct, ...]]:
-    """The function that `compile_loss` compiles, and its operands."""
+    """The mean of a loss at gamma 2, or its value and gradient with respect to the logits; and the operands.
+
+    Labels are `indices`, one per row or so many, or have the shape of the logits.
+    """
     rows = [n for i, n in enumerate(shape) if i != axis % len(shape)]
     logits = jax.ShapeDtypeStruct(tuple(shape), dtype)
     lists = () if indices is True else (indices,)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 from bench.hlo import Op
 
@@ -31,10 +30,6 @@ _THUNK = re.compile(r'profile_annotation: "([^"]+)"\s+thunk_id: (\d+)')
 _WIDTH = re.compile(r"^(?:LDG|STG|LDGSTS)\.E(?:\.\w+)*?\.(128|64|[US]16|[US]8)\b")
 
 
-class Missing(Exception):
-    """A tool of NVIDIA's is not installed."""
-
-
 def tool(name: str) -> str:
     """Where it is: in NVIDIA's wheels, or on the path."""
     found = importlib.util.find_spec("nvidia.cu13") if importlib.util.find_spec("nvidia") else None
@@ -43,7 +38,7 @@ def tool(name: str) -> str:
             return str(file)
     if file := shutil.which(name):
         return file
-    raise Missing(f"no {name}: `pip install nvidia-cuda-nvcc nvidia-cuda-nvdisasm`")
+    raise FileNotFoundError(f"no {name}: it comes with nvidia-cuda-nvcc and nvidia-cuda-nvdisasm")
 
 
 @functools.lru_cache(maxsize=512)
@@ -59,17 +54,10 @@ def disassembled(ptx: str) -> str:
     return done.stdout
 
 
-class Counts(NamedTuple):
-    """Of one warp: clocks of each unit, instructions, and how often the loops turn that read or write."""
+def counts(text: str, moved: float) -> dict[str, float]:
+    """Clocks of each unit, for one warp of a kernel whose threads read and write `moved` bytes each.
 
-    units: dict[str, float]
-    turns: float
-
-
-def counts(text: str, moved: float) -> Counts:
-    """The instructions of a kernel whose threads read and write `moved` bytes each.
-
-    SASS does not say how often a loop turns: until that is moved. One that moves nothing counts once, and
+    SASS does not say how often a loop turns: until so much is moved. One that moves nothing counts once, and
     so does what a branch may skip.
     """
     code, labels, looped = [], {}, set()
@@ -91,7 +79,7 @@ def counts(text: str, moved: float) -> Counts:
         unit = next((unit for unit, (_, names) in UNITS.items() if re.match(names, name)), None)
         if unit:
             units[unit] += times * UNITS[unit][0]
-    return Counts(units, turns)
+    return units
 
 
 def _width(name: str) -> int:
@@ -123,11 +111,16 @@ class Schedule:
             self.ptx |= dict.fromkeys(re.findall(r"\.entry (\w+)", text), text)
 
     def of(self, op: Op, moved: float) -> tuple[float, str]:
-        """Clocks of one run of a kernel, all SMs busy, and which unit fills them; 0 for cuBLAS and copies."""
-        kernel, warps = self.launched.get(op.name, ("", 0))
-        if kernel not in self.ptx:
+        """Clocks of one run of a kernel, all SMs busy, and which unit fills them; none of cuBLAS and copies.
+
+        Raises:
+          KeyError: XLA launches or wrote no kernel for a fusion.
+          FileNotFoundError: NVIDIA's tools are not installed.
+        """
+        if op.name not in self.launched and op.code != "fusion":
             return 0.0, ""
+        kernel, warps = self.launched[op.name]
         text = self.ptx[kernel].replace(kernel, "kernel")  # so that values and gradients share it
-        units, _ = counts(disassembled(text), moved / (32 * warps))
+        units = counts(disassembled(text), moved / (32 * warps))
         unit, clocks = max(units.items(), key=lambda item: item[1])
         return clocks * warps / SCHEDULERS, unit

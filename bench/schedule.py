@@ -84,8 +84,8 @@ def jobs() -> Iterator[tuple[dict[str, str], Callable, tuple[jax.ShapeDtypeStruc
                     yield where | {"contender": name, "program": "value"}, partial(test, axis=axis), (logits,)
                 for c in racing(case):
                     for program in tables.PASSES:
-                        gradient = program != "value"
-                        made = compiled.program_of(c.loss, shape, axis, dtype, c.indices, gradient)
+                        options = {"indices": c.indices, "gradient": program != "value"}
+                        made = compiled.program_of(c.loss, shape, axis, dtype, **options)
                         yield where | {"contender": c.name, "program": program}, *made
         where = {"case": "linear", "chip": chip, "dtype": "bfloat16", "program": "value and gradient"}
         for name, loss in layers.items():
@@ -97,8 +97,12 @@ def estimate(
 ) -> dict[str, Any]:
     """Milliseconds of a program, of each of its three times alone, and of the kernels that matter.
 
+    The environment must be as `dumping` makes it.
+
     Raises:
-      Unavailable: As `bench.compiled.measure`, or without NVIDIA's tools.
+      KeyError: A compiler did not write the schedule of a kernel.
+      Unavailable: As `bench.compiled.measure`.
+      FileNotFoundError: NVIDIA's tools are not installed.
     """
     shutil.rmtree(folder, ignore_errors=True)
     options = {} if chip[0] == "v" else sass.OPTIONS | {"xla_dump_to": str(folder)}
@@ -123,6 +127,13 @@ def estimate(
     return {part: round(ms, 5) for part, ms in total.items()} | {"kernels": words}
 
 
+def dumping(folder: Path) -> None:
+    """Has libtpu, which must not be loaded yet, write its schedules into a folder."""
+    os.environ["LIBTPU_INIT_ARGS"] = (
+        f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {bundles.FLAGS.format(folder)}"
+    )
+
+
 def unit(case: str, chip: str, dtype: str) -> float:
     """Milliseconds of one pass over the logits; in the linear case of three matmuls."""
     if case == "linear":
@@ -137,8 +148,10 @@ def cell(key: dict[str, str], f: Callable, operands: tuple, folder: Path) -> dic
     row = key | {"unit": unit(key["case"], key["chip"], key["dtype"])}
     try:
         return row | estimate(f, operands, key["chip"], folder)
-    except (compiled.Unavailable, sass.Missing) as error:
+    except (compiled.Unavailable, FileNotFoundError) as error:
         return row | {"failed": str(error)}
+    except KeyError as error:
+        return row | {"failed": f"{key['chip']}: its compiler wrote no schedule of {error}"}
     except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
         return row | {"failed": f"{key['chip']}: {str(error).splitlines()[0]}"}
 
@@ -163,9 +176,7 @@ def main(args: Namespace) -> int:
     found |= {_id(row): row for row in (stopped or {"rows": []})["rows"]}
     todo = [job for job in jobs() if chosen(job[0], args) and _id(job[0]) not in found]
     with tempfile.TemporaryDirectory() as folder, Writer(args.out, result, say) as writer, progress() as bar:
-        os.environ["LIBTPU_INIT_ARGS"] = (
-            f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {bundles.FLAGS.format(folder)}"
-        )
+        dumping(Path(folder))
         task = bar.add_task("", total=len(todo))
         for key, f, operands in todo:
             bar.update(task, description=" ".join(_id(key)))
