@@ -1,10 +1,12 @@
 """The instructions of a GPU's kernels: what ptxas makes of the PTX that XLA dumps, as nvdisasm prints it."""
 
 import functools
-import importlib.util
+import math
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -32,11 +34,8 @@ _WIDTH = re.compile(r"^(?:LDG|STG|LDGSTS)\.E(?:\.\w+)*?\.(128|64|[US]16|[US]8)\b
 
 def tool(name: str) -> str:
     """Where it is: in NVIDIA's wheels, or on the path."""
-    found = importlib.util.find_spec("nvidia.cu13") if importlib.util.find_spec("nvidia") else None
-    for folder in (found.submodule_search_locations or ()) if found else ():
-        if (file := Path(folder, "bin", name)).exists():
-            return str(file)
-    if file := shutil.which(name):
+    folders = [f"{folder}/nvidia/cu13/bin" for folder in sys.path]
+    if file := shutil.which(name, path=os.pathsep.join([*folders, os.environ.get("PATH", "")])):
         return file
     raise FileNotFoundError(f"no {name}: it comes with nvidia-cuda-nvcc and nvidia-cuda-nvdisasm")
 
@@ -95,17 +94,14 @@ class Schedule:
 
     def __init__(self, folder: Path):
         """Reads which kernel each instruction launches, and how many threads."""
-        named = {
-            int(i): name
-            for f in folder.glob("*thunk_metadata.txt")
-            for name, i in _THUNK.findall(f.read_text())
-        }
-        launches = [x for f in folder.glob("*thunk_sequence.txt") for x in _LAUNCH.findall(f.read_text())]
+        metadata, sequence = (
+            next(folder.glob(f"*thunk_{x}.txt")).read_text() for x in ("metadata", "sequence")
+        )
+        named = {int(i): name for name, i in _THUNK.findall(metadata)}
         self.ptx, self.launched = {}, {}
-        for number, kernel, *sizes in launches:
-            x, y, z, *threads = map(int, sizes)
-            warps = x * y * z * -(-threads[0] * threads[1] * threads[2] // 32)
-            self.launched[named[int(number)]] = (kernel, warps)
+        for number, kernel, *sizes in _LAUNCH.findall(sequence):
+            *blocks, x, y, z = map(int, sizes)
+            self.launched[named[int(number)]] = (kernel, math.prod(blocks) * -(-x * y * z // 32))
         for file in folder.glob("*.ptx"):
             text = file.read_text()
             self.ptx |= dict.fromkeys(re.findall(r"\.entry (\w+)", text), text)

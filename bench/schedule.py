@@ -5,6 +5,7 @@ peak, and the clocks that its instructions need to be issued. A program takes th
 that leaves out stands in README.md. A copy, a sum and a sum of exponentials test the estimate.
 """
 
+import math
 import os
 import shutil
 import tempfile
@@ -44,7 +45,8 @@ CHIPS = {
     "h200": Chip(4800e9, 989e12, 1.83e9),
 }
 SHAPES = {name: compiled.SHAPES[name] for name in ("rows", "head", "vocabulary", "pixels", "detection")}
-NAMES = (*SHAPES, "linear")
+SHAPES["linear"] = (linear.LARGE, -1)  # rows, features, classes
+NAMES = tuple(SHAPES)
 DTYPES = ("float32", "bfloat16")
 SMALL = 0.02  # of a program's bytes: a kernel of a GPU that moves less costs what it moves; nvdisasm is slow
 KEY = ("case", "chip", "dtype", "contender", "program")
@@ -77,7 +79,7 @@ def jobs() -> Iterator[tuple[dict[str, str], Callable, tuple[jax.ShapeDtypeStruc
     layers.pop(linear.MOSAIC, None)  # what a kernel of Pallas moves the compiler does not know
     for chip in CHIPS:
         for dtype in DTYPES:
-            for case, (shape, axis) in SHAPES.items():
+            for case, (shape, axis) in list(SHAPES.items())[:-1]:
                 where = {"case": case, "chip": chip, "dtype": dtype}
                 for name, test in TESTS.items():
                     logits = jax.ShapeDtypeStruct(shape, dtype)
@@ -117,8 +119,8 @@ def estimate(
         parts["issue"] = clocks / peak.clock
         kernels.append((f"{times} x {op.name}", {part: 1e3 * times * s for part, s in parts.items()}, unit))
     total = {part: sum(parts[part] for _, parts, _ in kernels) for part in ("bytes", "matmul", "issue")}
-    total |= {"ms": sum(max(parts.values()) for _, parts, _ in kernels)}
-    total |= {"unissued": sum(max(parts["bytes"], parts["matmul"]) for _, parts, _ in kernels)}
+    total["ms"] = sum(max(parts.values()) for _, parts, _ in kernels)
+    total["unissued"] = sum(max(parts["bytes"], parts["matmul"]) for _, parts, _ in kernels)
     words = [
         f"{name}: {', '.join(f'{part} {ms:.4f}' for part, ms in parts.items() if ms)} {unit}".strip()
         for name, parts, unit in kernels
@@ -129,23 +131,21 @@ def estimate(
 
 def dumping(folder: Path) -> None:
     """Has libtpu, which must not be loaded yet, write its schedules into a folder."""
-    os.environ["LIBTPU_INIT_ARGS"] = (
-        f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {bundles.FLAGS.format(folder)}"
-    )
+    flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+    os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {bundles.FLAGS.format(folder)}"
 
 
 def unit(case: str, chip: str, dtype: str) -> float:
     """Milliseconds of one pass over the logits; in the linear case of three matmuls."""
-    if case == "linear":
-        n, d, c = linear.LARGE
-        return 1e3 * 6 * n * d * c / CHIPS[chip].flops
-    shape, _ = SHAPES[case]
-    return 1e3 * jax.ShapeDtypeStruct(shape, dtype).size * jnp.dtype(dtype).itemsize / CHIPS[chip].bandwidth
+    count, peak = math.prod(SHAPES[case][0]), CHIPS[chip]
+    return 1e3 * (
+        6 * count / peak.flops if case == "linear" else count * jnp.dtype(dtype).itemsize / peak.bandwidth
+    )
 
 
 def cell(key: dict[str, str], f: Callable, operands: tuple, folder: Path) -> dict[str, Any]:
     """One row of the results."""
-    row = key | {"unit": unit(key["case"], key["chip"], key["dtype"])}
+    row = key | {"shape": list(SHAPES[key["case"]][0]), "unit": unit(key["case"], key["chip"], key["dtype"])}
     try:
         return row | estimate(f, operands, key["chip"], folder)
     except (compiled.Unavailable, FileNotFoundError) as error:
@@ -159,29 +159,26 @@ def cell(key: dict[str, str], f: Callable, operands: tuple, folder: Path) -> dic
 def chosen(key: dict[str, str], args: Namespace) -> bool:
     """Whether the command line asks for this cell."""
     asked = all(key[name] in (getattr(args, name) or [key[name]]) for name in ("case", "chip", "dtype"))
-    return asked and not (
-        args.quick and (key["case"] != "rows" or key["contender"] not in (*TESTS, "focaljax"))
-    )
+    quick = key["case"] == "rows" and key["contender"] in (*TESTS, "focaljax")
+    return asked and (quick or not args.quick)
 
 
 def main(args: Namespace) -> int:
     """Compiles what is asked for and writes the results; a run that was stopped goes on where it was."""
-    result = header("schedule", packages=PACKAGES) | {
-        "chips": {n: c._asdict() for n, c in CHIPS.items()},
-        "rows": [],
-    }
-    keys = [key for key, *_ in jobs()]
+    chips = {name: chip._asdict() for name, chip in CHIPS.items()}
+    result = header("schedule", packages=PACKAGES) | {"chips": chips, "rows": []}
+    every = list(jobs())
     old, stopped = previous(args.out, result), previous(args.out, result, partial=True)
     found = {_id(row): row for row in (old or {"rows": []})["rows"] if not chosen(row, args)}
     found |= {_id(row): row for row in (stopped or {"rows": []})["rows"]}
-    todo = [job for job in jobs() if chosen(job[0], args) and _id(job[0]) not in found]
+    todo = [job for job in every if chosen(job[0], args) and _id(job[0]) not in found]
     with tempfile.TemporaryDirectory() as folder, Writer(args.out, result, say) as writer, progress() as bar:
         dumping(Path(folder))
         task = bar.add_task("", total=len(todo))
         for key, f, operands in todo:
             bar.update(task, description=" ".join(_id(key)))
             found[_id(key)] = cell(key, f, operands, Path(folder))
-            result["rows"] = [found[_id(k)] for k in keys if _id(k) in found]
+            result["rows"] = [found[_id(key)] for key, *_ in every if _id(key) in found]
             bar.advance(task)
             writer.write()
     show(tables.schedule(result))
