@@ -219,6 +219,30 @@ ENTRY %main (x: f32[4,8,2,128]) -> f32[] {{
 
 # The schedules of a TPU and a GPU.
 
+
+def test_a_schedule_that_was_stopped_goes_on_and_keeps_what_is_not_asked_for(tmp_path, monkeypatch):
+    made = []
+
+    def estimate(f, operands, chip, folder):
+        made.append(chip)
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return {"ms": 3.3, "bytes": 1.0, "matmul": 0.0, "issue": 3.3, "unissued": 1.0, "kernels": []}
+
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")  # main adds to it
+    monkeypatch.setattr("bench.schedule.estimate", estimate)
+    assert command.main(["schedule", "--chip", "v5e", "--quick", "--out", str(tmp_path)]) == 130
+    rows = run(tmp_path, "schedule", "--chip", "v5e")["rows"]
+    names = [(row["contender"], row["program"], row["dtype"]) for row in rows]
+    assert len(made) == len(rows) + 1 and len(set(names)) == len(rows) == 2 * (3 + 2)
+    result = run(tmp_path, "schedule", "--chip", "h200", "--dtype", "bfloat16")
+    assert [row["chip"] for row in result["rows"]] == 10 * ["v5e"] + 5 * ["h200"]
+    chips, value, _ = tables.schedule(result)
+    assert [row[0] for row in chips.rows] == ["v5e", "v5p", "v6e", "h100", "h200"]
+    assert value.header[1:] == ["v5e f32", "v5e bf16", "h200 bf16"]
+    assert all(cell.endswith("*") for row in value.rows[:-1] for cell in row[1:])
+
+
 KERNEL = """
      0   :  { %s1 = inlined_call_operand.hbm [shape: f32[8,128], index: 0] }
    0x1 LB: > { %s2 = sadd.s32 1, %s3 }
