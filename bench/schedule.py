@@ -172,13 +172,18 @@ def main(args: Namespace) -> int:
     found = {_id(row): row for row in (old or {"rows": []})["rows"] if not chosen(row, args)}
     found |= {_id(row): row for row in (stopped or {"rows": []})["rows"]}
     todo = [job for job in every if chosen(job[0], args) and _id(job[0]) not in found]
+
+    def in_order():
+        return [found[_id(key)] for key, *_ in every if _id(key) in found]
+
+    result["rows"] = in_order()
     with tempfile.TemporaryDirectory() as folder, Writer(args.out, result, say) as writer, progress() as bar:
         dumping(Path(folder))
         task = bar.add_task("", total=len(todo))
         for key, f, operands in todo:
             bar.update(task, description=" ".join(_id(key)))
             found[_id(key)] = cell(key, f, operands, Path(folder))
-            result["rows"] = [found[_id(key)] for key, *_ in every if _id(key) in found]
+            result["rows"] = in_order()
             bar.advance(task)
             writer.write()
     show(tables.schedule(result))

@@ -235,6 +235,7 @@ def test_a_schedule_that_was_stopped_goes_on_and_keeps_what_is_not_asked_for(tmp
     rows = run(tmp_path, "schedule", "--chip", "v5e")["rows"]
     names = [(row["contender"], row["program"], row["dtype"]) for row in rows]
     assert len(made) == len(rows) + 1 and len(set(names)) == len(rows) == 2 * (3 + 2)
+    assert run(tmp_path, "schedule", "--case", "head")["rows"] == rows  # of which --quick has none
     result = run(tmp_path, "schedule", "--chip", "h200", "--dtype", "bfloat16")
     assert [row["chip"] for row in result["rows"]] == 10 * ["v5e"] + 5 * ["h200"]
     chips, value, _ = tables.schedule(result)
