@@ -13,7 +13,6 @@ from pathlib import Path
 from bench.hlo import Op
 
 OPTIONS = {"xla_dump_hlo_as_text": True}  # with xla_dump_to; the order of the kernels is text then
-SCHEDULERS = 4 * 132  # of an H100 or H200 SXM: four in each SM, one instruction of a warp a clock each
 # Clocks that an instruction of a warp keeps a unit of a scheduler busy; the first that matches. CUDA C++
 # Programming Guide, throughput of arithmetic instructions, compute capability 9.0: 128, 64, 32 or 16 results
 # per clock and SM are 1, 2, 4 or 8 clocks.
@@ -107,7 +106,7 @@ class Schedule:
             self.ptx |= dict.fromkeys(re.findall(r"\.entry (\w+)", text), text)
 
     def of(self, op: Op, moved: float) -> tuple[float, str]:
-        """Clocks of one run of a kernel, all SMs busy, and which unit fills them; none of cuBLAS and copies.
+        """Clocks of one run on one scheduler of an SM, and which unit fills them; none of cuBLAS and copies.
 
         Raises:
           KeyError: XLA launches or wrote no kernel for a fusion.
@@ -119,4 +118,4 @@ class Schedule:
         text = self.ptx[kernel].replace(kernel, "kernel")  # so that values and gradients share it
         units = counts(disassembled(text), moved / (32 * warps))
         unit, clocks = max(units.items(), key=lambda item: item[1])
-        return clocks * warps / SCHEDULERS, unit
+        return clocks * warps, unit

@@ -28,21 +28,20 @@ PACKAGES = (*COMPILERS, "tokamax", "nvidia-cuda-nvcc", "nvidia-cuda-nvdisasm")
 
 
 class Chip(NamedTuple):
-    """What it is sold with, and the clock at which its matrix units make its peak."""
+    """What it does in a second and in a clock; the table in README.md has the sources."""
 
-    bandwidth: float  # bytes a second
-    flops: float  # bfloat16, a second
-    clock: float  # flops / (units x flops of each in a clock)
+    bandwidth: float
+    flops: float  # bfloat16
+    clock: float
+    issue: int
 
 
-# cloud.google.com/tpu/docs/v5e, v5p and v6e: 4, 8 and 4 matrix units of 128, 128 and 256 squared.
-# NVIDIA's data sheets of the H100 and H200 SXM: 132 SMs of 4096 flops a clock.
 CHIPS = {
-    "v5e": Chip(819e9, 197e12, 1.50e9),
-    "v5p": Chip(2765e9, 459e12, 1.75e9),
-    "v6e": Chip(1640e9, 918e12, 1.75e9),
-    "h100": Chip(3350e9, 989e12, 1.83e9),
-    "h200": Chip(4800e9, 989e12, 1.83e9),
+    "v5e": Chip(819e9, 197e12, 1.50e9, 1),
+    "v5p": Chip(2765e9, 459e12, 1.75e9, 2),
+    "v6e": Chip(1640e9, 918e12, 1.75e9, 1),
+    "h100": Chip(3350e9, 989e12, 1.83e9, 4 * 132),
+    "h200": Chip(4800e9, 989e12, 1.83e9, 4 * 132),
 }
 SHAPES = {name: compiled.SHAPES[name] for name in ("rows", "head", "vocabulary", "pixels", "detection")}
 SHAPES["linear"] = (linear.LARGE, -1)  # rows, features, classes
@@ -116,7 +115,9 @@ def estimate(
     for op, times, bytes in runs:
         clocks, unit = (0, "") if options and times * bytes < small else schedule.of(op, bytes)
         parts = {"bytes": bytes / peak.bandwidth, "matmul": hlo.flops(module, op) / peak.flops}
-        parts["issue"] = clocks / peak.clock
+        parts["issue"] = (
+            clocks / peak.clock / (peak.issue if options else 1)
+        )  # a TPU's core has all its bundles
         kernels.append((f"{times} x {op.name}", {part: 1e3 * times * s for part, s in parts.items()}, unit))
     total = {part: sum(parts[part] for _, parts, _ in kernels) for part in ("bytes", "matmul", "issue")}
     total["ms"] = sum(max(parts.values()) for _, parts, _ in kernels)

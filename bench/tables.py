@@ -209,20 +209,20 @@ def _moved(row: Result) -> str:
 
 def schedule(result: Result) -> list[Table]:
     """The chips, then for each case and program the time per contender, on each chip in each dtype."""
-    header = ["", "GB/s", "bfloat16 teraflops", "GHz"]
+    units = {"bandwidth": ("GB/s", 1e-9), "flops": ("teraflops", 1e-12), "clock": ("GHz", 1e-9)}
+    units |= {"issue": ("issued a clock", 1)}
     grid = [
-        [n, f"{c['bandwidth'] / 1e9:.0f}", f"{c['flops'] / 1e12:.0f}", f"{c['clock'] / 1e9:.2f}"]
-        for n, c in result["chips"].items()
+        [name, *(f"{c[key] * by:.4g}" for key, (_, by) in units.items())]
+        for name, c in result["chips"].items()
     ]
-    found = [Table("What the chips are sold with, and the clock that it takes", header, grid)]
+    found = [Table("The chips", ["", *(words for words, _ in units.values())], grid)]
     for case, program in dict.fromkeys((row["case"], row["program"]) for row in result["rows"]):
         rows = [row for row in result["rows"] if (row["case"], row["program"]) == (case, program)]
         rows = [row | {"column": f"{row['chip']} {_SHORT[row['dtype']]}"} for row in rows]
         base = {row["column"]: row["unit"] for row in rows}
         words = "three matmuls at their peak" if case == "linear" else "one pass"
-        table = _pivot(
-            f"{program.capitalize()}, {case}: time in units of {words}", rows, "column", _scheduled
-        )
+        title = f"{program.capitalize()}, {case} {rows[0]['shape']}: time in units of {words}"
+        table = _pivot(title, rows, "column", _scheduled)
         failed = sorted({row["failed"] for row in rows if "failed" in row})
         last = [f"{words}, ms", *(f"{ms:.3f}" for ms in base.values())]
         note = " ".join(f"-: {reason}" for reason in failed)
