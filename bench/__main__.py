@@ -15,6 +15,7 @@ BENCHES = {
     "accuracy": "every contender against the 60-digit oracle on hard rows",
     "growth": "time and memory against the numbers of rows and of classes",
     "compiled": "bytes, memory and kernels of programs compiled for TPUs and an H200; needs none of them",
+    "schedule": "estimated time of programs compiled for TPUs, an H100 and an H200; needs none of them",
     "linear": "the last layer and its loss without logits, beside matmul and loss; measured and compiled",
     "sharded": "the same for the loss and a training step on TPU pods, with what devices exchange",
     "report": "plots and the tables of bench/README.md, from the results",
@@ -39,13 +40,16 @@ def parser() -> argparse.ArgumentParser:
         )
         if name in ("speed", "growth", "linear"):
             one.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
-        if name in ("speed", "linear"):
+        if name in ("speed", "schedule", "linear"):
             one.add_argument(
                 "--case", nargs="+", metavar="NAME", help="one or more of the cases; default: all"
             )
-        if name == "speed":
+        if name in ("speed", "schedule"):
+            words = "default: both" if name == "schedule" else "default: float32; on a GPU both"
+            one.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help=words)
+        if name == "schedule":
             one.add_argument(
-                "--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: float32; on a GPU both"
+                "--chip", nargs="+", choices=("v5e", "v5p", "v6e", "h100", "h200"), help="default: all"
             )
     return parser
 
@@ -96,7 +100,7 @@ def _no_gpu(args: argparse.Namespace) -> str | None:
 
 
 def _unknown_cases(args: argparse.Namespace) -> list[str]:
-    module = "bench.linear" if args.bench == "linear" else "bench.cases"
+    module = "bench.cases" if args.bench == "speed" else f"bench.{args.bench}"
     names = importlib.import_module(module).NAMES if getattr(args, "case", None) else []
     return [name for name in getattr(args, "case", None) or [] if name not in names]
 

@@ -25,9 +25,10 @@ from bench.console import progress, say, show
 from bench.contenders import Contender, contenders, smoothed
 from bench.results import COMPILERS, Writer, header
 
-CONFIG = Path(__file__).parent / "targets" / "h200.txtpb"
-TARGETS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "h200": "1x1x1"}
-WHEELS = {"v5e": "libtpu", "v5p": "libtpu", "v6e": "libtpu", "h200": "jax-cuda13-plugin"}
+CONFIGS = Path(__file__).parent / "targets"
+TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "h100": "1x1x1", "h200": "1x1x1"}
+TARGETS = ("v5e", "v5p", "v6e", "h200")  # to XLA an H100 is an H200 with less and slower memory
+WHEELS = {name: "jax-cuda13-plugin" if name[0] == "h" else "libtpu" for name in TOPOLOGIES}
 
 
 class Unavailable(Exception):
@@ -52,9 +53,7 @@ def measure(f: Callable, logits: jax.ShapeDtypeStruct, *others: jax.ShapeDtypeSt
     Raises:
       Unavailable: The wheel with the compiler of `target` is missing or does not fit this JAX.
     """
-    sharding = place(target)
-    operands = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in (logits, *others)]
-    compiled = jax.jit(f).lower(*operands).compile()
+    compiled = compile(f, (logits, *others), target)
     text, costs, memory = text_of(compiled, target), compiled.cost_analysis(), compiled.memory_analysis()
     assert memory is not None
     module = hlo.parse(text)
@@ -69,6 +68,19 @@ def measure(f: Callable, logits: jax.ShapeDtypeStruct, *others: jax.ShapeDtypeSt
         forbidden=hlo.forbidden(module, logits.size),
         text=text,
     )
+
+
+def compile(f: Callable, operands: Sequence[jax.ShapeDtypeStruct], target: str, **options: Any) -> Any:
+    """`f` compiled for one device of `target`, with options of its compiler.
+
+    Raises:
+      Unavailable: As `measure`.
+    """
+    sharding = place(target)
+    given = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in operands]
+    here = next(iter(sharding.device_set)) if WHEELS[target] == "libtpu" else None
+    with jax.default_device(here):  # a kernel of Pallas asks which TPU it is for
+        return jax.jit(f).lower(*given).compile(compiler_options=options or None)
 
 
 def text_of(program: jax.stages.Compiled, target: str) -> str:
@@ -102,10 +114,10 @@ def place(target: str) -> SingleDeviceSharding:
     if os.environ.get("JAX_PLATFORMS") == "cpu":  # no TPU to fight for: parallel tests may all compile
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     wheel = WHEELS[target]
-    options = {"topology_name": TARGETS[target], "platform": "tpu"}
-    if target == "h200":
-        config = CONFIG.read_text()
-        options = {"topology_name": target, "topology": TARGETS[target], "platform": "cuda"}
+    options = {"topology_name": TOPOLOGIES[target], "platform": "tpu"}
+    if wheel != "libtpu":
+        config = (CONFIGS / f"{target}.txtpb").read_text()
+        options = {"topology_name": target, "topology": TOPOLOGIES[target], "platform": "cuda"}
         options["target_config"] = config
     try:
         importlib.metadata.version(wheel)
@@ -121,22 +133,32 @@ SHAPES = {  # large enough that no TPU fetches an array into its VMEM first, whi
     "pixels": ((32, 19, 512, 512), 1),
     "2 classes": ((2**27, 2), -1),
     "21 classes": ((2**24, 21), -1),
+    "head": ((65536, 1000), -1),
+    "vocabulary": ((8192, 131072), -1),
+    "detection": ((1_600_000, 80), -1),
 }
 ENOUGH = {"focaljax", "Optax cross-entropy", "textbook focal"}  # where only class indices are of interest
 
 
 def compile_loss(
+    loss: Callable, shape: Sequence[int], axis: int, dtype: str, target: str, **options: Any
+) -> Program:
+    """The mean of a loss or its gradient, measured on `target`; options as of `program_of`."""
+    f, operands = program_of(loss, shape, axis, dtype, **options)
+    return measure(f, *operands, target=target)
+
+
+def program_of(
     loss: Callable,
     shape: Sequence[int],
     axis: int,
     dtype: str,
-    target: str,
     *,
     indices: bool | int,
     gradient: bool,
     traced_gamma: bool = False,
-) -> Program:
-    """The mean of a loss at gamma 2, or its value and gradient with respect to the logits.
+) -> tuple[Callable, tuple[jax.ShapeDtypeStruct, ...]]:
+    """The mean of a loss at gamma 2, or its value and gradient with respect to the logits; and the operands.
 
     Labels are `indices`, one per row or so many, or have the shape of the logits.
     """
@@ -149,7 +171,7 @@ def compile_loss(
     def mean(z, y, gamma=2.0):
         return jnp.mean(loss(z, y, gamma, axis))
 
-    return measure(jax.value_and_grad(mean) if gradient else mean, logits, labels, *gamma, target=target)
+    return jax.value_and_grad(mean) if gradient else mean, (logits, labels, *gamma)
 
 
 def racing() -> list[Contender]:

@@ -40,16 +40,18 @@ class Array(NamedTuple):
 
     size: int
     bytes: float
+    inside: bool = False  # a TPU's VMEM: no kernel reads it from memory
 
 
 Module = dict[str, dict[str, Op]]  # computations by name, their instructions by name; the entry is ""
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_ARRAY = re.compile(r"\b([a-z]+(\d*)[a-z0-9]*)\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b([a-z]+(\d*)[a-z0-9]*)\[([\d,]*)\](\{[^{}]*S\(1\)[^{}]*\})?")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|branch_computations|true_computation|false_computation)=(\{.*?\}|\S+)"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 
 _TILED = re.compile(r"\{(\d+),(\d+)[\d,]*:(T\(8,128\)\S*?)[}S]")
 
@@ -76,6 +78,8 @@ def _op(line: str) -> Op:
     result, rest = _until_closed(rest) if rest.startswith("(") else rest.split(" ", 1)
     code, _, rest = rest.strip().partition("(")
     operands, attributes = _until_closed("(" + rest)
+    if code == "constant":
+        attributes = operands + attributes
     return Op(
         name.removeprefix("ROOT ").removeprefix("%"),
         tuple(_array(*found) for found in _ARRAY.findall(result)),
@@ -97,23 +101,33 @@ def _until_closed(text: str) -> tuple[str, str]:
     raise ValueError(f"no end: {text}")
 
 
-def _array(dtype: str, bits: str, dims: str) -> Array:
+def _array(dtype: str, bits: str, dims: str, inside: str) -> Array:
     size = math.prod(int(n) for n in dims.split(",") if n)
-    return Array(size, size * int(bits or (8 if dtype == "pred" else 0)) / 8)
+    return Array(size, size * int(bits or (8 if dtype == "pred" else 0)) / 8, bool(inside))
 
 
 def kernels(module: Module, computation: str = "") -> Iterator[tuple[Op, int]]:
     """What the device runs, and how often; of a conditional all branches."""
     for op in module[computation].values():
         if op.code in _CONTROL:
-            trips = _TRIPS.search(op.attributes)
-            if op.code == "while" and trips is None:
-                raise ValueError(f"a loop of unknown length: {op.name}")
+            trips = _trips(module, op) if op.code == "while" else 1
             for called in _called(op):
                 for inner, times in kernels(module, called):
-                    yield inner, times * int(trips[1] if trips else 1)
+                    yield inner, times * trips
         elif op.code not in _FREE and not op.code.endswith("-done"):
             yield op, 1
+
+
+def _trips(module: Module, loop: Op) -> int:
+    """As XLA says, or the bound that the condition compares with."""
+    known, condition = _TRIPS.search(loop.attributes), _CONDITION.search(loop.attributes)
+    if known is None and condition is not None:
+        ops = module.get(condition[1], {}).values()
+        bounds = (re.match(r"\((\d+)\)", op.attributes) for op in ops if op.code == "constant")
+        known = next(filter(None, bounds), None)
+    if known is None:
+        raise ValueError(f"a loop of unknown length: {loop.name}")
+    return int(known[1])
 
 
 def _called(op: Op) -> list[str]:
@@ -122,8 +136,51 @@ def _called(op: Op) -> list[str]:
 
 def traffic(module: Module) -> float:
     """Bytes that the kernels of a module read and write; an operand that is named twice is read once."""
-    owners = {id(op): ops for ops in module.values() for op in ops.values()}
-    return sum(times * _moved(module, owners[id(op)], op) for op, times in kernels(module))
+    return sum(times * moved for _, times, moved in traffic_of_kernels(module))
+
+
+def traffic_of_kernels(module: Module) -> Iterator[tuple[Op, int, float]]:
+    """Every kernel, how often it runs and the bytes that it then reads and writes."""
+    opened = _opened(module)
+    owners = {id(op): opened[name] for name, ops in module.items() for op in ops.values()}
+    for op, times in kernels(module):
+        # The result of a start names both sides.
+        yield op, times, _bytes(op) if op.code.endswith("-start") else _moved(opened, owners[id(op)], op)
+
+
+def _opened(module: Module) -> Module:
+    """Fusions inside fusions replaced by what they read of each operand, which may be a slice of it."""
+    fused = {
+        name for ops in module.values() for op in ops.values() if op.code == "fusion" for name in _called(op)
+    }
+
+    def read(body: dict[str, Op], operand: Op) -> float:
+        alike = [x.name for x in body.values() if x.code == "parameter" and x.result == operand.result]
+        return max((_read(body, name) for name in alike), default=_bytes(operand))
+
+    def of(computation: str) -> dict[str, Op]:
+        ops, found = module[computation], {}
+        for op in ops.values():
+            if op.code == "fusion":
+                inner = of(_called(op)[0])
+                for name in op.operands:
+                    part = (Array(0, read(inner, ops[name])),)
+                    found[f"{op.name} of {name}"] = Op("", part, "slice", (name,), "", False)
+                op = op._replace(code="opened", operands=())
+            found[op.name] = op
+        return found
+
+    return {name: of(name) if name in fused else ops for name, ops in module.items()}
+
+
+def flops(module: Module, kernel: Op) -> float:
+    """Of its dots, of the convolutions that TPUs make of them, or of the call of cuBLAS that it is."""
+    found = 0.0
+    for op, ops in _inside(module, kernel):
+        if op.code in ("dot", "convolution") or "__cublas" in op.attributes:
+            left, right = (ops[name].result[0].size for name in op.operands[:2])
+            found += 2 * math.sqrt(left * right * op.result[0].size)  # MK, KN, MN: of matrices
+    return found
 
 
 def _moved(module: Module, owner: dict[str, Op], op: Op) -> float:
@@ -166,7 +223,8 @@ def _roots(body: dict[str, Op]) -> list[Op]:
 
 
 def _bytes(op: Op) -> float:
-    return sum(array.bytes for array in op.result)
+    """Of its result in memory."""
+    return sum(array.bytes for array in op.result if not array.inside)
 
 
 # Arrays of the size of the logits: more than half as many elements, so that [N] is none beside [N, 2].
@@ -217,12 +275,16 @@ def collectives(module: Module) -> list[tuple[str, float]]:
         for inner, owner in _inside(module, op):
             code = inner.code.removesuffix("-start")
             if code in COLLECTIVES:
-                given = sum(_bytes(owner[name]) for name in inner.operands if name in owner)
-                taken = _bytes(inner)
+                given = sum(_exchanged(owner[name]) for name in inner.operands if name in owner)
+                taken = _exchanged(inner)
                 if code != inner.code and code != "all-reduce":  # the start of a pair holds both sides
                     taken -= given
                 found += [(code, max(given, taken))] * times
     return found
+
+
+def _exchanged(op: Op) -> float:
+    return sum(array.bytes for array in op.result)
 
 
 def _inside(module: Module, op: Op) -> Iterator[tuple[Op, dict[str, Op]]]:

@@ -97,86 +97,8 @@ def operands(shape: Shape, dtype: str) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 def matmuls(text: str, shape: Shape) -> float:
     """The flops of all matmuls of an optimised program, times their loops' turns, in 2 N D C."""
-    return flops(text) / (2 * math.prod(shape))
-
-
-def flops(text: str) -> float:
-    """Of all dots, of the convolutions that TPUs make of them, and of the calls of cuBLAS."""
-    found = 0.0
-    for op, ops, times in _run(text):
-        if op.code in ("dot", "convolution") or "__cublas" in op.attributes:
-            left, right = (ops[name].result[0].size for name in op.operands[:2])
-            found += times * 2 * math.sqrt(left * right * op.result[0].size)  # MK, KN, MN: of matrices
-    return found
-
-
-def traffic(text: str) -> float:
-    """Bytes that kernels read and write; what lies in a TPU's VMEM, `S(1)`, is not counted."""
-    outside = re.sub(r"\b[a-z]+\d*[a-z0-9]*\[[\d,]*\]\{[^{}]*S\(1\)[^{}]*\}", "pred[0]{}", text)
-    module, found = _opened(hlo.parse(outside)), 0.0
-    for op, ops, times in _run(outside, into_fusions=False):
-        if op.code.endswith("-start"):  # the result names both sides
-            found += times * hlo._bytes(op)
-        elif op.code not in hlo._FREE and not op.code.endswith("-done"):
-            found += times * hlo._moved(module, ops, op)
-    return found
-
-
-def _opened(module: hlo.Module) -> hlo.Module:
-    """Fusions inside fusions replaced by what they read of each operand, which may be a slice of it."""
-    kernels = [op for ops in module.values() for op in ops.values() if op.code == "fusion"]
-    fused = {name for op in kernels for name in hlo._called(op)}
-
-    def read(body: dict[str, hlo.Op], operand: hlo.Op) -> float:
-        alike = [x.name for x in body.values() if x.code == "parameter" and x.result == operand.result]
-        return max((hlo._read(body, name) for name in alike), default=hlo._bytes(operand))
-
-    def of(computation: str) -> dict[str, hlo.Op]:
-        ops, found = module[computation], {}
-        for op in ops.values():
-            if op.code == "fusion":
-                inner = of(hlo._called(op)[0])
-                for name in op.operands:
-                    part = (hlo.Array(0, read(inner, ops[name])),)
-                    found[f"{op.name} of {name}"] = hlo.Op("", part, "slice", (name,), "", False)
-                op = op._replace(code="opened", operands=())
-            found[op.name] = op
-        return found
-
-    return {name: of(name) if name in fused else ops for name, ops in module.items()}
-
-
-def _run(text: str, into_fusions: bool = True) -> Iterator[tuple[hlo.Op, dict[str, hlo.Op], int]]:
-    """Every instruction with its computation, and how often it runs."""
-    module, turns = hlo.parse(text), trips(text)
-    inner = ("call", "while", "conditional", "async-start", *(["fusion"] if into_fusions else []))
-
-    def of(computation: str, times: int) -> Iterator[tuple[hlo.Op, dict[str, hlo.Op], int]]:
-        ops = module[computation]
-        for op in ops.values():
-            if op.code in inner:
-                for name in hlo._called(op):
-                    yield from of(name, times * turns.get(name, 1))
-            else:
-                yield op, ops, times
-
-    return of("", 1)
-
-
-def trips(text: str) -> dict[str, int]:
-    """How often the body of each loop runs: as XLA says, or the bound that its condition compares with."""
-    found = {}
-    for line in re.findall(r"^.* while\(.*$", text, re.M):
-        condition, body = (re.search(rf"\b{word}=%?([\w.\-]+)", line) for word in ("condition", "body"))
-        assert condition is not None and body is not None
-        known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-        if known is None:
-            block = re.search(rf"^%?{re.escape(condition[1])} \(.*?^\}}", text, re.M | re.S)
-            known = re.search(r"constant\((\d+)\)", block[0] if block else "")
-        if known is None:
-            raise ValueError(f"a loop of unknown length: {body[1]}")
-        found[body[1]] = int(known[1])
-    return found
+    module = hlo.parse(text)
+    return sum(times * hlo.flops(module, op) for op, times in hlo.kernels(module)) / (2 * math.prod(shape))
 
 
 def program(loss: Loss, shape: Shape, dtype: str, target: str) -> dict[str, Any]:
@@ -187,18 +109,14 @@ def program(loss: Loss, shape: Shape, dtype: str, target: str) -> dict[str, Any]
     Raises:
       Unavailable: As `bench.compiled.measure`.
     """
-    sharding = compiled.place(target)
-    given = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in operands(shape, dtype)]
-    here = None if target == "h200" else next(iter(sharding.device_set))
-    with jax.default_device(here):  # a kernel of Pallas asks which TPU it is for
-        done = jax.jit(both(loss)).lower(*given).compile()
+    done = compiled.compile(both(loss), operands(shape, dtype), target)
     text, memory = compiled.text_of(done, target), done.memory_analysis()
     assert memory is not None
     opaque = 'custom_call_target="tpu_custom_call"' in text
     return {
         "temp": memory.temp_size_in_bytes,
         "matmuls": None if opaque else matmuls(text, shape),
-        "moved": None if opaque else traffic(text),
+        "moved": None if opaque else hlo.traffic(hlo.parse(text)),
     }
 
 

@@ -50,17 +50,24 @@ def _dots(axes: Axes, rows: list[Result], series: str, x: str, title: str) -> No
 def speed(result: Result) -> Figure:
     """A panel per case: the ratios of all programs."""
     rows = [row for row in result["rows"] if row["contender"] != COPY and row["ratio"] is not None]
-    panels = [(case, dtype) for case in _distinct(rows, "case") for dtype in _distinct(rows, "dtype")]
+    figure = _panels(rows, "program", "ratio", 1)
+    figure.supxlabel("time as a ratio to Optax's cross-entropy (log scale; left is faster)")
+    return figure
+
+
+def _panels(rows: list[Result], series: str, x: str, line: float) -> Figure:
+    """One of dots per case and dtype, two beside each other, with a line."""
+    panels = list(dict.fromkeys((row["case"], row["dtype"]) for row in rows))
     down = -(-len(panels) // 2)
     figure, grid = plt.subplots(down, 2, figsize=(11, 3.4 * down), squeeze=False, layout="constrained")
     for axes, (case, dtype) in zip(grid.flat, panels, strict=False):
         own = [row for row in rows if (row["case"], row["dtype"]) == (case, dtype)]
-        _dots(axes, own, "program", "ratio", f"{case} {own[0]['shape']}, {dtype}")
-        axes.axvline(1, color="black", linewidth=1)
+        _dots(axes, own, series, x, f"{case} {own[0]['shape']}, {dtype}")
+        axes.axvline(line, color="black", linewidth=1)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    figure.supxlabel("time as a ratio to Optax's cross-entropy (log scale; left is faster)")
+    handles = grid[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(handles[1]))
     return figure
 
 
@@ -128,11 +135,23 @@ def compiled(result: Result) -> Figure:
     return figure
 
 
+def schedule(result: Result) -> Figure:
+    """Value and gradient of rows and head in both dtypes, per chip."""
+    rows = [
+        r for r in result["rows"] if r["case"] in ("rows", "head") and r["program"] != "value" and "ms" in r
+    ]
+    rows = [row | {"passes": row["ms"] / row["unit"]} for row in rows]
+    figure = _panels(rows, "chip", "passes", 3)
+    figure.supxlabel("estimated time in passes, value and gradient (log scale; the line is 3)")
+    return figure
+
+
 PLOTS: dict[str, Callable[[Result], Figure]] = {
     "speed": speed,
     "accuracy": accuracy,
     "growth": growth,
     "compiled": compiled,
+    "schedule": schedule,
 }
 
 

@@ -16,6 +16,7 @@ ALT = {
     "accuracy": "Errors of all contenders on hard rows, against gamma",
     "growth": "Time and memory against the numbers of rows and of classes",
     "compiled": "Passes over the logits of the compiled programs, per chip",
+    "schedule": "Estimated time of the compiled programs, per chip",
 }
 
 

@@ -94,9 +94,9 @@ class Writer:
             self.say(f"stopped; the results so far: {_short(self.partial)}")
 
 
-def previous(folder: Path, result: dict[str, Any]) -> dict[str, Any] | None:
-    """The result that is there already, if it is of the same machine and versions."""
-    file = folder / f"{stem(result)}.json"
+def previous(folder: Path, result: dict[str, Any], partial: bool = False) -> dict[str, Any] | None:
+    """The result that is there already, complete or not, if it is of the same machine and versions."""
+    file = folder / f"{stem(result)}{'.partial' * partial}.json"
     old = json.loads(file.read_text()) if file.exists() else {}
     same = all(old.get(key) == result[key] for key in ("machine", "versions"))
     return old if same else None

@@ -207,6 +207,40 @@ def _moved(row: Result) -> str:
     return f"{least}{row['passes']:.1f}{memory}"
 
 
+def schedule(result: Result) -> list[Table]:
+    """The chips, then for each case and program the time per contender, on each chip in each dtype."""
+    units = {"bandwidth": ("GB/s", 1e-9), "flops": ("teraflops", 1e-12), "clock": ("GHz", 1e-9)}
+    units |= {"issue": ("issued a clock", 1)}
+    grid = [
+        [name, *(f"{c[key] * by:.4g}" for key, (_, by) in units.items())]
+        for name, c in result["chips"].items()
+    ]
+    found = [Table("The chips", ["", *(words for words, _ in units.values())], grid)]
+    for case, program in dict.fromkeys((row["case"], row["program"]) for row in result["rows"]):
+        rows = [row for row in result["rows"] if (row["case"], row["program"]) == (case, program)]
+        rows = [row | {"column": f"{row['chip']} {_SHORT[row['dtype']]}"} for row in rows]
+        base = {row["column"]: row["unit"] for row in rows}
+        words = "three matmuls at their peak" if case == "linear" else "one pass"
+        title = f"{program.capitalize()}, {case} {rows[0]['shape']}: time in units of {words}"
+        table = _pivot(title, rows, "column", _scheduled)
+        failed = sorted({row["failed"] for row in rows if "failed" in row})
+        last = [f"{words}, ms", *(f"{ms:.3f}" for ms in base.values())]
+        note = " ".join(f"-: {reason}" for reason in failed)
+        found.append(table._replace(rows=[*table.rows, last], note=note))
+    return found
+
+
+_SHORT = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def _scheduled(row: Result) -> str:
+    """With a star where instructions take a tenth longer than the bytes and the matmuls."""
+    if "failed" in row:
+        return "-"
+    star = "*" if row["ms"] > 1.1 * row["unissued"] else ""
+    return f"{row['ms'] / row['unit']:.2f}{star}"
+
+
 def sharded(result: Result) -> list[Table]:
     """For each program and layout what one device of each pod moves, stores and exchanges."""
     found = []
@@ -285,6 +319,7 @@ TABLES: dict[str, Callable[[Result], list[Table]]] = {
     "accuracy": accuracy,
     "growth": growth,
     "compiled": compiled,
+    "schedule": schedule,
     "sharded": sharded,
     "linear": linear,
 }

@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"best sellers: {popular(train, test, args.items, k):.3f} of what was bought is among {k}")
         held_out = jax.device_put(test, where)
         for epoch in range(args.epochs):
-            order = rng.permutation(args.users)
+            order, loss = rng.permutation(args.users), float("nan")
             for start in range(0, args.users - args.batch + 1, args.batch):
                 rows = order[start : start + args.batch]
                 batch = jax.device_put(Batch(train.seen[rows], train.bought[rows]), where)

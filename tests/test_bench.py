@@ -17,7 +17,20 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 
 from bench import __main__ as command
-from bench import accuracy, agreement, cases, hlo, plots, report, results, speed, tables, timing
+from bench import (
+    accuracy,
+    agreement,
+    bundles,
+    cases,
+    hlo,
+    plots,
+    report,
+    results,
+    sass,
+    speed,
+    tables,
+    timing,
+)
 from bench.contenders import BASELINE, OURS, Contender, contenders, textbook
 
 LIBRARIES = ("optax", "keras")
@@ -202,3 +215,95 @@ ENTRY %main (x: f32[4,8,2,128]) -> f32[] {{
     assert "copy" in hlo.forbidden(
         hlo.parse(alone.replace("ROOT %fusion = f32[]{:T(128)}", f"ROOT %c = {result}")), size
     )
+
+
+# The schedules of a TPU and a GPU.
+
+
+def test_a_schedule_that_was_stopped_goes_on_and_keeps_what_is_not_asked_for(tmp_path, monkeypatch):
+    made = []
+
+    def estimate(f, operands, chip, folder):
+        made.append(chip)
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return {"ms": 3.3, "bytes": 1.0, "matmul": 0.0, "issue": 3.3, "unissued": 1.0, "kernels": []}
+
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")  # main adds to it
+    monkeypatch.setattr("bench.schedule.estimate", estimate)
+    assert command.main(["schedule", "--chip", "v5e", "--quick", "--out", str(tmp_path)]) == 130
+    rows = run(tmp_path, "schedule", "--chip", "v5e")["rows"]
+    names = [(row["contender"], row["program"], row["dtype"]) for row in rows]
+    assert len(made) == len(rows) + 1 and len(set(names)) == len(rows) == 2 * (3 + 2)
+    assert run(tmp_path, "schedule", "--case", "head")["rows"] == rows  # of which --quick has none
+    result = run(tmp_path, "schedule", "--chip", "h200", "--dtype", "bfloat16")
+    assert [row["chip"] for row in result["rows"]] == 10 * ["v5e"] + 5 * ["h200"]
+    chips, value, _ = tables.schedule(result)
+    assert [row[0] for row in chips.rows] == ["v5e", "v5p", "v6e", "h100", "h200"]
+    assert value.header[1:] == ["v5e f32", "v5e bf16", "h200 bf16"]
+    assert all(cell.endswith("*") for row in value.rows[:-1] for cell in row[1:])
+
+
+KERNEL = """
+     0   :  { %s1 = inlined_call_operand.hbm [shape: f32[8,128], index: 0] }
+   0x1 LB: > { %s2 = sadd.s32 1, %s3 }
+   0x2   :  {}
+   0x3   : > { %v4 = vadd.f32 %v5, %v6  ;;  %p7 = scmp.ge.s32.totalorder %s2, 24 /* loop exit test */ }
+   0x4 LB: >> { %v8 = vmul.f32 %v4, %v4 }
+   0x5   : >> { %p9 = scmp.ge.s32.totalorder %s10, 5 /* loop exit test */ }
+   0x6   :  {}
+   0x7 LB: >> { %v11 = vld [vmem:[%s12] sm:$0xff] }
+   0x8 PF: > { %37 = sbr.rel (!%p7) target = $region2 }
+   0x9   :  { %38 = vsyncpa [#allocation1], 1 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("windows", "turns"),
+    [([11, 2], 22), ([43, 1], 22), ([5, 9], 24), ([], 24)],
+    ids=["all", "one core's half", "neither", "no windows"],
+)
+def test_bundles_count_as_often_as_their_loops_turn(windows, turns):
+    """The exit of a kernel's own loop comes later than its windows end, by the stages of the pipeline.
+
+    In it: four bundles, one of them empty; three, one empty, five times; one once.
+    """
+    assert bundles.cycles(KERNEL, windows) == 2 + turns * (4 + 5 * 3 + 1)
+
+
+def test_the_fullest_unit_of_a_kernel_is_named():
+    text = "== CAPACITY:\nVALU, EUP\n    4     1\n== UTILIZATION:\n4 0\n2 1\n0 1\n"
+    assert bundles.fullest(text) == "EUP 67%"
+
+
+SASS = """
+.text.kernel:
+        /*0000*/                   S2R R1, SR_TID.X ;
+        /*0010*/                   LDG.E R2, desc[UR4][R1.64] ;
+.L_x_0:
+        /*0020*/                   LDG.E.128.CONSTANT R4, desc[UR4][R1.64] ;
+        /*0030*/                   LDG.E.U16 R3, desc[UR4][R2.64] ;
+        /*0040*/                   FADD R8, R4, R5 ;
+        /*0050*/              @!P0 MUFU.EX2 R9, R8 ;
+        /*0060*/               @P0 BRA `(.L_x_0) ;
+        /*0070*/                   STG.E.64 desc[UR4][R1.64], R8 ;
+        /*0080*/                   EXIT ;
+.L_x_1:
+        /*0090*/                   BRA `(.L_x_1);
+        /*00a0*/                   NOP;
+"""
+
+
+@pytest.mark.parametrize("turns", [1, 7])
+def test_instructions_count_as_often_as_it_takes_to_move_the_bytes(turns):
+    """Each thread moves 12 bytes outside of the loop and 18 in each of its turns; never less than one."""
+    found = sass.counts(SASS, 12 + 18 * turns)
+    assert found == {
+        "issue": 4 + 1 + 5 * turns,
+        "XU": 8 * turns,
+        "LSU": 4 * (2 + 2 * turns),
+        "FMA": turns,
+        "IMAD": 0,
+        "ALU": 0,
+    }
+    assert sass.counts(SASS, 0) == sass.counts(SASS, 30)

@@ -7,15 +7,18 @@ The bounds are in passes (bytes moved by the size of the logits) and hold for lo
 
 import functools
 import importlib.metadata
+import json
 import math
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
-from compilers import available, require
+from compilers import available, refuse, require
 
 import focaljax
-from bench import compiled, hlo, linear
+from bench import compiled, hlo, linear, schedule
 
 ROWS, PIXELS = compiled.SHAPES["rows"], compiled.SHAPES["pixels"]
 SMALL = 0.05  # of the logits: the statistics of the rows and XLA's own scratch
@@ -254,3 +257,61 @@ def test_a_program_that_jax_cannot_read_names_the_versions(target):
     assert all(word in str(error.value) for word in words)
     assert "stack trace" not in str(error.value)
     assert compiled.wanted(wheel).startswith(wheel)
+
+
+EXPONENTIALS = 16  # per entry: more than the memory of any chip leaves time for
+ESTIMATES = """
+import functools, json, sys, tempfile
+from pathlib import Path
+import jax, jax.numpy as jnp
+from bench import compiled, schedule
+(shape, axis), (target, dtype, times) = compiled.SHAPES["rows"], sys.argv[1:]
+chain = lambda z, axis: functools.reduce(lambda x, _: jnp.exp(-x), range(int(times)), z.astype("float32"))
+programs = schedule.TESTS | {"chain": lambda z, axis: jnp.sum(chain(z, axis), axis)}
+with tempfile.TemporaryDirectory() as folder:
+    schedule.dumping(Path(folder))
+    logits = (jax.ShapeDtypeStruct(shape, dtype),)
+    for name, f in programs.items():
+        one = functools.partial(f, axis=axis)
+        row = schedule.cell({"case": "rows", "chip": target, "dtype": dtype}, one, logits, Path(folder))
+        print(json.dumps(row | {"contender": name}))
+"""
+
+
+@functools.cache
+def estimates(target, dtype):
+    """In a process of its own: libtpu asks for its flags when it is loaded."""
+    command = [sys.executable, "-c", ESTIMATES, target, dtype, str(EXPONENTIALS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if failed := {row["failed"] for row in rows if "failed" in row}:
+        refuse(str(failed))
+    return {row["contender"]: row for row in rows}
+
+
+def test_what_only_reads_or_writes_takes_the_time_of_its_bytes(target, dtype):
+    """Within a tenth, which is what the estimate claims; most of it are the statistics that a GPU stores.
+
+    But for bfloat16's exponentials on an H200: eight instructions for two of them, where memory leaves seven.
+    """
+    found = {
+        name: row["ms"] / row["unit"] for name, row in estimates(target, dtype).items() if name != "chain"
+    }
+    slow = 1.2 if (target, dtype) == ("h200", "bfloat16") else 1.1
+    wanted = {"copy": (2, 2.2), "sum": (1, 1.1), "sum of exponentials": (1, slow)}
+    assert found.keys() == wanted.keys()
+    for name, (least, most) in wanted.items():
+        assert 0.99 * least <= found[name] <= most, (name, found)
+
+
+def test_what_computes_takes_the_time_of_its_instructions(target, dtype):
+    """A TPU takes the exponentials of 1024 entries in a clock of a core, an SM of Hopper 16."""
+    chip, (shape, _) = schedule.CHIPS[target], ROWS
+    a_clock = {"v5p": 2 * 1024, "h200": 132 * 16}.get(target, 1024)
+    chain, plain = (estimates(target, dtype)[name] for name in ("chain", "sum of exponentials"))
+    least = 1e3 * EXPONENTIALS * math.prod(shape) / a_clock / chip.clock
+    assert least <= chain["issue"] <= 2 * least
+    assert chain["ms"] > 1.1 * chain["unissued"]
+    assert chain["bytes"] == pytest.approx(plain["bytes"], rel=0.01)
+    assert plain["issue"] < chain["issue"] / 4
