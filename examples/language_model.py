@@ -90,7 +90,12 @@ def make_step(optimizer: optax.GradientTransformation, tokens: int) -> Any:
         )
         ((loss, right), gradient), _ = jax.lax.scan(add, nothing, (before, after))
         updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, loss, right / number
+        return (
+            optax.apply_updates(params, updates),
+            state,
+            loss,
+            right.astype(loss.dtype) / number.astype(loss.dtype),
+        )
 
     return step
 

@@ -71,7 +71,7 @@ def users_of(params: Params, seen: jax.Array) -> jax.Array:
     """The mean embedding of what was seen."""
     there = seen != PAD
     found = jnp.where(there[..., None], params["seen"][jnp.where(there, seen, 0)], 0)
-    return jnp.sum(found, 1) / jnp.maximum(jnp.sum(there, 1, keepdims=True), 1)
+    return jnp.sum(found, 1) / jnp.maximum(jnp.sum(there, 1, keepdims=True, dtype=found.dtype), 1)
 
 
 def objective(params: Params, batch: Batch) -> jax.Array:

@@ -67,6 +67,20 @@ def mesh(request: pytest.FixtureRequest):
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType[request.param],))
 
 
+@pytest.fixture(scope="module")
+def one_device():
+    """Programs as they are where there is one device, though the tests have several."""
+    import jax
+
+    from focaljax import _sharding
+
+    jax.clear_caches()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sharding, "parts", lambda x: 1)
+        yield
+    jax.clear_caches()
+
+
 FORMS = ("cpu", "accelerators")
 
 

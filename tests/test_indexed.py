@@ -17,7 +17,7 @@ from focaljax import softmax_focal_loss_with_integer_labels as loss_of
 from focaljax._softmax import cpu, one_pass, statistics
 from focaljax._softmax import indexed as operation
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("one_device")]
 
 LARGE = 100_000
 

@@ -104,7 +104,7 @@ def test_classes_of_a_mesh_axis_in_shard_map(strategy, options, reduction, place
 )
 def test_a_sharded_sigmoid_loss_is_the_unsharded_one(strategy, options, reduction, kind):
     """Lists of labels, with the examples and the classes on different axes."""
-    floats, labels = batch_of_lists(rows=16, width=6, classes=64)
+    floats, labels = batch_of_lists(rows=16, width=6, classes=64, gamma=(16, 1))
     cap = {"cap": options.get("logit_soft_cap"), "label_smoothing": options.get("label_smoothing", 0.0)}
     wanted = everything(plain_sigmoid, floats, labels, reduction=reduction, **cap)
     where = mesh(kind)

@@ -159,7 +159,8 @@ def _at(labels, logits, axis):
     """The logit of each label; 0 where the label is no class."""
     if jax.typeof(logits).sharding.spec[axis] is not None:  # a gather would have to collect the classes
         return jnp.sum(jnp.where(is_class(labels, logits.shape, axis), logits, 0), axis)
-    found = jnp.take_along_axis(logits, jnp.expand_dims(labels, axis), axis, mode="clip")
+    there = jnp.clip(labels, 0, logits.shape[axis] - 1)  # checkify looks at indices before their mode does
+    found = jnp.take_along_axis(logits, jnp.expand_dims(there, axis), axis, mode="clip")
     return jnp.where(_is_here(labels, logits, axis), jnp.squeeze(found, axis), 0)
 
 

@@ -146,7 +146,7 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
         return _spread_by_mask(z, labels, silent, slope, stats, axis=axis, name=name, exact=exact)
     base, inverse = _scale(stats)
     quiet = _entries.any_row(silent)
-    few = z.shape[axis] <= FEW
+    few = z.shape[axis] <= FEW or _sharding.parts(z) != 1  # a scatter would collect the labels of all devices
     if few:  # what comes out of a condition is stored; else the loop over the classes would make it each time
         slope, inverse = lax.cond(
             quiet,
@@ -161,21 +161,16 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
     if few:
         spread = jnp.where(_entries.is_class(labels, z.shape, axis), slope, spread)
     else:
-        spread = _put(spread, labels, jnp.squeeze(slope, axis), axis)
+        spread = _put(spread, labels, slope, axis)
     return lax.cond(quiet, lambda x: jnp.where(silent, 0, x), lambda x: x, spread)
 
 
 def _put(x, labels, values, axis):
-    """`values` at the label of each row, nowhere for a label outside; rows of a mesh stay where they are."""
-    rows = tuple(i for i in range(x.ndim) if i != axis)
-    numbers = lax.ScatterDimensionNumbers(
-        update_window_dims=(),
-        inserted_window_dims=(axis,),
-        scatter_dims_to_operand_dims=(axis,),
-        operand_batching_dims=rows,
-        scatter_indices_batching_dims=tuple(range(labels.ndim)),
-    )
-    return lax.scatter(x, labels[..., None], values, numbers, unique_indices=True, mode="drop")
+    """`values` at the label of each row, nowhere for a label outside."""
+    at = jnp.expand_dims(jnp.clip(labels, 0, x.shape[axis] - 1), axis)
+    old = jnp.take_along_axis(x, at, axis, mode="clip")
+    values = jnp.where(at == jnp.expand_dims(labels, axis), values, old)
+    return jnp.put_along_axis(x, at, values, axis, inplace=False, mode="clip")
 
 
 def _scale(stats):
