@@ -8,6 +8,8 @@ pytest.importorskip("optax")
 
 from examples import language_model, recommender
 
+pytestmark = pytest.mark.usefixtures("jax_defaults")  # Optax promotes
+
 
 def printed(capsys, main, *arguments: object) -> str:
     assert main([str(x) for x in arguments]) == 0
