@@ -78,7 +78,7 @@ class Outcome:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row per setting, with the mean of each metric, its difference to cross-entropy and the verdict."""
+        """One row per setting, with each metric's mean, difference to cross-entropy and verdict."""
         return _frame(self.table)
 
     @cached_property
