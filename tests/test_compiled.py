@@ -173,6 +173,20 @@ def test_a_large_vocabulary_on_v5p(strategy):
     assert math.isclose(found["matmuls"], MATMULS[strategy], rel_tol=1e-6)
 
 
+def test_a_million_independent_labels_on_v5e():
+    """Three matmuls, at most 0.3 GB beside operands and results; lists of 20 are never an array of logits."""
+    require("v5e")
+    n, d, c = linear.MILLION
+    shapes = ((n, d), "bfloat16"), ((d, c), "bfloat16"), ((n, 20), "int32")
+    given = [jax.ShapeDtypeStruct(*x) for x in shapes]
+    done = available(compiled.compile)(linear.both(focaljax.linear_sigmoid_focal_loss), given, "v5e")
+    memory = done.memory_analysis()
+    assert memory is not None and memory.temp_size_in_bytes <= 0.3e9
+    text = compiled.text_of(done, "v5e")
+    assert math.isclose(linear.matmuls(text, linear.MILLION), 3, rel_tol=1e-6)
+    assert f"[{n},{c}]" not in text
+
+
 # The measure itself.
 
 

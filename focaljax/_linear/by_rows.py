@@ -53,7 +53,7 @@ def gradient(
         here = fixed._replace(labels=labels)
         losses, logs, pull_back = of_rows(layer.capped(z, how), here, rows, classes, how)
         dz, d_rows, d_classes = pull_back(ct)
-        dx, d_head = layer.d_head(x, narrow, fixed.kept, z, dz, how)
+        dx, d_head = layer.d_head(x, narrow, fixed.kept, z, dz, how, stored=False)
         sums = jax.tree.map(jnp.add, sums, (d_head, d_classes))
         return sums, (losses, logs, layer.rounded(dx, x, waits), d_rows)
 

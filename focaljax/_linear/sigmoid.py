@@ -95,7 +95,7 @@ def gradient(
         z = layer.logits(x, chunk.head, how)
         loss, pull_back = _of_chunk(reading, layer.capped(z, how), chunk.fixed, rows, chunk.classes)
         dz, d_rows, d_classes = pull_back(ct)
-        dx, d_head = layer.d_head(x, chunk.head, chunk.fixed.kept, z, dz, how)
+        dx, d_head = layer.d_head(x, chunk.head, chunk.fixed.kept, z, dz, how, stored=True)
         *d_options, d_smoothing = d_classes
         return jax.tree.map(jnp.add, sums, (loss, dx, d_rows, d_smoothing)), (d_head, tuple(d_options))
 

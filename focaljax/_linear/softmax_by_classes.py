@@ -132,7 +132,7 @@ def _backward(how, x, head, fixed, rows, classes, stats, ct) -> Any:
         capped = softmax.masked(layer.capped(z, how), chunk.fixed.kept)
         dz, found, d_options = pull(capped, chunk)
         dz = dz + softmax.d_penalty(capped, rows, lse, ct)
-        more, d_head = layer.d_head(x, chunk.head, chunk.fixed.kept, z, dz, how)
+        more, d_head = layer.d_head(x, chunk.head, chunk.fixed.kept, z, dz, how, stored=True)
         return (dx + more, jax.tree.map(jnp.add, others, found)), (d_head, d_options)
 
     options = None if classes is None else (classes.alpha, classes.term)
