@@ -106,28 +106,31 @@ def _array(dtype: str, bits: str, dims: str, inside: str) -> Array:
     return Array(size, size * int(bits or (8 if dtype == "pred" else 0)) / 8, bool(inside))
 
 
-def kernels(module: Module, computation: str = "") -> Iterator[tuple[Op, int]]:
-    """What the device runs, and how often; of a conditional all branches."""
+def kernels(module: Module, computation: str = "", unknown: int | None = None) -> Iterator[tuple[Op, int]]:
+    """What the device runs, and how often; of a conditional all branches.
+
+    A loop of unknown length counts as `unknown` turns, or is an error.
+    """
     for op in module[computation].values():
         if op.code in _CONTROL:
-            trips = _trips(module, op) if op.code == "while" else 1
+            trips = _trips(module, op, unknown) if op.code == "while" else 1
             for called in _called(op):
-                for inner, times in kernels(module, called):
+                for inner, times in kernels(module, called, unknown):
                     yield inner, times * trips
         elif op.code not in _FREE and not op.code.endswith("-done"):
             yield op, 1
 
 
-def _trips(module: Module, loop: Op) -> int:
+def _trips(module: Module, loop: Op, unknown: int | None) -> int:
     """As XLA says, or the bound that the condition compares with."""
     known, condition = _TRIPS.search(loop.attributes), _CONDITION.search(loop.attributes)
     if known is None and condition is not None:
         ops = module.get(condition[1], {}).values()
         bounds = (re.match(r"\((\d+)\)", op.attributes) for op in ops if op.code == "constant")
         known = next(filter(None, bounds), None)
-    if known is None:
+    if known is None and unknown is None:
         raise ValueError(f"a loop of unknown length: {loop.name}")
-    return int(known[1])
+    return int(known[1]) if known is not None else unknown or 0
 
 
 def _called(op: Op) -> list[str]:

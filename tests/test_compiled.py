@@ -183,7 +183,9 @@ def test_a_million_independent_labels_on_v5e():
     memory = done.memory_analysis()
     assert memory is not None and memory.temp_size_in_bytes <= 0.3e9
     text = compiled.text_of(done, "v5e")
-    assert math.isclose(linear.matmuls(text, linear.MILLION), 3, rel_tol=1e-6)
+    module = hlo.parse(text)  # the loop over the labels of a chunk ends when they do, and holds no matmul
+    flops = sum(times * hlo.flops(module, op) for op, times in hlo.kernels(module, unknown=1))
+    assert math.isclose(flops, 3 * 2 * n * d * c, rel_tol=1e-6)
     assert f"[{n},{c}]" not in text
 
 
