@@ -21,6 +21,7 @@ from focaljax import (
     calibration,
     categorical_focal_crossentropy,
     class_weights,
+    linear_sigmoid_focal_loss,
     linear_softmax_focal_loss,
     metrics,
     sigmoid_focal_loss,
@@ -504,6 +505,10 @@ def linear(**options):
     return linear_softmax_focal_loss(Z, jnp.ones((C, C)), **({"labels": T} | options))
 
 
+def linear_positives(**options):
+    return linear_sigmoid_focal_loss(Z, jnp.ones((C, C)), **({"labels": T} | options))
+
+
 def posterior(**options):
     return calibration.log_posterior(Z, **options)
 
@@ -520,8 +525,14 @@ OBJECTS = [
 STREAMS = [calibration.ExpectedCalibrationError, partial(calibration.ClasswiseCalibrationError, 3)]
 COUNTS = partial(class_weights.ClassCounts, 3)
 MAKERS = [*OBJECTS, *STREAMS, COUNTS]
-FUNCTIONS = [soft, integer, independent, positives, categorical, sparse, balanced, linear, posterior]
-HALVES = {independent, positives, balanced}  # alpha weighs one answer, and 1 - alpha the other
+LINEAR = [linear, linear_positives]
+FUNCTIONS = [soft, integer, independent, positives, categorical, sparse, balanced, *LINEAR, posterior]
+HALVES = {
+    independent,
+    positives,
+    balanced,
+    linear_positives,
+}  # alpha weighs one answer, and 1 - alpha the other
 BAD = {
     "gamma": [-1, -0.5, np.nan, np.inf, -np.inf],
     "alpha": [-1, np.nan, np.inf],
@@ -781,7 +792,7 @@ def test_labels_are_seen_before_they_are_narrowed(entrance, far):
 
 def test_every_name_is_reached():
     """No public loss is without a wrong call here."""
-    called = {soft, integer, independent, positives, categorical, sparse, binary, linear}
+    called = {soft, integer, independent, positives, categorical, sparse, binary, *LINEAR}
     losses = {name for name in focaljax.__all__ if name.endswith(("loss", "labels", "crossentropy"))}
     elsewhere = {"reduce_loss"}  # test_reductions
     assert len(called) == len(losses - elsewhere)
