@@ -104,7 +104,7 @@ def independent_indices(given: Given, words: Words) -> jax.Array:
         words.labels, given.labels, logits, words.logits, axis, ignored, classes
     )
     term, alpha, smoothing = _options(given, words, logits, axis, name, binary=True)
-    reading = "hard" if smoothing is None else _arguments.soft_labels(None, given.term)
+    reading = _arguments.soft_labels(None, given.term)
     static = {"indices": True, "axis": axis, "name": name, "ignored": ignored, "reading": reading}
     op = independent.OPERATIONS[reading]
     return _independent(logits, labels, term, alpha, smoothing, where, op=op, **static)

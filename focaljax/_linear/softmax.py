@@ -72,7 +72,8 @@ def _of_integers(z, fixed, rows, classes, how) -> Any:
         dz = indexed.spread(z, _sharding.local(labels, z.shape[1], how.name), slope, stats, 1, how.name)
         return dz, Rows(slope.alpha, slope.term), None
 
-    return loss, stats.target >= stats.top, lse_of_rivals(stats), pull_back
+    correct = stats.target >= _sharding.highest(highest(z, how), how.name)
+    return loss, correct, lse_of_rivals(stats), pull_back
 
 
 def _of_soft(z, fixed, rows, classes, how) -> Any:
@@ -89,6 +90,11 @@ def _of_soft(z, fixed, rows, classes, how) -> Any:
 
     first = _sharding.total(logit_of(z, first_of(mine)), how.name)
     return jnp.squeeze(loss, 1), is_top(first, every), lse_of_peak(z, every, how.name), pull_back
+
+
+def highest(z: jax.Array, how: How) -> jax.Array:
+    """The highest logit of each row, if something is logged; the `top` of the statistics need not be it."""
+    return jnp.max(jax.lax.stop_gradient(z), 1) if how.logs else jnp.zeros_like(z[:, 0])
 
 
 def first_of(labels: jax.Array) -> jax.Array:

@@ -82,15 +82,21 @@ def _no_tangent(x):
 def _of_integers(how, x, head, fixed, rows, classes):
     """Losses, whether the label is the highest class, logsumexp and statistics of class indices."""
 
-    def step(merged, chunk):
-        top, rest, target = statistics.rivals_part(_logits(x, chunk, how), chunk.fixed.labels, 1)
-        return statistics.merge(merged, (top, jnp.where(rest > 0, rest - 1, 0), target)), ()
+    def step(state, chunk):
+        merged, most = state
+        z = _logits(x, chunk, how)
+        top, rest, target = statistics.rivals_part(z, chunk.fixed.labels, 1)
+        merged = statistics.merge(merged, (top, jnp.where(rest > 0, rest - 1, 0), target))
+        return (merged, jnp.maximum(most, softmax.highest(z, how))), ()
 
-    (top, excess, target), _ = chunks.sweep(step, _nothing(x, 2), how, x, head, fixed, classes)
+    nothing = _nothing(x, 2)
+    (part, most), _ = chunks.sweep(step, (nothing, nothing[0]), how, x, head, fixed, classes)
+    top, excess, target = part
     part = (top, jnp.where(top == -jnp.inf, 0, 1 + excess), target)
     stats = statistics.rivals_of_all(part, fixed.labels, head.kernel.shape[1], how.name)
     loss = indexed.losses(stats, rows.weight, rows.term)
-    return loss, stats.target >= stats.top, softmax.lse_of_rivals(stats), stats
+    correct = stats.target >= _sharding.highest(most, how.name)
+    return loss, correct, softmax.lse_of_rivals(stats), stats
 
 
 def _of_soft(how, x, head, fixed, rows, classes):

@@ -156,21 +156,21 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
             inverse,
         )
     silent, slope, base, inverse = (jnp.expand_dims(x, axis) for x in (silent, slope, base, inverse))
-    # A competitor is at most 65 above `base`. The target may be more, its slope 0 then: 0 * inf is NaN.
-    spread = -slope * (jnp.exp(jnp.minimum(z - base, 80)) * inverse)
+
+    def share(
+        z,
+    ):  # a competitor is at most 65 above `base`; the target may be more, its slope 0: 0 * inf is NaN
+        return -slope * (jnp.exp(jnp.minimum(z - base, 80)) * inverse)
+
     if few:
-        spread = jnp.where(_entries.is_class(labels, z.shape, axis), slope, spread)
+        spread = jnp.where(_entries.is_class(labels, z.shape, axis), slope, share(z))
     else:
-        spread = _put(spread, labels, slope, axis)
+        own = jnp.expand_dims(labels, axis)
+        at = jnp.clip(own, 0, z.shape[axis] - 1)  # of a label outside an entry that keeps what it has
+        kept = share(jnp.take_along_axis(z, at, axis, mode="clip"))
+        values = jnp.where(at == own, slope, kept)
+        spread = jnp.put_along_axis(share(z), at, values, axis, inplace=False, mode="clip")
     return lax.cond(quiet, lambda x: jnp.where(silent, 0, x), lambda x: x, spread)
-
-
-def _put(x, labels, values, axis):
-    """`values` at the label of each row, nowhere for a label outside."""
-    at = jnp.expand_dims(jnp.clip(labels, 0, x.shape[axis] - 1), axis)
-    old = jnp.take_along_axis(x, at, axis, mode="clip")
-    values = jnp.where(at == jnp.expand_dims(labels, axis), values, old)
-    return jnp.put_along_axis(x, at, values, axis, inplace=False, mode="clip")
 
 
 def _scale(stats):
