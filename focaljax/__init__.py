@@ -2,12 +2,13 @@
 
 from focaljax import _interrupt as _interrupt  # first: it also guards the imports that follow
 from focaljax import calibration, class_weights, metrics, terms
+from focaljax._linear.softmax import LinearAux
 from focaljax.crossentropy import (
     binary_focal_crossentropy,
     categorical_focal_crossentropy,
     sparse_categorical_focal_crossentropy,
 )
-from focaljax.linear import LinearAux, linear_sigmoid_focal_loss, linear_softmax_focal_loss
+from focaljax.linear import linear_sigmoid_focal_loss, linear_softmax_focal_loss
 from focaljax.loss_objects import (
     BinaryFocalCrossentropy,
     CategoricalFocalCrossentropy,

@@ -17,11 +17,8 @@ from jax.typing import ArrayLike
 from focaljax._arguments import Reduction, Strategy, Values
 from focaljax._linear import operands
 from focaljax._linear.operands import Given
-from focaljax._linear.softmax import LinearAux
 from focaljax._sharding import AxisName
 from focaljax.terms import Term
-
-__all__ = ["LinearAux", "linear_sigmoid_focal_loss", "linear_softmax_focal_loss"]
 
 
 def linear_softmax_focal_loss(
