@@ -1,8 +1,8 @@
 """`python -m bench sharded`: the programs of one device of a TPU pod, compiled without having one.
 
-The loss alone and the training step of `bench.pod`, data-parallel and with the classes sharded too, once as
-the compiler shards them and once as `jax.shard_map` does by hand. One pass is one read or write of an array
-of the size of the logits that lie on ONE device; what devices exchange is counted per device.
+The loss alone and the training step of `examples.pod`, data-parallel and with the classes sharded too, once
+as the compiler shards them and once as `jax.shard_map` does by hand. One pass is one read or write of an
+array of the size of the logits that lie on ONE device; what devices exchange is counted per device.
 """
 
 import functools
@@ -18,9 +18,10 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bench import compiled, hlo, pod, tables
+from bench import compiled, hlo, tables
 from bench.console import progress, say, show
 from bench.results import COMPILERS, Writer, header
+from examples import pod
 from focaljax import reduce_loss, softmax_focal_loss_with_integer_labels
 
 PODS = {"v5e 4x4": "v5e:4x4", "v5e 16x16": "v5e:16x16", "v5p 4x4x4": "v5p:4x4x4"}
@@ -101,7 +102,7 @@ def compile_loss(
 
 
 def compile_step(mesh: Mesh, classes: int, form: str) -> Program:
-    """The training step of `bench.pod`: a body of one layer, the head, the loss, Adam on donated arrays."""
+    """The step of `examples.pod`: a body of one layer, the head, the loss, Adam on donated arrays."""
     rows, sizes = rows_of(mesh, classes), pod.Sizes(HIDDEN, HIDDEN, classes)
     shapes = jax.eval_shape(functools.partial(pod.initial, sizes=sizes), jax.random.key(0))
     optimizer = optax.adam(1e-3)

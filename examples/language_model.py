@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from examples.pod import mesh_of
 from focaljax import linear_softmax_focal_loss
 
 Params = dict[str, Any]
@@ -114,8 +115,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Trains, and prints loss and accuracy."""
     args = parser().parse_args(argv)
-    shape = (jax.device_count() // args.model, args.model)
-    mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    mesh = mesh_of(args.model)
     text, tokens = corpus(args.bytes)
     padded = -(-tokens // args.model) * args.model
     optimizer, where = optax.adam(1e-2), NamedSharding(mesh, P(None, "data"))

@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from examples.pod import make_step, mesh_of
 from focaljax import linear_sigmoid_focal_loss
 
 Params = dict[str, Any]
@@ -86,18 +87,6 @@ def objective(params: Params, batch: Batch) -> jax.Array:
     )
 
 
-def make_step(optimizer: optax.GradientTransformation) -> Any:
-    """One training step; parameters and optimiser state are overwritten."""
-
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, state, batch):
-        loss, gradient = jax.value_and_grad(objective)(params, batch)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, loss
-
-    return step
-
-
 @partial(jax.jit, static_argnums=2)
 def recall(params: Params, batch: Batch, k: int) -> jax.Array:
     """How many of the bought items are among the k best that were not seen."""
@@ -134,11 +123,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Trains, and prints recall beside that of the best sellers."""
     args, k = parser().parse_args(argv), 20
-    shape = (jax.device_count() // args.model, args.model)
-    mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    mesh = mesh_of(args.model)
     rng, optimizer = np.random.default_rng(0), optax.adam(3e-2)
     train, test = history(rng, args.users, args.items), history(rng, args.batch, args.items)
-    step, where = make_step(optimizer), NamedSharding(mesh, P("data"))
+    step, where = make_step(optimizer, objective), NamedSharding(mesh, P("data"))
     with jax.set_mesh(mesh):
         places = {name: NamedSharding(mesh, spec) for name, spec in PLACES.items()}
         params = jax.jit(initial, static_argnums=(1, 2), out_shardings=places)(

@@ -38,9 +38,9 @@ def two_sum(a: jax.Array, b: jax.Array) -> Pair:
 def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """``x - y`` and its rounding error, exactly; an infinite one has none, and makes no NaN on the way."""
     gap = x - y
-    finite = lax.stop_gradient(jnp.isfinite(gap))
-    x, y = (jnp.where(finite, lax.stop_gradient(one), 0) for one in (x, y))
-    return gap, two_sum(x, -y)[1]
+    x, y = lax.stop_gradient((x, y))
+    y = jnp.where(jnp.isfinite(y), y, 0)
+    return gap, two_sum(jnp.where(jnp.isfinite(x - y), x, y), -y)[1]
 
 
 def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bench import pod
+from examples import pod
 
 SIZES = pod.Sizes(features=4, hidden=8, classes=16)
 EXAMPLES, SIZE = 40, 16  # the last batch is half empty

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+import test_linear
 import tolerances
 from test_linear import STRATEGIES, assert_same, factors, operands, program
 
@@ -14,7 +15,6 @@ from focaljax import linear_sigmoid_focal_loss, reduce_loss, sigmoid_focal_loss_
 from focaljax.terms import Asymmetric, Detached, Focal, Poly
 
 ROWS, WIDTH, CLASSES, LABELS = 11, 5, 29, 7
-FLOATS = ("inputs", "kernel", "bias", "sample_weight", "alpha", "gamma")
 OPTIONS = {
     "plain": {},
     "smoothed": {"label_smoothing": 0.1},
@@ -38,19 +38,11 @@ def strategy(request) -> str:
 
 def batch(dtype="float32", rows=ROWS, width=WIDTH, classes=CLASSES, labels=LABELS, **shapes):
     """Everything that may be differentiated; and lists of labels, some named twice, some outside."""
-    rng = np.random.default_rng(1)
-    lists = rng.integers(-2, classes + 2, (rows, labels))
+    floats, _ = test_linear.batch(dtype, rows, width, classes, **shapes)
+    floats["alpha"] = 0.4 * floats["alpha"]  # weighs one answer, and 1 - alpha the other
+    lists = np.random.default_rng(1).integers(-2, classes + 2, (rows, labels))
     lists[:, 1:3] = lists[:, :1]
     lists[0], lists[1, 0], lists[2, -1] = -1, 3, -7
-    arrays = {
-        "inputs": rng.normal(size=(rows, width)),
-        "kernel": 2 * rng.normal(size=(width, classes)) / np.sqrt(width),
-        "bias": rng.normal(size=classes),
-        "sample_weight": rng.uniform(0.5, 2.0, rows),
-        "alpha": rng.uniform(0.1, 0.9, shapes.get("alpha", (classes,))),
-        "gamma": rng.uniform(0.5, 2.5, shapes.get("gamma", ())),
-    }
-    floats = {name: jnp.asarray(x, dtype if name in FLOATS[:3] else "float32") for name, x in arrays.items()}
     return floats, jnp.asarray(lists, jnp.int32)
 
 

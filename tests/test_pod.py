@@ -15,7 +15,7 @@ import pytest
 import tolerances
 from jax.sharding import AxisType
 
-from bench import pod
+from examples import pod
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120  # alone it takes 15

@@ -169,53 +169,69 @@ def _loss(operands, *, how, static):
         lambda x: _sharding.vary(x, everywhere),
         (operands.inputs, operands.kernel, operands.bias, operands.smoothing),
     )
-    shape, dtype = x.shape[:-1], wide(x.dtype)
+    head = Head(kernel, bias)
     fixed, counts = _fixed(operands, everywhere, how, static)
-    soft = smoothing is not None or operands.shares is not None or static.reading is not None
-    parts = partial(
-        _parts, labels=None if soft else fixed.labels, shape=shape, classes=kernel.shape[1], name=how.name
-    )
-    zeros = jnp.where(counts, 0, 0).astype(dtype)
-    weight = zeros + (1 if operands.weights is None else operands.weights.reshape(-1))
-    weight = jnp.where(counts, weight, 0)
-    every = operands.where is None and static.ignored is None
-    divisor = reductions.denominator(
-        static.reduction, weight, None if every else counts, operands.normalizer, static.batch
-    )
-    one = jnp.ones((), dtype)
-    scale = one if divisor is None else reductions.ratio(one, divisor)
-    early, late = (1, scale) if x.dtype == jnp.float16 else (scale, 1)  # small gradients would be lost there
-    weight = weight * early
-
-    alpha, alphas = (None, None) if operands.alpha is None else parts(operands.alpha)
-    zeta = None if operands.zeta is None else weight * operands.zeta
-    term = jax.tree.map(lambda x: zeros + _or_zero(parts(x)[0]), operands.term)
-    if static.reading is None:
-        weight, alphas = weight * (1 if alpha is None else alpha), 1 if alphas is None else alphas
-        alpha = None
-    elif operands.alpha is not None:
-        alpha, alphas = zeros + _or_zero(alpha), _or_zero(alphas)
-    shares = operands.shares
-    if shares is not None:
-        shares = jnp.where(counts[:, None], shares.reshape(fixed.labels.shape), 0)
-
+    weight, late = _weights(operands, counts, static)
+    rows, classes = _options(operands, fixed, counts, weight, smoothing, everywhere, how, static)
     x = x.reshape(-1, kernel.shape[0])
-    if not (every and operands.weights is None and operands.alpha is None):
-        rows = operands.inputs.reshape(x.shape)  # which differ over the devices of the examples only
-        quiet = Rows(weight, term, zeta=zeta).silent(jnp.ones((), dtype)) & ~jnp.all(jnp.isfinite(rows), 1)
-        x, weight = jnp.where(quiet[:, None], 0, x), jnp.where(quiet, 0, weight)
-        zeta = None if zeta is None else jnp.where(quiet, 0, zeta)
-    of_classes = None
-    if soft:
-        flat = _sharding.vary(jnp.zeros(kernel.shape[1], dtype), everywhere)
-        options = jax.tree.map(lambda x: flat + _or_zero(parts(x)[1]), operands.term)
-        of_classes = Classes(None if alphas is None else flat + alphas, options, smoothing)
+    if not (_all_count(operands, static) and operands.weights is None and operands.alpha is None):
+        given = operands.inputs.reshape(x.shape)  # which differ over the devices of the examples only
+        quiet = rows.silent(jnp.ones((), weight.dtype)) & ~jnp.all(jnp.isfinite(given), 1)
+        x = jnp.where(quiet[:, None], 0, x)
+        loud = jax.tree.map(lambda x: jnp.where(quiet, 0, x), (rows.weight, rows.zeta))
+        rows = rows._replace(weight=loud[0], zeta=loud[1])
     operation = static.form.each if static.reduction is None else static.form.total
-    of_rows = Rows(weight, term, alpha, zeta, shares)
-    losses, logs = operation(how, x, Head(kernel, bias), fixed, of_rows, of_classes)
+    losses, logs = operation(how, x, head, fixed, rows, classes)
+    shape = operands.inputs.shape[:-1]
     if static.reduction is None:
         return losses.reshape(shape), _of_counted(logs, counts, shape)
     return _sharding.total(losses * late, static.batch), _of_counted(logs, counts, shape)
+
+
+def _all_count(operands, static):
+    return operands.where is None and static.ignored is None
+
+
+def _weights(operands, counts, static):
+    """What weighs each row before the operation, and what the sum after it."""
+    dtype = wide(operands.inputs.dtype)
+    weight = 1 if operands.weights is None else operands.weights.reshape(-1)
+    weight = jnp.where(counts, jnp.asarray(weight, dtype), 0)
+    kept = None if _all_count(operands, static) else counts
+    divisor = reductions.denominator(static.reduction, weight, kept, operands.normalizer, static.batch)
+    one = jnp.ones((), dtype)
+    scale = one if divisor is None else reductions.ratio(one, divisor)
+    if operands.inputs.dtype == jnp.float16:  # small gradients would be lost there
+        return weight, scale
+    return weight * scale, one
+
+
+def _options(operands, fixed, counts, weight, smoothing, everywhere, how, static):
+    """Options by row and by class; the latter where every class has a term."""
+    shape, classes = operands.inputs.shape[:-1], operands.kernel.shape[1]
+    sigmoid = static.reading is not None
+    every = sigmoid or smoothing is not None or operands.shares is not None
+    parts = partial(
+        _parts, labels=None if every else fixed.labels, shape=shape, classes=classes, name=how.name
+    )
+    flat = _sharding.vary(jnp.zeros(classes, weight.dtype), everywhere)
+    zeros = jnp.where(counts, 0, 0).astype(weight.dtype)
+    alpha, alphas = (None, None) if operands.alpha is None else parts(operands.alpha)
+    zeta = None if operands.zeta is None else weight * operands.zeta
+    if sigmoid and operands.alpha is not None:
+        alpha, alphas = zeros + _or_zero(alpha), flat + _or_zero(alphas)
+    elif not sigmoid:
+        weight, alpha = weight * (1 if alpha is None else alpha), None
+        alphas = flat + (1 if alphas is None else alphas)
+    shares = operands.shares
+    if shares is not None:
+        shares = jnp.where(counts[:, None], shares.reshape(fixed.labels.shape), 0)
+    term = jax.tree.map(lambda x: zeros + _or_zero(parts(x)[0]), operands.term)
+    rows = Rows(weight, term, alpha, zeta, shares)
+    if not every:
+        return rows, None
+    terms = jax.tree.map(lambda x: flat + _or_zero(parts(x)[1]), operands.term)
+    return rows, Classes(alphas, terms, smoothing)
 
 
 def _fixed(operands, everywhere, how, static):
@@ -224,8 +240,10 @@ def _fixed(operands, everywhere, how, static):
     every = classes * _sharding.shards(how.name)
     labels = operands.labels.reshape(math.prod(shape), *operands.labels.shape[len(shape) :])
     labels = _sharding.vary(labels, everywhere - frozenset(_sharding.names(how.name)))
-    marked = labels != labels if static.ignored is None else labels == static.ignored
-    counts = ~(marked if labels.ndim == 1 else jnp.any(marked, 1))
+    counts = (
+        labels == labels if static.ignored is None else labels != static.ignored
+    )  # each lies where they do
+    counts = counts if labels.ndim == 1 else jnp.all(counts, 1)
     kept, count = None, jnp.asarray(every, wide(operands.inputs.dtype))
     if operands.where is not None:
         of_rows, kept = _parts(operands.where, None, shape, classes, how.name)

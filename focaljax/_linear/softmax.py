@@ -40,14 +40,15 @@ class LinearAux(NamedTuple):
 def of_rows(z: jax.Array, fixed: Fixed, rows: Rows, classes: Classes | None, how: How) -> tuple:
     """The losses of rows of all classes, what is logged, and the pull-back to logits, rows and classes."""
     z = masked(z, fixed.kept)
+    mine = fixed._replace(labels=_sharding.local(fixed.labels, z.shape[1], how.name))
     found = _of_integers if classes is None else _of_soft
-    loss, correct, lse, unpenalised = found(z, fixed, rows, classes, how)
+    loss, lse, unpenalised = found(z, fixed, mine, rows, classes, how)
 
     def pull_back(ct):
         dz, d_rows, d_classes = unpenalised(ct)
         return dz + d_penalty(z, rows, lse, ct), d_rows_of(rows, d_rows, lse, ct), d_classes
 
-    return loss + penalty(rows, lse), logged(correct, lse, how), pull_back
+    return loss + penalty(rows, lse), logged(seen(z, mine.labels, how), lse, how), pull_back
 
 
 def masked(z: jax.Array, kept: jax.Array | None) -> jax.Array:
@@ -55,31 +56,47 @@ def masked(z: jax.Array, kept: jax.Array | None) -> jax.Array:
     return z if kept is None else jnp.where(kept[None, :], z, -jnp.inf)
 
 
-def logged(correct: jax.Array, lse: jax.Array, how: How) -> LinearAux | None:
-    """What is logged, if it is."""
-    return LinearAux(correct, lse) if how.logs else None
+class Seen(NamedTuple):
+    """What accuracy needs of some classes of each row; both None if nothing is logged."""
+
+    highest: jax.Array | None  # logit; the `top` of the statistics may lie above it
+    label: jax.Array | None  # its logit, of a soft label that of its first class; 0 if it is not among them
 
 
-def _of_integers(z, fixed, rows, classes, how) -> Any:
+def seen(z: jax.Array, labels: jax.Array, how: How) -> Seen:
+    """Of these logits; the labels count from the first of them."""
+    if not how.logs:
+        return Seen(None, None)
+    z = jax.lax.stop_gradient(z)
+    own = _entries.is_class(labels if labels.ndim == 1 else labels[:, 0], z.shape, 1)
+    return Seen(jnp.max(z, 1), jnp.sum(jnp.where(own, z, 0), 1))
+
+
+def logged(seen: Seen, lse: jax.Array, how: How) -> LinearAux | None:
+    """What is logged, if it is, from what this device has seen."""
+    if seen.highest is None or seen.label is None:
+        return None
+    label, highest = _sharding.total(seen.label, how.name), _sharding.highest(seen.highest, how.name)
+    return LinearAux(label >= highest, lse)
+
+
+def _of_integers(z, fixed, mine, rows, classes, how) -> Any:
     """Losses, logsumexp and pull-back without smoothing and penalty."""
     del classes
-    labels = fixed.labels
-    stats = statistics.rivals(z, labels, 1, how.name)
+    stats = statistics.rivals(z, fixed.labels, 1, how.name)
     loss = indexed.losses(stats, rows.weight, rows.term)
 
     def pull_back(ct):
         slope = indexed.slopes(stats, rows.weight, rows.term, ct)
-        dz = indexed.spread(z, _sharding.local(labels, z.shape[1], how.name), slope, stats, 1, how.name)
+        dz = indexed.spread(z, mine.labels, slope, stats, 1, how.name)
         return dz, Rows(slope.alpha, slope.term), None
 
-    correct = stats.target >= _sharding.highest(highest(z, how), how.name)
-    return loss, correct, lse_of_rivals(stats), pull_back
+    return loss, lse_of_rivals(stats), pull_back
 
 
-def _of_soft(z, fixed, rows, classes, how) -> Any:
+def _of_soft(z, fixed, mine, rows, classes, how) -> Any:
     """The same for labels with several classes."""
-    mine = _sharding.local(fixed.labels, z.shape[1], how.name)
-    (weights, term), unfold = jax.vjp(partial(folded, fixed._replace(labels=mine)), rows, classes)
+    (weights, term), unfold = jax.vjp(partial(folded, mine), rows, classes)
     every = statistics.peak(z, 1, how.name)
     peak = statistics.known(every, answered(fixed.labels, rows), 1)
     loss, totals = dense.sums(z, weights, term, peak, 1, how.name)
@@ -88,29 +105,7 @@ def _of_soft(z, fixed, rows, classes, how) -> Any:
         found = dense.gradients(z, weights, term, peak, totals, ct, 1, how.name)
         return found.logits, *unfold((found.weights, found.term))
 
-    first = _sharding.total(logit_of(z, first_of(mine)), how.name)
-    return jnp.squeeze(loss, 1), is_top(first, every), lse_of_peak(z, every, how.name), pull_back
-
-
-def highest(z: jax.Array, how: How) -> jax.Array:
-    """The highest logit of each row, if something is logged; the `top` of the statistics need not be it."""
-    return jnp.max(jax.lax.stop_gradient(z), 1) if how.logs else jnp.zeros_like(z[:, 0])
-
-
-def first_of(labels: jax.Array) -> jax.Array:
-    """The label, or the first class of it."""
-    return labels if labels.ndim == 1 else labels[:, 0]
-
-
-def logit_of(z: jax.Array, labels: jax.Array) -> jax.Array:
-    """The logit of one class of each row; 0 for a class that is not here."""
-    own = _entries.is_class(labels, z.shape, 1)
-    return jnp.sum(jnp.where(own, jax.lax.stop_gradient(z), 0), 1)
-
-
-def is_top(logit: jax.Array, peak: statistics.Peak) -> jax.Array:
-    """Whether no class has a higher one."""
-    return logit >= jnp.squeeze(peak.top, 1)
+    return jnp.squeeze(loss, 1), lse_of_peak(z, every, how.name), pull_back
 
 
 def answered(labels: jax.Array, rows: Rows) -> jax.Array:

@@ -57,8 +57,8 @@ def _by_rows(how, x, head):
 def _forward(how, x, head, fixed, rows, classes) -> Any:
     """The losses, what is logged, and the statistics that the backward pass needs."""
     found = _of_integers if classes is None else _of_soft
-    losses, correct, lse, stats = found(how, x, head, fixed, rows, classes)
-    return losses + softmax.penalty(rows, lse), softmax.logged(correct, lse, how), stats
+    losses, seen, lse, stats = found(how, x, head, fixed, rows, classes)
+    return losses + softmax.penalty(rows, lse), softmax.logged(seen, lse, how), stats
 
 
 @_forward.defjvp
@@ -80,35 +80,44 @@ def _no_tangent(x):
 
 
 def _of_integers(how, x, head, fixed, rows, classes):
-    """Losses, whether the label is the highest class, logsumexp and statistics of class indices."""
+    """Losses, what is seen of the classes, logsumexp and statistics of class indices."""
 
-    def step(state, chunk):
-        merged, most = state
-        z = _logits(x, chunk, how)
-        top, rest, target = statistics.rivals_part(z, chunk.fixed.labels, 1)
-        merged = statistics.merge(merged, (top, jnp.where(rest > 0, rest - 1, 0), target))
-        return (merged, jnp.maximum(most, softmax.highest(z, how))), ()
+    def part_of(z, labels):
+        top, rest, target = statistics.rivals_part(z, labels, 1)
+        return top, jnp.where(rest > 0, rest - 1, 0), target
 
-    nothing = _nothing(x, 2)
-    (part, most), _ = chunks.sweep(step, (nothing, nothing[0]), how, x, head, fixed, classes)
-    top, excess, target = part
+    (top, excess, target), seen = _merged(part_of, statistics.merge, 2, how, x, head, fixed, classes)
     part = (top, jnp.where(top == -jnp.inf, 0, 1 + excess), target)
     stats = statistics.rivals_of_all(part, fixed.labels, head.kernel.shape[1], how.name)
-    loss = indexed.losses(stats, rows.weight, rows.term)
-    correct = stats.target >= _sharding.highest(most, how.name)
-    return loss, correct, softmax.lse_of_rivals(stats), stats
+    return indexed.losses(stats, rows.weight, rows.term), seen, softmax.lse_of_rivals(stats), stats
+
+
+def _merged(part_of, merge, sums, how, x, head, fixed, classes):
+    """The statistics of all classes of this device, a top and some `sums`, and what is seen of them."""
+    none = zeros(x[:, 0] if x.shape[1] else jnp.sum(x, 1), wide(x.dtype))
+
+    def step(state, chunk):
+        merged, (highest, label) = state
+        z = _logits(x, chunk, how)
+        seen = softmax.seen(z, chunk.fixed.labels, how)
+        if how.logs:
+            seen = softmax.Seen(jnp.maximum(highest, seen.highest), label + seen.label)
+        return (merge(merged, part_of(z, chunk.fixed.labels)), seen), ()
+
+    nothing = softmax.Seen(none - jnp.inf, none) if how.logs else softmax.Seen(None, None)
+    start = ((none - jnp.inf, *(none for _ in range(sums))), nothing)
+    return chunks.sweep(step, start, how, x, head, fixed, classes)[0]
 
 
 def _of_soft(how, x, head, fixed, rows, classes):
     """The same of soft labels; the statistics are the peak of a row and the sums of what its classes pull."""
 
-    def highest(state, chunk):
-        (merged, first), z = state, _logits(x, chunk, how)
-        merged = statistics.merge(merged, statistics.peak_part(z, 1), exact=True)
-        return (merged, first + softmax.logit_of(z, softmax.first_of(chunk.fixed.labels))), ()
+    def part_of(z, labels):
+        del labels
+        return statistics.peak_part(z, 1)
 
-    nothing = _nothing(x, 1)
-    (part, first), _ = chunks.sweep(highest, (nothing, nothing[1]), how, x, head, fixed, classes)
+    merge = partial(statistics.merge, exact=True)
+    part, seen = _merged(part_of, merge, 1, how, x, head, fixed, classes)
     every = statistics.peak_of_all(part, 1, how.name)
     peak = statistics.known(every, softmax.answered(fixed.labels, rows), 1)
 
@@ -120,9 +129,7 @@ def _of_soft(how, x, head, fixed, rows, classes):
     none = zeros(peak.top, peak.top.dtype, like=x)
     sums, _ = chunks.sweep(step, (none, dense.Pulls(none, none)), how, x, head, fixed, classes)
     loss, totals = jax.tree.map(lambda each: _sharding.total(each, how.name), sums)
-    correct = softmax.is_top(_sharding.total(first, how.name), every)
-    lse = softmax.lse_of_peak(x, every, how.name)
-    return jnp.squeeze(loss, 1), correct, lse, (every, peak, totals)
+    return jnp.squeeze(loss, 1), seen, softmax.lse_of_peak(x, every, how.name), (every, peak, totals)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -201,12 +208,6 @@ def _pull_soft(how, x, rows, classes, stats, ct):
 def _logits(x, chunk, how):
     z = layer.capped(layer.logits(x, chunk.head, how), how)
     return softmax.masked(z, chunk.fixed.kept)
-
-
-def _nothing(x, sums):
-    """The statistics of no class: a top and `sums` numbers."""
-    none = zeros(x[:, 0] if x.shape[1] else jnp.sum(x, 1), wide(x.dtype))
-    return (none - jnp.inf, *(none for _ in range(sums)))
 
 
 _each.defvjp(_each_fwd, _each_bwd)

@@ -1,12 +1,12 @@
-"""`python -m bench.pod`: a training step with Optax on whatever there is, one CPU or a whole pod.
+"""`python -m examples.pod`: a training step with Optax on whatever there is, one CPU or a whole pod.
 
 The same lines train on one device, on several, and on several hosts, data-parallel or with the classes of
 the head sharded too; only the mesh differs::
 
-    python -m bench.pod                                # all devices share the batch
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m bench.pod --model 4
-    python -m bench.pod --model 16 --distributed       # on every host of a TPU pod or a Slurm job
-    python -m bench.pod --coordinator host:1234 --processes 2 --process 0  # and 1, on hosts of your own
+    python -m examples.pod                                # all devices share the batch
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m examples.pod --model 4
+    python -m examples.pod --model 16 --distributed       # on every host of a TPU pod or a Slurm job
+    python -m examples.pod --coordinator host:1234 --processes 2 --process 0  # and 1, on hosts of your own
 
 The mesh has two axes: "data" shards the examples, "model" the classes. Under plain `jit` the compiler shards
 the program by where its operands lie; with `--manual` it is written for one device in `jax.shard_map`. Both
@@ -134,7 +134,7 @@ def read(rows: np.ndarray, sizes: Sizes) -> Batch:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     words = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m bench.pod", description=words)
+    parser = argparse.ArgumentParser(prog="python -m examples.pod", description=words)
     parser.add_argument("--model", type=int, default=1, help="devices that share the classes; default: 1")
     parser.add_argument("--manual", action="store_true", help="in jax.shard_map, by hand")
     parser.add_argument("--epochs", type=int, default=3)
