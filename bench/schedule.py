@@ -115,9 +115,8 @@ def estimate(
     for op, times, bytes in runs:
         clocks, unit = (0, "") if options and times * bytes < small else schedule.of(op, bytes)
         parts = {"bytes": bytes / peak.bandwidth, "matmul": hlo.flops(module, op) / peak.flops}
-        parts["issue"] = (
-            clocks / peak.clock / (peak.issue if options else 1)
-        )  # a TPU's core has all its bundles
+        issued = peak.issue if options else 1  # a TPU's core has all its bundles
+        parts["issue"] = clocks / peak.clock / issued
         kernels.append((f"{times} x {op.name}", {part: 1e3 * times * s for part, s in parts.items()}, unit))
     total = {part: sum(parts[part] for _, parts, _ in kernels) for part in ("bytes", "matmul", "issue")}
     total["ms"] = sum(max(parts.values()) for _, parts, _ in kernels)
