@@ -15,7 +15,8 @@ from jax.sharding import PartitionSpec as P
 
 import focaljax
 from bench import __main__ as command
-from bench import hlo, pod, results, sharded, tables
+from bench import hlo, results, sharded, tables
+from examples import pod
 
 LARGE = "v5e 16x16"
 NEEDS = pytest.mark.usefixtures("as_users_have_it")
