@@ -212,9 +212,18 @@ def test_second_derivatives(reduction, strategy):
         reverse = jax.grad(lambda f: sum(jnp.vdot(gradient(f)[name], push[name]) for name in f))(floats)
         return {f"forward {name}": x for name, x in forward.items()} | reverse
 
-    wanted = jax.jit(partial(products, plain))(floats, push)
-    ours = partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=5)
-    assert_same(jax.jit(partial(products, ours))(floats, push), wanted, tolerances.rtol("hessian"))
+    # The truth has a gamma per logit. Those of the shared one add up with both signs: their sizes judge it.
+    of_each = [x | {"gamma": jnp.broadcast_to(x["gamma"], (ROWS, CLASSES))} for x in (floats, push)]
+    wanted = jax.jit(partial(products, plain))(*of_each)
+    ours = jax.jit(partial(products, partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=5)))
+    found = ours(floats, push)
+    rtol = tolerances.rtol("hessian")
+    for name in ("gamma", "forward gamma"):
+        parts = np.asarray(wanted.pop(name), np.float64)
+        tolerances.assert_close(
+            found.pop(name), parts.sum(), rtol=rtol, scale=np.abs(parts).sum(), label=name
+        )
+    assert_same(found, wanted, rtol)
 
 
 @pytest.mark.parametrize("reduction", ["sum", None])
