@@ -1,4 +1,4 @@
-"""The command line of `python -m focaljax`: read the options, do the study, leave with a code.
+"""The command line of `python -m focaljax`, or `focaljax`: read the options, do the study, leave with a code.
 
 Help and version need no package of the extra `demo`: the options are read before any of them is imported.
 """
@@ -45,6 +45,12 @@ examples:
 The folder holds report.html, report.json, results.csv (two rows per run) and the pictures. Wrong files or
 options end with exit code 2, Ctrl-C with 130; both write nothing. In a notebook: focaljax.study.compare.
 """
+
+
+def run() -> int:
+    """Run the program as a shell does: Ctrl-C ends it at once."""
+    _interrupt.leave_at_once()
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -218,5 +224,4 @@ def _mark(text: str) -> str:
 
 
 if __name__ == "__main__":
-    _interrupt.leave_at_once()
-    sys.exit(main())
+    sys.exit(run())

@@ -1,4 +1,4 @@
-"""Ctrl-C in `python -m focaljax`: one line and exit code 130, whatever the program is at.
+"""Ctrl-C in `focaljax`: one line and exit code 130, whatever the program is at.
 
 A KeyboardInterrupt is raised between two steps of Python only: late, while a compiler works, and where it
 passes through a callback of one, the process crashes. So a thread waits for the signal and ends the process.
@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from itertools import pairwise
+from pathlib import Path
 
 writing = threading.Lock()  # held for the milliseconds in which a report appears: it is whole or not there
 _waiting: list[tuple[threading.Thread, socket.socket]] = []  # at most one; the socket must stay open
@@ -42,9 +43,10 @@ def _leave(signals: socket.socket) -> None:
 
 
 def _is_the_program() -> bool:
-    """Whether this import is the start of `python -m focaljax`: Python has not yet found the program."""
-    named = "-mfocaljax" in sys.orig_argv or ("-m", "focaljax") in pairwise(sys.orig_argv)
-    return sys.argv[:1] == ["-m"] and named
+    """Whether this import begins `focaljax`, or `python -m focaljax`, which Python has not yet found."""
+    if sys.argv[:1] == ["-m"]:
+        return "-mfocaljax" in sys.orig_argv or ("-m", "focaljax") in pairwise(sys.orig_argv)
+    return Path(sys.argv[0]).stem == "focaljax" if sys.argv else False
 
 
 if _is_the_program():
