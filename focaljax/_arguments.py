@@ -269,21 +269,28 @@ def layer(inputs: Any, kernel: Any, bias: Any, axis_name: Any) -> Layer:
     b = None if bias is None else floating("bias", bias)
     if b is not None and b.shape != w.shape[1:]:
         raise ValueError(f"`bias` must have the shape [{w.shape[1]}] for `kernel`, got {b.shape}.")
-    name = mesh_axis(axis_name, w, "kernel")
+    name = mesh_axis(axis_name, w, "kernel", w.shape[1])
     return Layer(x, w, b, name, jax.ShapeDtypeStruct((*x.shape[:-1], w.shape[1]), wide(x.dtype)))
 
 
-def mesh_axis(x: Any, like: jax.Array, like_name: str) -> _sharding.AxisName | None:
-    """None, or the mesh axes that shard the classes of `like`, known to do so."""
+def mesh_axis(x: Any, like: jax.Array, like_name: str, classes: int) -> _sharding.AxisName | None:
+    """None, or the axes that shard the classes of `like`, of which a shard has so many."""
     if x is None:
         return None
     names = x if isinstance(x, tuple) else (x,)
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"`axis_name` must be the name of a mesh axis or a tuple of names, got {x!r}.")
-    if not _sharding.varies(like, x):
+    summed_axis(x)
+    if _sharding.is_tracked(x):
+        if not _sharding.varies(like, x):
+            raise ValueError(
+                f"`axis_name` must name axes that shard `{like_name}`; got {x!r} where `{like_name}` is "
+                f"{jax.typeof(like)}."
+            )
+    elif classes == 1:  # an option of size 1 could be that of the class, or of all
         raise ValueError(
-            f"`axis_name` must name mesh axes that shard `{like_name}`, inside `jax.shard_map` with "
-            f"check_vma=True; got {x!r} where `{like_name}` is {jax.typeof(like)}."
+            f"`axis_name` needs at least 2 classes of `{like_name}` per device outside "
+            f"`jax.shard_map(..., check_vma=True)`, got {x!r} and 1."
         )
     return x
 

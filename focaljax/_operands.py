@@ -1,8 +1,8 @@
 """Options become data: what a user may say, checked and folded into the few operands of one operation.
 
 `alpha`, `label_smoothing`, `where` and `ignore_index` all end in one weight per row or per class, and a
-weight of 0 is silent in every operation, so masks need no rule of their own. Both grammars call these
-four functions; `Words` holds what the arguments are called there.
+weight of 0 is silent in every operation, so masks need no rule of their own. All public losses of logits
+call these four functions; `Words` holds what the arguments are called there.
 """
 
 import math
@@ -26,7 +26,7 @@ from focaljax.terms import Term
 
 
 class Words(NamedTuple):
-    """The names of a grammar, for its error messages."""
+    """What a function calls its arguments, for its error messages."""
 
     logits: str
     labels: str
@@ -113,7 +113,7 @@ def independent_indices(given: Given, words: Words) -> jax.Array:
 def _logits(given, words):
     """The logits, their class axis counted from 0, the mesh axis that shards it, and the mask of classes."""
     logits, axis = _arguments.logits(words.logits, given.logits, given.axis)
-    name = _arguments.mesh_axis(given.axis_name, logits, words.logits)
+    name = _arguments.mesh_axis(given.axis_name, logits, words.logits, logits.shape[axis])
     where = None if given.where is None else _arguments.mask("where", given.where, logits, words.logits)
     return logits, axis, name, where
 

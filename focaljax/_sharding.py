@@ -68,6 +68,38 @@ def total(x: jax.Array, name: AxisName | None) -> jax.Array:
     return x if name is None else lax.psum(x, name)
 
 
+def is_tracked(name: AxisName | None) -> bool:
+    """Whether JAX knows which arrays differ over the axis: in ``shard_map(check_vma=True)`` only."""
+    return name is None or all(varying(index(one)) for one in names(name))
+
+
+def index(name: AxisName) -> jax.Array:
+    """Which shard this is, known to be one of those that `name` names."""
+    try:
+        return lax.axis_index(name)
+    except NameError as error:  # the axis was there for the loss, but JAX batches its derivative without it
+        raise NotImplementedError(
+            f"The gradient of a loss with axis_name={name!r} must be taken inside `jax.vmap`, not around it."
+        ) from error
+
+
+def cotangent(ct: jax.Array, name: AxisName | None) -> jax.Array:
+    """The cotangent of a result that all shards have, for what entered it by a sum over the shards.
+
+    Where JAX does not track the axis, a cotangent is that of one device's copy. They are added up, as the
+    transpose of `lax.psum` does there.
+    """
+    return ct if is_tracked(name) else lax.psum(ct, name)
+
+
+def of_shared(gradient: jax.Array, name: AxisName | None) -> jax.Array:
+    """The gradient by an operand that all shards have, from the part of each.
+
+    Where JAX does not track the axis, the part of one device is the gradient by its copy.
+    """
+    return total(gradient, name) if is_tracked(name) else gradient
+
+
 def highest(x: jax.Array, name: AxisName | None) -> jax.Array:
     """The maximum over the shards, the same on each."""
     return x if name is None else lax.pmax(x, name)
@@ -77,7 +109,7 @@ def first(flags: jax.Array, name: AxisName | None) -> jax.Array:
     """On one of the shards where `flags` holds, and on no other."""
     if name is None:
         return flags
-    here = lax.axis_index(name)
+    here = index(name)
     return here == lax.pmin(jnp.where(flags, here, lax.axis_size(name)), name)
 
 
@@ -86,14 +118,14 @@ def local(labels: jax.Array, classes: int, name: AxisName | None) -> jax.Array:
     if name is None:
         return labels
     signed = labels.astype(f"int{8 * labels.dtype.itemsize}")  # negative in the shards before its own
-    return signed - (classes * lax.axis_index(name)).astype(signed.dtype)
+    return signed - (classes * index(name)).astype(signed.dtype)
 
 
 def part(option: jax.Array, axis: int, classes: int, name: AxisName | None) -> jax.Array:
     """Of an option with an entry for every class, those of this shard's `classes`."""
     if option.shape[axis] in (1, classes):
         return option
-    return lax.dynamic_slice_in_dim(option, lax.axis_index(name) * classes, classes, axis)
+    return lax.dynamic_slice_in_dim(option, index(name) * classes, classes, axis)
 
 
 def varying(x: jax.Array) -> frozenset[str]:

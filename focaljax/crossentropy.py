@@ -1,4 +1,4 @@
-"""The Keras grammar: Keras 3's names, argument order, defaults and numbers, on the same operations.
+"""The losses by Keras' names: Keras 3's argument order, defaults and numbers, on the same operations.
 
 The functions return one loss per example; the classes hold the options, weigh and reduce. `alpha` and
 `gamma` may be scalars, ``[C]`` per class or ``[..., 1]`` per example, traced or not.
@@ -6,7 +6,8 @@ The functions return one loss per example; the classes hold the options, weigh a
 Probabilities (``from_logits=False``) are read as Keras reads them: labels smoothed, probabilities divided by
 their sum, clipped to [1e-7, 1 - 1e-7]. Outside, the loss is constant and its gradient 0, in the binary loss
 too, where Keras clips the logarithm only. Logits are not clipped: below p = 1e-7 Keras returns a constant and
-a gradient of zero, which drops the very examples that focal loss exists for. README lists all differences.
+a gradient of zero, which drops the very examples that focal loss exists for. All differences are in
+docs/keras.md.
 """
 
 from collections.abc import Callable, Mapping

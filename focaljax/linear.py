@@ -83,10 +83,10 @@ def linear_softmax_focal_loss(
         kernel's gradient takes more than 4 GiB.
       chunk: How many rows or classes are taken at a time; None chooses from the bytes of their logits.
       precision: That of the matmuls, as `jax.numpy.matmul` has it.
-      axis_name: Inside `jax.shard_map` the mesh axis, or a tuple of them, that shards the classes: `kernel`
-        and `bias` are those of this device's shard, `labels` count from the first class of all, options per
-        class may be of all classes or of the shard. Under plain `jit` sharded operands need no option; there
-        a chunk has a part of each device's rows or classes.
+      axis_name: Inside `jax.shard_map` (or `jax.pmap`, `jax.vmap`) the axis, or a tuple of them, that shards
+        the classes: `kernel` and `bias` are those of this device's shard, `labels` count from the first
+        class of all, options per class may be of all classes or of the shard. Under plain `jit` sharded
+        operands need no option; there a chunk has a part of each device's rows or classes.
       batch_axis_name: Inside `jax.shard_map` the mesh axis or axes that shard the examples. Sums and what
         they are divided by are summed over it, so a mean is that of the global batch.
       has_aux: Whether to return a :class:`LinearAux` too.

@@ -1,4 +1,4 @@
-"""The Keras grammar as objects: options, weights and a reduction in one call; frozen and hashable."""
+"""The losses of Keras as objects: options, weights and a reduction in one call; frozen and hashable."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields

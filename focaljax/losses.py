@@ -1,4 +1,4 @@
-"""The JAX grammar: one loss per example from logits, options as keywords, nothing reduced.
+"""The losses by JAX' names: one per example, from logits, with options as keywords.
 
 All functions are pure; they jit, vmap, scan, remat and shard, and are differentiated in reverse mode to
 any order (`jax.grad`, `jax.hessian`, Hessian-vector products) with respect to logits, soft labels, alpha
@@ -59,9 +59,9 @@ def softmax_focal_loss(
       axis: The class axis.
       where: Boolean, broadcasts to the shape of `logits`. A class that is False takes no part, as if it
         did not exist; a label on it is left out. A row without a class has the loss 0.
-      axis_name: Inside `jax.shard_map` the mesh axis, or a tuple of them, that shards the classes:
-        `logits`, `labels` and `where` are those of this device's shard; `alpha` and `gamma` per class may be
-        of all classes or of the shard. The losses are the same on all its devices.
+      axis_name: Inside `jax.shard_map` (or `jax.pmap`, `jax.vmap`) the axis, or a tuple of them, that shards
+        the classes: `logits`, `labels` and `where` are those of this device's shard; `alpha` and `gamma` per
+        class may be of all classes or of the shard. The losses are the same on all its devices.
 
     Returns:
       The losses, of the shape of `logits` without `axis`, in at least float32.
@@ -120,10 +120,10 @@ def softmax_focal_loss_with_integer_labels(
       where: Boolean, broadcasts to the shape of `logits`. A class that is False takes no part, as if it
         did not exist. A row without a class has the loss 0.
       ignore_index: A label whose examples have the loss 0 and no gradient; it may lie outside [0, C).
-      axis_name: Inside `jax.shard_map` the mesh axis, or a tuple of them, that shards the classes:
-        `logits` and `where` are those of this device's shard, `labels` count from the first class of all;
-        `alpha` and `gamma` per class may be of all classes or of the shard. The losses are the same on all
-        its devices.
+      axis_name: Inside `jax.shard_map` (or `jax.pmap`, `jax.vmap`) the axis, or a tuple of them, that shards
+        the classes: `logits` and `where` are those of this device's shard, `labels` count from the first
+        class of all; `alpha` and `gamma` per class may be of all classes or of the shard. The losses are the
+        same on all its devices.
 
     Returns:
       The losses, of the shape of `labels`, in at least float32.
@@ -244,9 +244,9 @@ def sigmoid_focal_loss_with_integer_labels(
       where: Boolean, broadcasts to the shape of `logits`. Where it is False the loss is 0, without gradient.
       ignore_index: A row that names it has the loss 0 in all classes, without gradient; it may lie outside
         [0, C).
-      axis_name: Inside `jax.shard_map` the mesh axis, or a tuple of them, that shards the classes: `logits`
-        and `where` are those of this device's shard, `labels` count from the first class of all; options
-        per class may be of all classes or of the shard.
+      axis_name: Inside `jax.shard_map` (or `jax.pmap`, `jax.vmap`) the axis, or a tuple of them, that shards
+        the classes: `logits` and `where` are those of this device's shard, `labels` count from the first
+        class of all; options per class may be of all classes or of the shard.
 
     Returns:
       One loss per logit, of the shape of `logits`, in at least float32.

@@ -1,4 +1,4 @@
-"""The Keras grammar against Keras itself, and by hand where Keras is wrong."""
+"""The losses by Keras' names against Keras itself, and by hand where Keras is wrong."""
 
 import functools
 import inspect
@@ -234,14 +234,14 @@ def test_nan_under_a_weight_of_zero_is_silent(cls, reduction):
         assert np.isfinite(found).all()
 
 
-# The differences from Keras that README lists: what Keras does, run, and what focaljax does.
+# The differences from Keras that docs/keras.md lists: what Keras does, run, and what focaljax does.
 
 DIFFERENCES = {}
 KERAS = tuple(int(n) for n in keras.__version__.split(".")[:2])
 
 
 def difference(row):
-    """Registers the test of a row of README's table, by its first cell."""
+    """Registers the test of a row of its table, by its first cell."""
 
     def register(test):
         DIFFERENCES[row] = test
@@ -255,9 +255,9 @@ def named(library, name, **options):
     return relaxed(loss) if library is keras.losses else loss
 
 
-def test_each_difference_in_readme_has_a_test():
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    table = readme.split("with these differences:")[1].split("\n\n")[1]
+def test_each_difference_has_a_test():
+    page = Path(__file__).parents[1].joinpath("docs", "keras.md").read_text(encoding="utf-8")
+    table = page.split("\n\n")[2]
     rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     assert len(rows) > 10 and sorted(rows) == sorted(DIFFERENCES)
 
@@ -304,7 +304,7 @@ def test_nan_that_does_not_count_is_silent():
 
 
 @difference("`ignore_class`")
-@pytest.mark.skipif(KERAS > (3, 16), reason="newer than what README speaks of")
+@pytest.mark.skipif(KERAS > (3, 16), reason="newer than what docs/keras.md speaks of")
 def test_keras_has_no_focal_loss_of_class_indices():
     """The mean over the entries that count is tested with the objects, below."""
     assert not hasattr(keras.losses, "SparseCategoricalFocalCrossentropy")

@@ -626,7 +626,7 @@ WRONG = {
     "array as cap": ({"logit_soft_cap": jnp.ones(())}, TypeError, "`logit_soft_cap` must be a Python number"),
     "ignore_index": ({"ignore_index": 1.0}, TypeError, "`ignore_index` must be an int or None"),
     "precision": ({"precision": 3}, TypeError, "`precision` must be a JAX matmul precision"),
-    "axis_name": ({"axis_name": "model"}, ValueError, "`axis_name` must name mesh axes that shard `kernel`"),
+    "axis_name": ({"axis_name": "model"}, ValueError, "`axis_name` must name an axis"),
     "label_weights of another shape": (
         {"label_weights": jnp.ones((2, 2))},
         ValueError,

@@ -395,7 +395,7 @@ def test_a_padded_batch_is_the_batch_without_padding(mesh):
 
 
 def test_the_wrong_ways_that_readme_names_are_wrong(mesh):
-    """If one of these becomes right, README's table must change."""
+    """If one of these becomes right, the table of docs/keras.md must change."""
     n = 4 * jax.device_count()
     x, scale = np.arange(1, n + 1, dtype=np.float32), jnp.float32(1.5)
     valid = (np.arange(n) < 4) | (np.arange(n) % 4 == 0)  # four on the first device, one on the others

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from focaljax import _sharding
+
 # From `How` and operands as in :mod:`focaljax._linear.layer` to losses, or their sum, and what is logged.
 Operation = Callable[..., Any]
 
@@ -57,9 +59,16 @@ def form(losses: Any, gradient: Any) -> Form:
     def each_bwd(how, operands, ct):
         return _with_fixed(gradient(how, *operands, ct[0])[1])
 
+    def total_or_each(how, *operands):
+        """Gradients that wait are those of one cotangent for all devices, so where JAX tracks the axis."""
+        if _sharding.is_tracked(how.name):
+            return total(how, *operands)
+        found, logs = each(how, *operands)
+        return jnp.sum(found), logs
+
     total.defvjp(total_fwd, total_bwd)
     each.defvjp(each_fwd, each_bwd)
-    return Form(total, each)
+    return Form(total_or_each, each)
 
 
 def _with_fixed(gradients):

@@ -25,7 +25,11 @@ def of_rows(reading: str, z: jax.Array, fixed: Fixed, rows: Rows, classes: Class
     """The losses of rows, nothing to be logged, and the pull-back to logits, rows and classes."""
     mine = _sharding.local(fixed.labels, z.shape[1], how.name)
     loss, pull_back = _of_chunk(reading, z, fixed._replace(labels=mine), rows, classes)
-    return _sharding.total(loss, how.name), None, pull_back
+
+    def of_all(ct):
+        return pull_back(_sharding.cotangent(ct, how.name))
+
+    return _sharding.total(loss, how.name), None, of_all
 
 
 def _of_chunk(reading, z, fixed, rows, classes):
@@ -88,7 +92,7 @@ def gradient(
     waits: bool = False,
 ) -> Any:
     """The same in one sweep with the gradients of the sum of losses weighed by `ct`."""
-    x = layer.silenced(x, rows, ct)
+    x, ct = layer.silenced(x, rows, ct), _sharding.cotangent(ct, how.name)
     rows = jax.tree.map(lambda r: _sharding.vary(r, _sharding.varying(x)), rows)  # summed once, not by chunk
 
     def step(sums, chunk):
@@ -105,8 +109,8 @@ def gradient(
     made = jax.tree.map(lambda x: zeros(x, layer.kept_dtype(x.dtype) if waits else x.dtype), (head, options))
     sums, (d_head, d_options) = chunks.sweep(step, start, how, x, head, fixed, classes, made)
     loss, dx, d_rows, d_smoothing = sums
-    loss, d_rows = jax.tree.map(partial(_sharding.total, name=how.name), (loss, d_rows))
-    return (loss, None), (
+    d_rows = jax.tree.map(partial(_sharding.of_shared, name=how.name), d_rows)
+    return (_sharding.total(loss, how.name), None), (
         layer.rounded(dx, x, waits),
         d_head,
         d_rows,

@@ -144,7 +144,7 @@ def _backward(how, x, head, fixed, rows, classes, stats, ct) -> Any:
         z = layer.logits(x, chunk.head, how)
         capped = softmax.masked(layer.capped(z, how), chunk.fixed.kept)
         dz, found, d_options = pull(capped, chunk)
-        dz = dz + softmax.d_penalty(capped, rows, lse, ct)
+        dz = dz + softmax.d_penalty(capped, rows, lse, ct, how)
         more, d_head = layer.d_head(x, chunk.head, chunk.fixed.kept, z, dz, how, stored=True)
         return (dx + more, jax.tree.map(jnp.add, others, found)), (d_head, d_options)
 
@@ -179,8 +179,8 @@ class _Pull(NamedTuple):
 
 
 def _pull_integers(how, x, rows, classes, stats, ct):
-    del how, x, classes
-    slope = indexed.slopes(stats, rows.weight, rows.term, ct)
+    del x, classes
+    slope = softmax.slopes(stats, rows, ct, how)
 
     def of_chunk(z, chunk):
         return indexed.spread(z, chunk.fixed.labels, slope, stats, 1, None), (), None
@@ -194,6 +194,7 @@ def _pull_integers(how, x, rows, classes, stats, ct):
 
 def _pull_soft(how, x, rows, classes, stats, ct):
     every, peak, totals = stats
+    ct = _sharding.cotangent(ct, how.name)
 
     def of_chunk(z, chunk):
         (weights, term), unfold = jax.vjp(partial(softmax.folded, chunk.fixed), rows, chunk.classes)

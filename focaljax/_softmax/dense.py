@@ -67,6 +67,7 @@ def _fwd(logits, weights, term, axis, name, known):
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
 def _bwd(axis, name, residuals, ct):
     logits, weights, term, peak, totals = residuals
+    ct = _sharding.cotangent(ct, name)
     found = gradients(logits.astype(ct.dtype), weights, term, peak, totals, ct, axis, name)
     return found.logits.astype(logits.dtype), found.weights, found.term, None
 

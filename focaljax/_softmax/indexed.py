@@ -62,6 +62,7 @@ def _fwd(logits, labels, alpha, term, axis, name):
 def _bwd(axis, name, residuals, ct):
     logits, labels, alpha, term, stats = residuals
     slope = slopes(stats, alpha, term, ct)
+    slope = slope._replace(target=_sharding.cotangent(slope.target, name))
     mine = _sharding.local(_entries.apart(labels), logits.shape[axis], name)
     exact = logits.dtype == alpha.dtype
     d_logits = spread(logits.astype(alpha.dtype), mine, slope, stats, axis, name, exact)
