@@ -281,17 +281,13 @@ def mesh_axis(x: Any, like: jax.Array, like_name: str, classes: int) -> _shardin
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"`axis_name` must be the name of a mesh axis or a tuple of names, got {x!r}.")
     summed_axis(x)
-    if _sharding.is_tracked(x):
-        if not _sharding.varies(like, x):
-            raise ValueError(
-                f"`axis_name` must name axes that shard `{like_name}`; got {x!r} where `{like_name}` is "
-                f"{jax.typeof(like)}."
-            )
-    elif classes == 1:  # an option of size 1 could be that of the class, or of all
-        raise ValueError(
-            f"`axis_name` needs at least 2 classes of `{like_name}` per device outside "
-            f"`jax.shard_map(..., check_vma=True)`, got {x!r} and 1."
-        )
+    tracked = _sharding.is_tracked(x)
+    if tracked and not _sharding.varies(like, x):
+        kind = jax.typeof(like)
+        raise ValueError(f"`axis_name` must name axes that shard `{like_name}`, {kind}; got {x!r}.")
+    if not tracked and classes == 1:  # an option of size 1 could be that of the class, or of all
+        needs = f"needs at least 2 classes of `{like_name}` per device"
+        raise ValueError(f"`axis_name` {needs} outside `jax.shard_map(..., check_vma=True)`, got 1.")
     return x
 
 
@@ -479,14 +475,12 @@ def weights(name: str, x: Any, shape: tuple[int, ...]) -> jax.Array:
 
 def label_weights(x: Any, labels: jax.Array, rows: tuple[int, ...]) -> jax.Array:
     """How much of each row's label each of its classes is; known entries are at least 0 and finite."""
-    values = known(x)
-    x = real("label_weights", x)
+    x = amounts("label_weights", x)
     if x.shape != labels.shape or x.ndim != len(rows) + 1 or x.shape[:-1] != rows:
         raise ValueError(
             f"`label_weights` and `labels` must have one shape, {(*rows, 'L')}: that of `inputs` with the "
             f"classes of an example in the place of its last axis; got {x.shape} and {labels.shape}."
         )
-    in_range("label_weights", values, 0, math.inf)
     return x
 
 
@@ -495,9 +489,8 @@ def mask(name: str, x: Any, like: jax.Array, like_name: str) -> jax.Array:
     x = array(name, x)
     if x.dtype != jnp.bool_:
         raise TypeError(f"`{name}` must be boolean, got {x.dtype}.")
-    if x.ndim not in (0, like.ndim) or any(
-        n not in (1, m) for n, m in zip(x.shape, like.shape, strict=False)
-    ):
+    sizes = zip(x.shape, like.shape, strict=False)
+    if x.ndim not in (0, like.ndim) or any(n not in (1, m) for n, m in sizes):
         raise ValueError(
             f"`{name}` must broadcast to the shape of `{like_name}`, {like.shape}; got {x.shape}."
         )

@@ -387,7 +387,7 @@ def test_one_version_everywhere():
     top = re.search(r"^## \[(\d[^]]*)\] - \d{4}-\d\d-\d\d$", changelog, re.M)
     assert top is not None and top[1] == focaljax.__version__
     project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))
-    assert project["project"]["dynamic"] == ["version"]
+    assert project["project"]["dynamic"] == ["readme", "version"]
 
 
 def test_the_types_are_offered():
