@@ -8,6 +8,7 @@ import inspect
 import os
 from importlib import metadata
 
+from docutils import nodes
 from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util.inspect import stringify_signature
@@ -23,6 +24,7 @@ version = release = metadata.version(project)
 extensions = [
     "myst_parser",  # pages in Markdown, README among them
     "sphinx.ext.autodoc",  # the reference from docstrings
+    "sphinx.ext.autosummary",  # a page for each public name, and tables of them
     "sphinx.ext.napoleon",  # in Google's style
     "sphinx.ext.viewcode",
     "sphinxcontrib.programoutput",  # --help as the program prints it
@@ -38,6 +40,10 @@ autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Attributes", "params_style")]  # those of a dataclass: its options
 napoleon_use_rtype = False
+
+templates_path = ["_templates"]
+autosummary_generate = True
+autosummary_ignore_module_all = False
 
 html_theme = "furo"
 html_static_path = ["_static"]
@@ -67,7 +73,37 @@ def _signature(app, what, name, obj, options, signature, returns):
     return stringify_signature(plain, show_annotation=False, show_return_annotation=False), returns
 
 
+def _skip(app, what, name, obj, skip, options):
+    """Fields of a named tuple are described with the class."""
+    return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field number") else None
+
+
+def _linked(app, doctree, page):
+    """Names of the reference are links wherever they stand as code, but in titles and on their own page."""
+    objects = app.env.domains["py"].objects
+    public = {name.split(".")[-1]: name for name in objects if name.count(".") == 1}
+    for node in list(doctree.findall(nodes.literal)):
+        name = public.get(node.astext(), node.astext())
+        entry = objects.get(name)
+        if entry is None or entry.docname == page or _is_inside(node, nodes.reference, nodes.title):
+            continue
+        target = app.builder.get_relative_uri(page, entry.docname) + "#" + entry.node_id
+        link = nodes.reference("", "", internal=True, refuri=target)
+        node.replace_self(link)
+        link += node
+
+
+def _is_inside(node, *kinds):
+    while node.parent is not None:
+        node = node.parent
+        if isinstance(node, kinds):
+            return True
+    return False
+
+
 def setup(app):
     """Formulas become MathML, which browsers draw themselves: docutils has the translator."""
     app.connect("autodoc-process-signature", _signature)
+    app.connect("autodoc-skip-member", _skip)
+    app.connect("doctree-resolved", _linked)
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
