@@ -100,7 +100,7 @@ def test_a_program_runs_and_prints_what_it_says(
 
 @pytest.mark.parametrize("name", [name for name in DOCS if name.startswith("docs/howto/")])
 def test_a_how_to_page_shows_the_pictures_it_draws(name: str):
-    """Each is small, has words for those who do not see it, and is drawn by the page's own program."""
+    """Each is small, has words for those who do not see it, and is drawn by `python docs/pictures.py`."""
     shown = dict(re.findall(r"^!\[(.*)\]\((.*)\)$", DOCS[name], re.M))
     drawn = re.findall(r"savefig\(\"(.*?)\"", DOCS[name])
     assert drawn and set(drawn) <= set(shown.values())
