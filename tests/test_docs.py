@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
 import pytest
 
 import focaljax
@@ -73,16 +74,39 @@ def test_every_block_is_a_program_or_a_command():
     for name, text in DOCS.items():
         fences = re.findall(r"^```(.*)\n(?:(?s:.*?))^```$", text, re.M)
         assert text.count("```") == 2 * len(fences), name
-        assert {fence.split()[0] for fence in fences} <= {"python", "sh", *DIRECTIVES}, name
+        assert {fence.split()[0] for fence in fences} <= {"python", "r", "sh", *DIRECTIVES}, name
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A folder of its own for what a program draws, without a screen."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    plt.close("all")
 
 
 @pytest.mark.parametrize("code", PROGRAMS)
-def test_a_program_runs_and_prints_what_it_says(code: str, capsys: pytest.CaptureFixture[str]):
+def test_a_program_runs_and_prints_what_it_says(
+    code: str, capsys: pytest.CaptureFixture[str], pictures: Path
+):
     said = re.findall(r"^print\(.*\)  # (.*)$", code, re.M)
     assert len(said) == len(re.findall(r"^ *print\(", code, re.M)) >= 1
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # JAX' defaults
         exec(compile(code, "program", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.splitlines() == said
+    assert {path.name for path in pictures.iterdir()} == set(re.findall(r"savefig\(\"(.*?)\"", code))
+
+
+@pytest.mark.parametrize("name", [name for name in DOCS if name.startswith("docs/howto/")])
+def test_a_how_to_page_shows_the_pictures_it_draws(name: str):
+    """Each is small, has words for those who do not see it, and is drawn by `python docs/pictures.py`."""
+    shown = dict(re.findall(r"^!\[(.*)\]\((.*)\)$", DOCS[name], re.M))
+    drawn = re.findall(r"savefig\(\"(.*?)\"", DOCS[name])
+    assert drawn and set(drawn) <= set(shown.values())
+    for words, picture in shown.items():
+        file = ROOT.joinpath(name).parent / picture
+        assert file.stat().st_size < 60_000 and len(words) > 40, picture
 
 
 def test_every_library_is_converted_by_a_program():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from focaljax import (
+    linear_sigmoid_focal_loss,
     reduce_loss,
     sigmoid_focal_loss,
     sigmoid_focal_loss_with_integer_labels,
@@ -143,6 +144,90 @@ def positive_weight(z):
     return -3 * HARD * jax.nn.log_sigmoid(z) - (1 - HARD) * jax.nn.log_sigmoid(-z)
 
 
+def class_weighted(z):
+    """PyTorch's cross-entropy with class weights: the mean divides by the sum of the labels' weights."""
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(z), TARGETS[:, None], -1)[:, 0]
+    return jnp.sum(WEIGHTS[0][TARGETS] * -log_p) / np.sum(WEIGHTS[0][TARGETS])
+
+
+def ours_class_weighted(z):
+    losses = softmax_focal_loss_with_integer_labels(z, TARGETS, gamma=0.0)
+    return reduce_loss(losses, WEIGHTS[0][TARGETS], "mean_with_sample_weight")
+
+
+def multiclass(z):
+    """segmentation_models' mode: a sigmoid for each class, row 1 is ignored."""
+    kept = np.arange(ROWS) != 1
+    hot = np.eye(CLASSES)[TARGETS]
+    return jnp.mean(of_mixture(z, hot, 2.0, 0.25)[kept])
+
+
+def ours_multiclass(z):
+    labels = np.where(np.arange(ROWS) != 1, TARGETS, 255)
+    losses = sigmoid_focal_loss_with_integer_labels(z, labels, alpha=0.25, ignore_index=255)
+    return reduce_loss(losses, where=labels[:, None] != 255)
+
+
+QUERIES = (2, ROWS // 2, CLASSES)  # two images of three queries
+BOXES = np.float64((INDICES < CLASSES).sum())
+MATCHED = INDICES[:, None] == np.arange(CLASSES)
+IOU = RNG.random((ROWS, 1))
+
+
+def detr(z):
+    """Deformable DETR: a mean over queries by the number of boxes, times the number of queries."""
+    losses = of_mixture(z, MATCHED.astype(float), 2.0, 0.25).reshape(QUERIES)
+    return jnp.sum(jnp.mean(losses, 1)) / BOXES * np.float64(QUERIES[1])
+
+
+def ours_detr(z):
+    labels = INDICES.reshape(QUERIES[:2])
+    losses = sigmoid_focal_loss_with_integer_labels(z.reshape(QUERIES), labels, alpha=0.25)
+    return reduce_loss(losses, normalizer=BOXES)
+
+
+def matched_target(z):
+    return jax.lax.stop_gradient(jnp.maximum(jax.nn.sigmoid(z) ** 0.25 * IOU**0.75, 0.01))
+
+
+def rf_detr(z):
+    """RF-DETR and LW-DETR, IoU-aware: matched queries have a soft target, all other answers gamma 2."""
+    p, t = jax.nn.sigmoid(z), matched_target(z)
+    yes, no = jnp.where(MATCHED, t, 0), jnp.where(MATCHED, 1 - t, p**2)
+    return -jnp.sum(yes * jnp.log(p) + no * jnp.log1p(-p)) / BOXES
+
+
+def ours_rf_detr(z):
+    targets = jnp.where(MATCHED, matched_target(z), 0)
+    return reduce_loss(sigmoid_focal_loss(z, targets, gamma=np.where(MATCHED, 0.0, 2.0)), normalizer=BOXES)
+
+
+def boosters(z):
+    """CatBoost's and YDF's metric: divided by the sum of the weights."""
+    weights = np.arange(1.0, 1 + ROWS)[:, None] * np.ones(CLASSES)
+    return jnp.sum(weights * of_mixture(z, HARD, 2.0, 0.25)) / np.sum(weights)
+
+
+def ours_boosters(z):
+    losses = sigmoid_focal_loss(z, HARD, alpha=0.25)
+    return reduce_loss(losses, np.arange(1.0, 1 + ROWS)[:, None], "mean_with_sample_weight")
+
+
+LISTS = np.where(HARD == 1, np.arange(CLASSES), -1)  # of the positive classes, padded
+
+
+def recml(z):
+    """RecML: a mean over the vocabulary, then a weighted mean over positions."""
+    losses = jnp.mean(of_mixture(z, HARD, 2.0, 0.25), -1)
+    return jnp.sum(losses * np.arange(float(ROWS))) / np.arange(float(ROWS)).sum()
+
+
+def ours_recml(z):
+    inputs, weights = jnp.eye(ROWS, dtype=z.dtype), np.arange(float(ROWS))
+    options = {"alpha": 0.25, "sample_weight": weights, "reduction": "mean_with_sample_weight"}
+    return linear_sigmoid_focal_loss(inputs, z, LISTS, **options) / np.float64(CLASSES)
+
+
 def fortuna(z):
     p_t = jnp.take_along_axis(jax.nn.softmax(z), TARGETS[:, None], -1)[:, 0]
     return -jnp.mean((1 - p_t) ** 2 * jnp.log(p_t))
@@ -177,6 +262,12 @@ RECIPES = {
         lambda z: (1 - jnp.exp(-binary_cross_entropy(z, SOFT))) ** 2 * binary_cross_entropy(z, SOFT),
         lambda z: sigmoid_focal_loss(z, SOFT, soft_labels="cross_entropy"),
     ),
+    "segmentation_models, multiclass": Recipe(multiclass, ours_multiclass),
+    "DETR": Recipe(detr, ours_detr),
+    "RF-DETR": Recipe(rf_detr, ours_rf_detr),
+    "CatBoost and YDF": Recipe(boosters, ours_boosters),
+    "RecML": Recipe(recml, ours_recml),
+    "class weights": Recipe(class_weighted, ours_class_weighted),
     "pos_weight": Recipe(positive_weight, lambda z: 4 * sigmoid_focal_loss(z, HARD, gamma=0.0, alpha=3 / 4)),
     "Fortuna": Recipe(
         fortuna, lambda z: reduce_loss(softmax_focal_loss(z, np.eye(CLASSES)[TARGETS], term=Focal(2.0)))
