@@ -1,7 +1,7 @@
 """The compiled programs: what TPUs and an H200 would read, write and store, without having one.
 
-The compilers come with the extra `compilers`. Where one is missing, or does not fit this JAX, its tests skip,
-unless COMPILERS=required says that they are wanted, as CI does.
+The compilers come with the dependency group `compilers`. Where one is missing, or does not fit this JAX, its
+tests skip, unless COMPILERS=required says that they are wanted, as CI does.
 The bounds are in passes (bytes moved by the size of the logits) and hold for logits that fill a device.
 """
 

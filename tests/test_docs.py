@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
 CI = ROOT.joinpath(".ci", "run").read_text(encoding="utf-8")
 PAGES = sorted(ROOT.joinpath("docs").rglob("*.md"))
-PROJECT = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, GROUPS = PYPROJECT["project"], PYPROJECT["dependency-groups"]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
 COMMANDS = [code for language, code in BLOCKS if language == "sh"]
 DOCS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
@@ -42,14 +43,16 @@ def offered(text: str) -> list[str]:
 
 
 def documented() -> set[str]:
-    """The modules and names of the directives that make the reference."""
+    """The modules and names that have a page in the reference."""
     found = set()
     for name, text in DOCS.items():
         module = ""
-        directives = r"^\.\. (automodule|currentmodule|autofunction|autoclass):: (\S+)$"
-        for directive, target in re.findall(directives, text, re.M) if "/reference/" in name else []:
-            module = target if directive.endswith("module") else module
-            found.add(target if directive.endswith("module") else f"{module}.{target}")
+        for line in text.splitlines() if "/reference/" in name else []:
+            if directive := re.fullmatch(r"\.\. (?:automodule|currentmodule):: (\S+)", line):
+                module = directive[1]
+                found.add(module)
+            elif entry := re.fullmatch(r"   (\w+)", line):
+                found.add(f"{module}.{entry[1]}")
     return found
 
 
@@ -119,7 +122,7 @@ def test_every_library_is_converted_by_a_program():
     for name, code in programs.items():
         module = {"scikit-learn": "sklearn"}.get(name, name.lower())
         assert re.search(rf"^(import|from) {module}\b", code, re.M) and "assert_allclose" in code, name
-    bench = {re.split(r"[>=]", extra)[0] for extra in PROJECT["optional-dependencies"]["bench"]}
+    bench = {re.split(r"[>=]", extra)[0] for extra in GROUPS["bench"]}
     assert {"torch", *(name.lower() for name in on_torch)} <= bench
 
 
@@ -156,18 +159,25 @@ def test_the_commands_install_extras_that_exist():
     for command in COMMANDS:
         (extra,) = re.findall(r'"\.\[(\w+)\]"', command)
         assert extra in PROJECT["optional-dependencies"]
+        assert set(re.findall(r"--group (\w+)", command)) <= set(GROUPS)
 
 
 def test_every_extra_is_explained():
-    assert {"bench", "demo", "flax", "keras", "test"} <= set(PROJECT["optional-dependencies"])
-    for extra in PROJECT["optional-dependencies"]:
-        assert f"`{extra}`" in README or f"[{extra}]" in README
+    assert {"all", "demo", "flax", "keras"} <= set(PROJECT["optional-dependencies"])
+    contributing = ROOT.joinpath("CONTRIBUTING.md").read_text(encoding="utf-8")
+    for page in (README, DOCS["docs/installing.md"]):
+        assert all(f"`{extra}`" in page for extra in PROJECT["optional-dependencies"])
+    for group in set(GROUPS) - {"lint", "release"}:  # one is part of another, one has its command beside it
+        assert f"--group {group}" in contributing
+    (every,) = PROJECT["optional-dependencies"]["all"]
+    named = set(re.findall(r"\w+", every)) - {"focaljax"}
+    assert named == set(PROJECT["optional-dependencies"]) - {"all"}
 
 
 def test_every_dependency_has_a_reason():
     lines = ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8").splitlines()
-    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    for dependency in (dependency for group in groups for dependency in group):
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values(), *GROUPS.values()]
+    for dependency in (dependency for group in groups for dependency in group if isinstance(dependency, str)):
         named = [line for line in lines if re.match(rf'(\w+ = \[|    )"{re.escape(dependency)}"', line)]
         assert named and all(re.search(r"  # \w", line) for line in named), dependency
 
@@ -185,10 +195,23 @@ def test_the_licence_is_named():
 
 
 def test_pictures_and_links_lead_somewhere():
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    assert any(target.endswith(".png") for target in targets)
-    for target in targets:
-        assert target.startswith("https://") or ROOT.joinpath(target).is_file(), target
+    pages = {name: text for name, text in DOCS.items()} | {"README.md": README}
+    pages["CONTRIBUTING.md"] = ROOT.joinpath("CONTRIBUTING.md").read_text(encoding="utf-8")
+    for name, text in pages.items():
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+            assert target.startswith("https://") or ROOT.joinpath(name).parent.joinpath(target).exists(), (
+                target
+            )
+    assert README.count("![") == 2
+
+
+def test_nothing_of_the_package_index_s_page_leads_nowhere():
+    """Links into this folder are plain text there, as pyproject.toml says."""
+    text = README
+    for rule in PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    assert all(target.startswith("https://") for target in re.findall(r"\]\(([^)]+)\)", text))
+    assert "](https://arxiv.org" in text and "![" not in text
 
 
 @pytest.mark.parametrize("module", OFFERED)
