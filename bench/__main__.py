@@ -27,30 +27,24 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
     benches = parser.add_subparsers(dest="bench", required=True)
-    for name, words in BENCHES.items():
-        one = benches.add_parser(name, help=words, description=words)
-        if name == "report":
-            continue
-        one.add_argument("--quick", action="store_true", help="tiny sizes: tries the bench, measures nothing")
-        one.add_argument(
-            "--out",
-            type=Path,
-            metavar="FOLDER",
-            help="default: bench/results, with --quick bench/results/quick",
+    one = {name: benches.add_parser(name, help=words, description=words) for name, words in BENCHES.items()}
+    for name in list(one)[:-1]:
+        words = "default: bench/results, with --quick bench/results/quick"
+        one[name].add_argument(
+            "--quick", action="store_true", help="tiny sizes: tries the bench, measures nothing"
         )
-        if name in ("speed", "growth", "linear"):
-            one.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
-        if name in ("speed", "schedule", "linear"):
-            one.add_argument(
-                "--case", nargs="+", metavar="NAME", help="one or more of the cases; default: all"
-            )
-        if name in ("speed", "schedule"):
-            words = "default: both" if name == "schedule" else "default: float32; on a GPU both"
-            one.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help=words)
-        if name == "schedule":
-            one.add_argument(
-                "--chip", nargs="+", choices=("v5e", "v5p", "v6e", "h100", "h200"), help="default: all"
-            )
+        one[name].add_argument("--out", type=Path, metavar="FOLDER", help=words)
+    for name in ("speed", "growth", "linear"):
+        one[name].add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
+    for name in ("speed", "schedule", "linear"):
+        one[name].add_argument(
+            "--case", nargs="+", metavar="NAME", help="one or more of the cases; default: all"
+        )
+    for name, words in {"speed": "float32; on a GPU both", "schedule": "both"}.items():
+        dtypes = ("float32", "bfloat16")
+        one[name].add_argument("--dtype", nargs="+", choices=dtypes, help=f"default: {words}")
+    chips = ("v5e", "v5p", "v6e", "h100", "h200")
+    one["schedule"].add_argument("--chip", nargs="+", choices=chips, help="default: all")
     return parser
 
 
@@ -74,10 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.bench != "report":
         args.out = args.out or (RESULTS / "quick" if args.quick else RESULTS)
     prepare(getattr(args, "device", "cpu"))
-    if unknown := _unknown_cases(args):
-        print(f"no such case: {', '.join(unknown)}", file=sys.stderr)
-        return 2
-    if problem := _no_gpu(args):
+    if problem := _problem(args):
         print(problem, file=sys.stderr)
         return 2
     try:
@@ -86,23 +77,22 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _no_gpu(args: argparse.Namespace) -> str | None:
-    """Why `--device gpu` cannot be had."""
-    if getattr(args, "device", "cpu") == "cpu":
-        return None
-    import jax
+def _problem(args: argparse.Namespace) -> str | None:
+    """Why the arguments cannot be had: there is no such case, or no GPU."""
+    if asked := getattr(args, "case", None):
+        names = importlib.import_module(
+            "bench.cases" if args.bench == "speed" else f"bench.{args.bench}"
+        ).NAMES
+        if unknown := [name for name in asked if name not in names]:
+            return f"no such case: {', '.join(unknown)}"
+    if getattr(args, "device", "cpu") == "gpu":
+        import jax
 
-    try:
-        jax.devices("gpu")
-    except RuntimeError as error:
-        return f"JAX finds no GPU: {error}"
+        try:
+            jax.devices("gpu")
+        except RuntimeError as error:
+            return f"JAX finds no GPU: {error}"
     return None
-
-
-def _unknown_cases(args: argparse.Namespace) -> list[str]:
-    module = "bench.cases" if args.bench == "speed" else f"bench.{args.bench}"
-    names = importlib.import_module(module).NAMES if getattr(args, "case", None) else []
-    return [name for name in getattr(args, "case", None) or [] if name not in names]
 
 
 if __name__ == "__main__":

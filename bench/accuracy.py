@@ -6,15 +6,16 @@ The rows are where formulas break: gaps between logits from 1e-8 to 1e4, ties, o
 
 import warnings
 from argparse import Namespace
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from bench import agreement, tables
-from bench.console import progress, say, show
+from bench import agreement
+from bench.console import collect, say
 from bench.contenders import Contender, contenders
-from bench.results import Writer, header
-from bench.truth import hard, tolerances
+from bench.results import header
+from bench.truth import hard, oracle, tolerances
 
 ALIVE = 1e-30  # a gradient of the label above this must not be zero
 OFF = 0.01  # relative: a value that is wrong by more is wrong
@@ -31,44 +32,33 @@ def main(args: Namespace) -> int:
         say(f"absent: {contender.name} ({contender.reason})")
     warnings.filterwarnings("ignore", "(In loss|You are using a softmax)")  # Keras, of a single class
     totals: dict[tuple[str, str, float], dict[str, Any]] = {}
-    with Writer(args.out, result, say) as writer, progress() as bar:
-        task = bar.add_task("", total=(len(classes) + 1) * len(gammas))
-        for count in (0, *classes):  # 0: the sigmoid grid
-            for gamma in gammas:
-                bar.update(task, description=f"{count or 'sigmoid'} classes, gamma {gamma:g}")
-                for contender, judged in judge_all(count, gamma, found):
-                    key = contender.family, contender.name, gamma
-                    totals[key] = merged(totals.get(key), judged)
-                    totals[key]["note"] = contender.note
-                bar.advance(task)
-            result["rows"] = [
-                {"family": family, "contender": name, "gamma": gamma, **total}
-                for (family, name, gamma), total in sorted(
-                    totals.items(), key=lambda item: item[0][0] != "softmax"
-                )
-            ]
-            writer.write()
-    show(tables.accuracy(result))
+
+    def do(job: tuple[int, float]) -> None:
+        count, gamma = job
+        for contender, judged in judge_all(count, gamma, found):
+            key = {"family": contender.family, "contender": contender.name, "gamma": gamma}
+            total = merged(totals.get(tuple(key.values()), {}), judged)
+            totals[*key.values()] = key | total | {"note": contender.note}
+        result["rows"] = sorted(totals.values(), key=lambda row: row["family"] != "softmax")
+
+    jobs = [(count, gamma) for count in (0, *classes) for gamma in gammas]  # 0: the sigmoid grid
+    collect(args, result, [(f"{n or 'sigmoid'} classes, gamma {g:g}", (n, g)) for n, g in jobs], do)
     return 0
 
 
-def judge_all(count: int, gamma: float, found: list[Contender]) -> Any:
+def judge_all(count: int, gamma: float, found: list[Contender]) -> Iterator[tuple[Contender, dict[str, Any]]]:
     """(contender, its errors) on all rows of so many classes, or on the sigmoid grid."""
     family = "softmax" if count else "sigmoid"
-    racing = [c for c in found if c.family == family and (c.focal or gamma == 0)]
+    racing, alpha = [c for c in found if c.family == family and (c.focal or gamma == 0)], ALPHA[family]
     logits, labels = rows(count)
-    weights = agreement.oracle.one_hot(labels, count) if count else labels
-    if not racing:
-        return
-    truth = agreement.truth(racing[0]._replace(focal=True), logits, weights, gamma, ALPHA[family])
-    plain = truth if count else agreement.truth(racing[0]._replace(focal=False), logits, weights, 0.0, None)
-    for contender in racing:
-        given = labels if contender.indices else weights.astype(np.float32)
-        losses, gradient = agreement.on(contender).evaluate(
-            contender, logits, given, gamma, -1, ALPHA[family]
-        )
-        want = truth if contender.focal else plain
-        yield contender, judged(losses, gradient, want.value, want.grad, labels if count else None)
+    weights = oracle.one_hot(labels, count) if count else labels
+    truths: dict[bool, Any] = {}  # at gamma 0 the softmax has one, the sigmoid one with alpha and one without
+    for c in racing:
+        if (kind := family == "softmax" or c.focal) not in truths:
+            truths[kind] = agreement.truth(c, logits, weights, gamma, alpha)
+        want, given = truths[kind], labels if c.indices else weights.astype(np.float32)
+        losses, gradient = agreement.on(c).evaluate(c, logits, given, gamma, -1, alpha)
+        yield c, judged(losses, gradient, want.value, want.grad, labels if count else None)
 
 
 def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,23 +74,22 @@ def judged(
     losses: np.ndarray, gradient: np.ndarray, value: np.ndarray, grad: np.ndarray, targets: np.ndarray | None
 ) -> dict[str, Any]:
     """Counts of rows, and the worst relative errors of what is finite."""
-    count = grad.shape[-1]
-    tiny = tolerances.flush(count)  # below it XLA flushes to zero
+    count = len(grad)
+    tiny = tolerances.flush(grad.shape[-1])  # below it XLA flushes to zero
     value_error, gradient_error = relative(losses, value, tiny), relative(gradient, grad, tiny)
-    own = np.arange(len(grad)), (0 if targets is None else targets)
-    dead = (gradient[own] == 0) & (np.abs(grad[own]) > ALIVE)
-    bad_value = ~np.isfinite(losses).reshape(len(grad), -1).all(-1)
-    bad_gradient = ~np.isfinite(gradient).all(-1)
-    wrong = ~(value_error.reshape(len(grad), -1) <= OFF).all(-1)
-    return {
-        "rows": len(grad),
-        "bad_value": int(bad_value.sum()),
-        "bad_gradient": int(bad_gradient.sum()),
-        "dead": int(dead.sum()),
-        "off": int(wrong.sum()),
-        "worst_value": worst(value_error),
-        "worst_gradient": worst(gradient_error),
+    own = np.arange(count), (0 if targets is None else targets)
+    flags = {
+        "bad_value": ~np.isfinite(losses).reshape(count, -1).all(-1),
+        "bad_gradient": ~np.isfinite(gradient).all(-1),
+        "dead": (gradient[own] == 0) & (np.abs(grad[own]) > ALIVE),
+        "off": ~(value_error.reshape(count, -1) <= OFF).all(-1),
     }
+    worst = {"worst_value": value_error, "worst_gradient": gradient_error}
+    return (
+        {"rows": count}
+        | {key: int(flag.sum()) for key, flag in flags.items()}
+        | {key: float(np.max(x, where=~np.isnan(x), initial=0.0)) for key, x in worst.items()}
+    )
 
 
 def relative(got: np.ndarray, want: np.ndarray, tiny: float) -> np.ndarray:
@@ -110,14 +99,7 @@ def relative(got: np.ndarray, want: np.ndarray, tiny: float) -> np.ndarray:
         return np.where(np.isfinite(got), difference / np.maximum(np.abs(want), tiny), np.nan)
 
 
-def worst(errors: np.ndarray) -> float:
-    """The largest that is a number."""
-    return float(np.max(errors, where=~np.isnan(errors), initial=0.0))
-
-
-def merged(total: dict[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
+def merged(total: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """Counts added, the worse of the errors."""
-    if total is None:
-        return dict(more)
     pick = {key: max if key.startswith("worst") else int.__add__ for key in more}
-    return {key: pick[key](total[key], x) for key, x in more.items()}
+    return {key: pick[key](total.get(key, type(x)()), x) for key, x in more.items()}

@@ -15,6 +15,8 @@ from bench.truth import oracle
 TOLERANCE = 1e-4  # relative, in float32, of examples that ask for nothing special
 WITHIN_CASE = {"float32": 1e-3, "bfloat16": 5e-2}  # of sums over millions, rounded by each as it likes
 
+DISAGREES = "DISAGREES: {contender} in {case} {dtype} by {difference:.1e}"
+
 
 class Disagreement(Exception):
     """A contender computes another loss than it claims."""

@@ -8,6 +8,7 @@ the optimised HLO. One pass is one read or write of an array of the size of the 
 
 import functools
 import importlib.metadata
+import itertools
 import os
 import re
 from argparse import Namespace
@@ -20,10 +21,10 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from bench import hlo, tables
-from bench.console import progress, say, show
+from bench import hlo
+from bench.console import collect
 from bench.contenders import Contender, contenders, smoothed
-from bench.results import COMPILERS, Writer, header
+from bench.results import COMPILERS, header
 
 CONFIGS = Path(__file__).parent / "targets"
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "h100": "1x1x1", "h200": "1x1x1"}
@@ -113,12 +114,10 @@ def place(target: str) -> SingleDeviceSharding:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
     if os.environ.get("JAX_PLATFORMS") == "cpu":  # no TPU to fight for: parallel tests may all compile
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    wheel = WHEELS[target]
-    options = {"topology_name": TOPOLOGIES[target], "platform": "tpu"}
+    wheel, options = WHEELS[target], {"topology_name": TOPOLOGIES[target], "platform": "tpu"}
     if wheel != "libtpu":
-        config = (CONFIGS / f"{target}.txtpb").read_text()
         options = {"topology_name": target, "topology": TOPOLOGIES[target], "platform": "cuda"}
-        options["target_config"] = config
+        options["target_config"] = (CONFIGS / f"{target}.txtpb").read_text()
     try:
         importlib.metadata.version(wheel)
         return SingleDeviceSharding(topologies.get_topology_desc(**options).devices[0])
@@ -143,7 +142,7 @@ ENOUGH = {"focaljax", "Optax cross-entropy", "textbook focal"}  # where only cla
 def compile_loss(
     loss: Callable, shape: Sequence[int], axis: int, dtype: str, target: str, **options: Any
 ) -> Program:
-    """The mean of a loss or its gradient, measured on `target`; options as of `program_of`."""
+    """What the mean of a loss or its gradient costs on `target`; options as of `program_of`."""
     f, operands = program_of(loss, shape, axis, dtype, **options)
     return measure(f, *operands, target=target)
 
@@ -187,41 +186,45 @@ def jobs() -> list[dict[str, Any]]:
 
     Values in float32 only, as both dtypes are read alike; few classes and images on one TPU and the H200.
     """
-    found = [
-        {"loss": c, "target": t, "dtype": d, "shape": "rows", "gradient": g}
-        for g, dtypes in ((False, ("float32",)), (True, ("float32", "bfloat16")))
-        for t in TARGETS
-        for d in dtypes
-        for c in racing()
+    both, some, every = ("float32", "bfloat16"), ("v5e", "h200"), racing()
+    plain = [c for c in every if c.name in ENOUGH]
+    groups = [
+        ("rows", False, TARGETS, both[:1], every),
+        ("rows", True, TARGETS, both, every),
+        ("pixels", True, some, both, plain),
+        ("2 classes", True, some, both[:1], plain),
+        ("21 classes", True, some, both[:1], plain),
     ]
-    return found + [
-        {"loss": c, "target": t, "dtype": d, "shape": s, "gradient": True}
-        for s, dtypes in (
-            ("pixels", ("float32", "bfloat16")),
-            ("2 classes", ("float32",)),
-            ("21 classes", ("float32",)),
-        )
-        for t in ("v5e", "h200")
-        for d in dtypes
-        for c in racing()
-        if c.name in ENOUGH
+    return [
+        {"loss": c, "target": t, "dtype": d, "shape": shape, "gradient": gradient}
+        for shape, gradient, targets, dtypes, losses in groups
+        for t, d, c in itertools.product(targets, dtypes, losses)
     ]
+
+
+def attempt(row: dict[str, Any], target: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """One row of a result with what `make` finds of a program, or with why it could not be compiled."""
+    try:
+        return row | make()
+    except (Unavailable, FileNotFoundError) as error:
+        return row | {"failed": str(error)}
+    except KeyError as error:
+        return row | {"failed": f"{target}: its compiler wrote no schedule of {error}"}
+    except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
+        return row | {"failed": f"{target}: {str(error).splitlines()[0]}"}
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """One row of the results."""
     contender, (shape, axis) = job["loss"], SHAPES[job["shape"]]
-    row = {**job, "loss": contender.name, "logits": list(shape), "axis": axis}
-    options = {"indices": contender.indices, "gradient": job["gradient"]}
-    try:
+
+    def make() -> dict[str, Any]:
+        options = {"indices": contender.indices, "gradient": job["gradient"]}
         program = compile_loss(contender.loss, shape, axis, job["dtype"], job["target"], **options)
-    except Unavailable as error:
-        return {**row, "failed": str(error)}
-    except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
-        return {**row, "failed": f"{job['target']}: {str(error).splitlines()[0]}"}
-    numbers = program._asdict()
-    del numbers["text"]
-    return {**row, **numbers, "passes": round(program.passes, 3), "temp": round(program.temp, 3)}
+        numbers = {key: value for key, value in program._asdict().items() if key != "text"}
+        return numbers | {"passes": round(program.passes, 3), "temp": round(program.temp, 3)}
+
+    return attempt(job | {"loss": contender.name, "logits": list(shape), "axis": axis}, job["target"], make)
 
 
 def main(args: Namespace) -> int:
@@ -230,12 +233,6 @@ def main(args: Namespace) -> int:
     if args.quick:
         todo = [j for j in todo if j["target"] == "v5e" and j["loss"].name in ENOUGH and j["shape"] == "rows"]
     result = header("compiled", packages=COMPILERS) | {"rows": []}
-    with Writer(args.out, result, say) as writer, progress() as bar:
-        task = bar.add_task("", total=len(todo))
-        for job in todo:
-            bar.update(task, description=f"{job['target']} {job['dtype']} {job['loss'].name}")
-            result["rows"].append(run(job))
-            bar.advance(task)
-            writer.write()
-    show(tables.compiled(result))
+    named = [(f"{job['target']} {job['dtype']} {job['loss'].name}", job) for job in todo]
+    collect(args, result, named, lambda job: result["rows"].append(run(job)))
     return 0

@@ -1,23 +1,24 @@
-"""What the terminal shows: a progress bar and tables."""
+"""What the terminal shows: lines, tables, and a progress bar over the jobs of a bench."""
 
-from rich import box
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from typing import Any
+
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table as RichTable
+from rich.markdown import Markdown
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from bench.tables import Table
+from bench.results import writer
+from bench.tables import TABLES
 
 console = Console()
-
-
-def progress() -> Progress:
-    """A bar with what is being done, the time gone and the time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.completed}/{task.total}"),
-    )
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
 def say(line: str) -> None:
@@ -25,16 +26,18 @@ def say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def show(tables: list[Table]) -> None:
-    """Prints tables one below the other."""
-    for table in tables:
-        say(table.title)
-        grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-        for i, name in enumerate(table.header):
-            grid.add_column(name, justify="right" if i else "left", no_wrap=not i)
-        for row in table.rows:
-            grid.add_row(*row)
-        console.print(grid)
-        if table.note:
-            say(table.note)
-        say("")
+def collect(
+    args: Namespace, result: dict[str, Any], jobs: Iterable[tuple[str, Any]], do: Callable[[Any], None]
+) -> None:
+    """Does the jobs under a bar that names them, writes `result` after each one, and shows its tables."""
+    jobs = list(jobs)
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    with writer(args.out, result, say) as write, Progress(*columns, *times, console=console) as bar:
+        task = bar.add_task("", total=len(jobs))
+        for words, job in jobs:
+            bar.update(task, description=words)
+            do(job)
+            bar.advance(task)
+            write()
+    console.print(Markdown("\n\n".join(table.markdown() for table in TABLES[result["bench"]](result))))

@@ -7,14 +7,15 @@ with the reason, never left out in silence.
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 import focaljax
 
+T = TypeVar("T")
 BASELINE = "Optax cross-entropy"  # what every ratio is a ratio to
 OURS = "focaljax"
 DENSE = "focaljax, dense labels"
@@ -43,6 +44,11 @@ class Absent(NamedTuple):
     reason: str
 
 
+PLAIN = {"focal": False, "note": "gamma 0 only"}
+ENTRIES = {"family": "sigmoid", "indices": False}
+SCALARS = "scalar gamma and alpha"
+
+
 def textbook(logits: jax.Array, labels: jax.Array, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
     """Focal loss as it is usually written, differentiated by JAX."""
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits, axis), jnp.expand_dims(labels, axis), axis)
@@ -50,50 +56,52 @@ def textbook(logits: jax.Array, labels: jax.Array, gamma: Any, axis: int, alpha:
     return losses if alpha is None else alpha * losses
 
 
-def integer(z: Any, y: Any, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
-    """Ours, from class indices."""
-    return focaljax.softmax_focal_loss_with_integer_labels(z, y, gamma=gamma, alpha=alpha, axis=axis)
+def ours(loss: Callable, **options: Any) -> Callable:
+    """One of our losses, called as all contenders are."""
+
+    def of(z, y, gamma, axis, alpha=None):
+        return loss(z, y, gamma=gamma, alpha=alpha, axis=axis, **options)
+
+    return of
 
 
-def smoothed(z: Any, y: Any, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
-    """Ours, from class indices with label smoothing: nobody else has that, so it is in `compiled` only."""
-    return focaljax.softmax_focal_loss_with_integer_labels(
-        z, y, gamma=gamma, alpha=alpha, axis=axis, label_smoothing=0.1
-    )
-
-
-def dense(z: Any, y: Any, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
-    """Ours, from one label per class."""
-    return focaljax.softmax_focal_loss(z, y, gamma=gamma, alpha=alpha, axis=axis)
+integer = ours(focaljax.softmax_focal_loss_with_integer_labels)
+smoothed = ours(focaljax.softmax_focal_loss_with_integer_labels, label_smoothing=0.1)  # nobody else has that
+dense = ours(focaljax.softmax_focal_loss)
 
 
 def sigmoid(z: Any, y: Any, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
     """Ours, of independent labels."""
-    del axis
     return focaljax.sigmoid_focal_loss(z, y, gamma=gamma, alpha=alpha)
+
+
+def gathered(makers: Mapping[str, Callable[[], Iterable[T]]], absent: list[Absent]) -> list[T]:
+    """What the libraries have; of those that fail the name and the reason go into `absent`."""
+    found: list[T] = []
+    for library, make in makers.items():
+        try:
+            found += make()
+        except Exception as error:  # not installed, or not for the others that are
+            absent.append(Absent(library, f"{type(error).__name__}: {error}"))
+    return found
 
 
 def contenders(
     device: str = "cpu", libraries: Sequence[str] = ("optax", "keras", "torch")
 ) -> tuple[list[Contender], list[Absent]]:
     """All of these libraries that can run on `device` (cpu or gpu), ours first, and those that cannot."""
+    absent: list[Absent] = []
+    makers = {"optax": _optax, "keras": _keras, "torch": lambda: _torch(device, absent)}
     found = [
         Contender(OURS, integer),
         Contender(DENSE, dense, indices=False),
         Contender("textbook focal", textbook),
-        Contender(OURS, sigmoid, family="sigmoid", indices=False),
+        Contender(OURS, sigmoid, **ENTRIES),
     ]
-    absent: list[Absent] = []
-    made = {"optax": _optax, "keras": _keras, "torch": _torch}
-    for library in libraries:
-        try:
-            found += made[library](device, absent)
-        except Exception as error:  # not installed, or not for the others that are
-            absent.append(Absent(library, f"{type(error).__name__}: {error}"))
-    return found, absent
+    return found + gathered({library: makers[library] for library in libraries}, absent), absent
 
 
-def _optax(device: str, absent: list[Absent]) -> list[Contender]:
+def _optax() -> list[Contender]:
     import optax
 
     def cross_entropy(z, y, gamma, axis, alpha=None):
@@ -108,16 +116,15 @@ def _optax(device: str, absent: list[Absent]) -> list[Contender]:
     def sigmoid_focal(z, y, gamma, axis, alpha=None):
         return optax.sigmoid_focal_loss(z, y, alpha=alpha, gamma=gamma)
 
-    plain = {"focal": False, "note": "gamma 0 only"}
     return [
-        Contender(BASELINE, cross_entropy, **plain),
-        Contender(f"{BASELINE}, dense", dense_cross_entropy, indices=False, **plain),
-        Contender(BASELINE, binary_cross_entropy, family="sigmoid", indices=False, **plain),
-        Contender("Optax focal", sigmoid_focal, family="sigmoid", indices=False),
+        Contender(BASELINE, cross_entropy, **PLAIN),
+        Contender(f"{BASELINE}, dense", dense_cross_entropy, indices=False, **PLAIN),
+        Contender(BASELINE, binary_cross_entropy, **ENTRIES, **PLAIN),
+        Contender("Optax focal", sigmoid_focal, **ENTRIES),
     ]
 
 
-def _keras(device: str, absent: list[Absent]) -> list[Contender]:
+def _keras() -> list[Contender]:
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras
 
@@ -125,25 +132,18 @@ def _keras(device: str, absent: list[Absent]) -> list[Contender]:
         raise ImportError(f"Keras runs on {backend} here; set KERAS_BACKEND=jax")
 
     def categorical(z, y, gamma, axis, alpha=None):
-        alpha = 1.0 if alpha is None else alpha
-        return keras.losses.categorical_focal_crossentropy(
-            y, z, alpha=alpha, gamma=gamma, from_logits=True, axis=axis
-        )
+        options = {"gamma": gamma, "alpha": 1.0 if alpha is None else alpha}
+        return keras.losses.categorical_focal_crossentropy(y, z, from_logits=True, axis=axis, **options)
 
     def binary(z, y, gamma, axis, alpha=None):
         """One loss per entry: Keras averages over an axis, here one of size 1."""
-        return keras.losses.binary_focal_crossentropy(
-            y[..., None],
-            z[..., None],
-            apply_class_balancing=alpha is not None,
-            alpha=0.25 if alpha is None else alpha,  # without balancing it is ignored
-            gamma=gamma,
-            from_logits=True,
-        )
+        options = {} if alpha is None else {"apply_class_balancing": True, "alpha": alpha}
+        y, z = y[..., None], z[..., None]
+        return keras.losses.binary_focal_crossentropy(y, z, gamma=gamma, from_logits=True, **options)
 
     return [
         Contender("Keras focal", categorical, indices=False, note="one-hot labels only"),
-        Contender("Keras focal", binary, family="sigmoid", indices=False),
+        Contender("Keras focal", binary, **ENTRIES),
     ]
 
 
@@ -152,7 +152,6 @@ def _torch(device: str, absent: list[Absent]) -> list[Contender]:
     if device == "gpu" and not torch.cuda.is_available():
         raise ImportError("torch has no CUDA device here")
     functional = torch.nn.functional
-    found: list[Contender] = []
 
     def cross_entropy(z, y, gamma, axis, alpha=None):
         return functional.cross_entropy(z.movedim(axis, 1), y, reduction="none")
@@ -165,25 +164,20 @@ def _torch(device: str, absent: list[Absent]) -> list[Contender]:
     def binary_cross_entropy(z, y, gamma, axis, alpha=None):
         return functional.binary_cross_entropy_with_logits(z, y, reduction="none")
 
-    def add(contender: Contender) -> None:
-        found.append(contender._replace(framework="torch", compiled=False))
-        if not contender.cuda:  # those are compiled kernels already
-            found.append(contender._replace(framework="torch", name=f"{contender.name}, compiled"))
-
-    plain = {"focal": False, "note": "gamma 0 only"}
-    add(Contender("torch cross-entropy", cross_entropy, **plain))
-    add(Contender("torch focal", focal))
-    add(Contender("torch cross-entropy", binary_cross_entropy, family="sigmoid", indices=False, **plain))
-    libraries = [("torchvision", _torchvision), ("kornia", _kornia)]
+    found = [
+        Contender("torch cross-entropy", cross_entropy, **PLAIN),
+        Contender("torch focal", focal),
+        Contender("torch cross-entropy", binary_cross_entropy, **ENTRIES, **PLAIN),
+    ]
+    makers = {"torchvision": _torchvision, "kornia": _kornia}
     if device == "gpu":
-        libraries += [("Liger", _liger), ("QuACK", _quack), ("FlashAttention", _flash)]
-    for library, make in libraries:
-        try:
-            for contender in make():
-                add(contender)
-        except Exception as error:  # not installed, or not for the others that are
-            absent.append(Absent(library, f"{type(error).__name__}: {error}"))
-    return found
+        makers |= {"Liger": _liger, "QuACK": _quack, "FlashAttention": _flash}
+    both = []
+    for c in (*found, *gathered(makers, absent)):
+        both.append(c._replace(framework="torch", compiled=False))
+        if not c.cuda:  # those are compiled kernels already
+            both.append(c._replace(framework="torch", name=f"{c.name}, compiled"))
+    return both
 
 
 def _torchvision() -> list[Contender]:
@@ -192,8 +186,7 @@ def _torchvision() -> list[Contender]:
     def focal(z, y, gamma, axis, alpha=None):
         return ops.sigmoid_focal_loss(z, y, alpha=-1 if alpha is None else alpha, gamma=gamma)
 
-    note = "scalar gamma and alpha"
-    return [Contender("torchvision focal", focal, family="sigmoid", indices=False, note=note)]
+    return [Contender("torchvision focal", focal, **ENTRIES, note=SCALARS)]
 
 
 def _kornia() -> list[Contender]:
@@ -208,39 +201,36 @@ def _kornia() -> list[Contender]:
     def binary(z, y, gamma, axis, alpha=None):
         return losses.binary_focal_loss_with_logits(z, y, alpha, gamma)
 
-    note = "scalar gamma and alpha"
     return [
-        Contender("kornia focal", focal, mean=mean, note=note),
-        Contender("kornia focal", binary, family="sigmoid", indices=False, note=note),
+        Contender("kornia focal", focal, mean=mean, note=SCALARS),
+        Contender("kornia focal", binary, **ENTRIES, note=SCALARS),
     ]
 
 
-def _fused(name: str, losses: Callable, **options: Any) -> Contender:
-    """A fused cross-entropy of rows: the class axis must be the last."""
+def _fused(losses: Callable) -> Callable:
+    """A fused cross-entropy of [N, C], called as all contenders are: the class axis must be the last."""
 
     def loss(z, y, gamma, axis, alpha=None):
-        classes = z.movedim(axis, -1)
-        return losses(classes.reshape(-1, classes.shape[-1]), y.reshape(-1)).reshape(y.shape)
+        found = losses(z.movedim(axis, -1).reshape(y.numel(), -1), y.reshape(-1))
+        return found.reshape(y.shape) if found.ndim else found
 
-    return Contender(name, loss, focal=False, cuda=True, note="gamma 0 only", **options)
+    return loss
 
 
 def _liger() -> list[Contender]:
     functional: Any = importlib.import_module("liger_kernel.transformers.functional")
     losses = functional.liger_cross_entropy
-    mean = lambda z, y, gamma, axis, alpha=None: losses(  # noqa: E731
-        z.movedim(axis, -1).reshape(y.numel(), -1), y.reshape(-1)
-    )
-    return [
-        _fused("Liger cross-entropy", lambda z, y: losses(z, y, reduction="none"), mean=mean, overwrites=True)
-    ]
+    loss, mean = _fused(lambda z, y: losses(z, y, reduction="none")), _fused(losses)
+    return [Contender("Liger cross-entropy", loss, mean=mean, overwrites=True, cuda=True, **PLAIN)]
 
 
 def _quack() -> list[Contender]:
     quack: Any = importlib.import_module("quack.cross_entropy")
-    return [_fused("QuACK cross-entropy", lambda z, y: quack.cross_entropy(z, y, reduction="none"))]
+    loss = _fused(lambda z, y: quack.cross_entropy(z, y, reduction="none"))
+    return [Contender("QuACK cross-entropy", loss, cuda=True, **PLAIN)]
 
 
 def _flash() -> list[Contender]:
     flash: Any = importlib.import_module("flash_attn.ops.triton.cross_entropy")
-    return [_fused("FlashAttention cross-entropy", lambda z, y: flash.cross_entropy_loss(z, y)[0])]
+    loss = _fused(lambda z, y: flash.cross_entropy_loss(z, y)[0])
+    return [Contender("FlashAttention cross-entropy", loss, cuda=True, **PLAIN)]

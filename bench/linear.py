@@ -6,6 +6,7 @@ H200, which need not be there: that memory, the flops of all matmuls, and the by
 """
 
 import importlib
+import itertools
 import json
 import math
 import os
@@ -22,11 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench import compiled, hlo, tables
-from bench.agreement import Disagreement
-from bench.console import progress, say, show
-from bench.contenders import BASELINE, OURS, Absent, textbook
-from bench.results import Writer, header, previous
+from bench import compiled, hlo
+from bench.agreement import DISAGREES, Disagreement
+from bench.console import collect, say
+from bench.contenders import OURS, Absent, gathered, textbook
+from bench.results import COMPILERS, header, previous
+from bench.tables import LINEAR
 from bench.timing import EFFORT, Effort, interleaved
 from focaljax import linear_softmax_focal_loss, softmax_focal_loss_with_integer_labels
 
@@ -40,13 +42,11 @@ SHAPES: dict[str, dict[str, Shape]] = {  # what is measured
 }
 SMALL: Shape = (64, 16, 512)
 NAMES = [*SHAPES["cpu"], "million", "compiled"]
-PACKAGES = ("focaljax", "jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "optax", "tokamax", "torch")
-PACKAGES += ("liger-kernel", "cut-cross-entropy")
+PACKAGES = (*COMPILERS, "tokamax", "torch", "liger-kernel", "cut-cross-entropy")
 FORMS: dict[str, Loss] = {
     "in chunks of rows": partial(linear_softmax_focal_loss, strategy="rows"),
     "in chunks of classes": partial(linear_softmax_focal_loss, strategy="classes"),
 }
-PLAIN = f"matmul and {BASELINE}"
 MOSAIC = "tokamax cross-entropy, Pallas"
 
 
@@ -61,27 +61,25 @@ def contenders() -> tuple[dict[str, Loss], list[Absent]]:
 
         return mean
 
-    def cross_entropy(z, y):
-        return optax.softmax_cross_entropy_with_integer_labels(z, y)
-
+    absent: list[Absent] = []
     found = FORMS | {
         f"matmul and {OURS}": of_logits(softmax_focal_loss_with_integer_labels),
         "matmul and textbook focal": of_logits(lambda z, y: textbook(z, y, 2.0, -1)),
-        PLAIN: of_logits(cross_entropy),
+        LINEAR: of_logits(optax.softmax_cross_entropy_with_integer_labels),
     }
-    try:
-        tokamax: Any = importlib.import_module("tokamax")
-        importlib.import_module("absl.flags").FLAGS.mark_as_parsed()  # it would read our command line
-    except Exception as error:  # not installed, or not for this JAX
-        return found, [Absent("tokamax", f"{type(error).__name__}: {error}")]
+    return found | dict(gathered({"tokamax": _tokamax}, absent)), absent
 
-    def of_tokamax(inputs, kernel, labels, implementation):
-        return tokamax.linear_softmax_cross_entropy_loss(
-            inputs, labels, kernel, reduction="mean", implementation=implementation
-        )
+
+def _tokamax() -> list[tuple[str, Loss]]:
+    tokamax: Any = importlib.import_module("tokamax")
+    importlib.import_module("absl.flags").FLAGS.mark_as_parsed()  # it would read our command line
+
+    def loss(inputs, kernel, labels, kind):
+        options = {"reduction": "mean", "implementation": kind}
+        return tokamax.linear_softmax_cross_entropy_loss(inputs, labels, kernel, **options)
 
     kinds = {"tokamax cross-entropy, XLA": "xla", MOSAIC: "mosaic_tpu"}
-    return found | {name: partial(of_tokamax, implementation=kind) for name, kind in kinds.items()}, []
+    return [(name, partial(loss, kind=kind)) for name, kind in kinds.items()]
 
 
 def both(loss: Callable) -> Callable:
@@ -125,7 +123,7 @@ class Ready(NamedTuple):
 
     call: Callable[[int], None]
     temp: int | None
-    value: list[float]  # of the last call
+    value: Callable[[], float]  # of the last call
 
 
 def ready(loss: Loss, arrays: tuple[jax.Array, ...]) -> Ready:
@@ -137,7 +135,7 @@ def ready(loss: Loss, arrays: tuple[jax.Array, ...]) -> Ready:
         for _ in range(times):
             value[0] = float(jax.block_until_ready(done(*arrays))[0])
 
-    return Ready(call, memory and memory.temp_size_in_bytes, value)
+    return Ready(call, memory and memory.temp_size_in_bytes, lambda: value[0])
 
 
 def drawn(shape: Shape, dtype: str) -> tuple[jax.Array, ...]:
@@ -162,38 +160,33 @@ def agree(found: dict[str, Loss]) -> None:
 
 
 def _standard(name: str) -> str:
-    return PLAIN if "cross-entropy" in name else f"matmul and {OURS}"
+    return LINEAR if "cross-entropy" in name else f"matmul and {OURS}"
 
 
 def measured(case: str, shape: Shape, dtype: str, device: str, effort: Effort) -> list[dict[str, Any]]:
     """The rows of one shape on this machine; who fails has the reason."""
-    found, _ = contenders()
-    found.pop(MOSAIC, None)  # for TPUs only
     arrays, able, failed = drawn(shape, dtype), {}, {}
-    for name, loss in found.items():
-        try:
-            one = ready(loss, arrays)
-            if device == "gpu":  # where memory may not suffice, and a call costs nothing
-                one.call(1)
-            able[name] = one
-        except jax.errors.JaxRuntimeError as error:  # out of memory
-            failed[name] = str(error).splitlines()[0]
+    makers = {name: partial(ready, loss, arrays) for name, loss in contenders()[0].items() if name != MOSAIC}
     if device == "gpu":
         from bench import linear_on_torch
 
-        for name, loss in linear_on_torch.contenders()[0].items():
-            try:
-                able[name] = linear_on_torch.ready(loss, arrays, dtype)
-            except Exception as error:  # out of memory, or not for this GPU
-                failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+        on_torch = linear_on_torch.contenders()[0].items()
+        makers |= {name: partial(linear_on_torch.ready, loss, arrays, dtype) for name, loss in on_torch}
+    for name, make in makers.items():
+        try:
+            able[name] = make()
+            if device == "gpu":  # where memory may not suffice, and a call costs nothing
+                able[name].call(1)
+        except Exception as error:  # out of memory, or not for this GPU
+            able.pop(name, None)
+            failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
     where = {"case": case, "shape": list(shape), "dtype": dtype}
-    timings = interleaved({name: one.call for name, one in able.items()}, effort, PLAIN)
-    rows = [{"contender": name, "failed": reason} for name, reason in failed.items()]
+    timings = interleaved({name: one.call for name, one in able.items()}, effort, LINEAR)
+    rows = [where | {"contender": name, "failed": reason} for name, reason in failed.items()]
     for name, timing in timings.items():
-        apart = abs(able[name].value[0] / able[_standard(name)].value[0] - 1)
-        row = {"contender": name, "temp": able[name].temp, "apart": apart}
-        rows.append(row | timing._asdict())
-    return [where | row for row in rows]
+        apart = abs(able[name].value() / able[_standard(name)].value() - 1)
+        rows.append(where | {"contender": name, "temp": able[name].temp, "apart": apart} | timing._asdict())
+    return rows
 
 
 # A million classes in a process of its own.
@@ -235,62 +228,53 @@ def process(shape: Shape) -> None:
 # The command.
 
 
-def compiling(quick: bool) -> Iterator[dict[str, Any]]:
-    """Every compiled program of the table, one after the other."""
-    found, _ = contenders()
-    for target in ["v5e"] if quick else compiled.TARGETS:
-        for name, loss in found.items():
-            if name == MOSAIC and target == "h200":
-                continue
-            row = {"target": target, "contender": name, "shape": list(LARGE), "dtype": "bfloat16"}
-            try:
-                yield row | program(loss, LARGE, "bfloat16", target)
-            except compiled.Unavailable as error:
-                yield row | {"failed": str(error)}
-            except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
-                yield row | {"failed": f"{target}: {str(error).splitlines()[0]}"}
+def jobs(args: Namespace, chosen: list[str]) -> Iterator[tuple[str, tuple[str, Callable[[], Any]]]]:
+    """What is done, a part of the result, and what makes the rows to add to it."""
+    effort = EFFORT[args.device]._replace(seconds=60.0, least=3, aim=0.0)
+    effort = EFFORT["quick"] if args.quick else effort
+    for case, shape in SHAPES[args.device].items():
+        for dtype in ("float32",) if args.device == "cpu" else ("float32", "bfloat16"):
+            if case in chosen:
+                options = SMALL if args.quick else shape, dtype, args.device, effort
+                yield f"{case} {dtype}", ("rows", partial(measured, case, *options))
+    if args.device == "cpu" and "million" in chosen:
+        yield "million", ("million", lambda: [alone(SMALL if args.quick else MILLION)])
+    if args.device == "cpu" and "compiled" in chosen:
+        for target, (name, loss) in itertools.product(compiled.TARGETS, contenders()[0].items()):
+            if (name, target) != (MOSAIC, "h200") and (target == "v5e" or not args.quick):
+                yield f"{target} {name}", ("compiled", partial(compiling, name, loss, target))
+
+
+def compiling(name: str, loss: Loss, target: str) -> list[dict[str, Any]]:
+    """The row of one compiled program."""
+    row = {"target": target, "contender": name, "shape": list(LARGE), "dtype": "bfloat16"}
+    return [compiled.attempt(row, target, partial(program, loss, LARGE, "bfloat16", target))]
+
+
+def merge(result: dict[str, Any], old: dict[str, Any], chosen: list[str]) -> None:
+    """Takes over what was measured before and is not measured again."""
+    result["rows"] = [row for row in old.get("rows", []) if row["case"] not in chosen]
+    result |= {key: [] if key in chosen else old.get(key, []) for key in ("million", "compiled")}
 
 
 def main(args: Namespace) -> int:
     """Measures what is asked for and writes the results; 1 if some contender computes something else."""
-    chosen = args.case or NAMES
-    shapes = {name: SMALL if args.quick else shape for name, shape in SHAPES[args.device].items()}
-    effort = EFFORT[args.device]._replace(seconds=60.0, least=3, aim=0.0)
-    effort = EFFORT["quick"] if args.quick else effort
-    result = header("linear", args.device, PACKAGES) | {
-        "absent": [],
-        "rows": [],
-        "million": [],
-        "compiled": [],
-    }
-    old = previous(args.out, result) or {}
-    result["rows"] = [row for row in old.get("rows", []) if row["case"] not in chosen]
-    result |= {key: old.get(key, []) for key in ("million", "compiled") if key not in chosen}
     found, absent = contenders()
     if args.device == "gpu":
         from bench import linear_on_torch
 
         absent += linear_on_torch.contenders()[1]
-    result["absent"] = [a._asdict() for a in absent]
+    result = header("linear", args.device, PACKAGES) | {"absent": [a._asdict() for a in absent]}
+    merge(result, previous(args.out, result), chosen := args.case or NAMES)
     agree({name: loss for name, loss in found.items() if name != MOSAIC})
-    with Writer(args.out, result, say) as writer, progress() as bar:
-        task = bar.add_task("", total=len(chosen))
-        for name in chosen:
-            bar.update(task, description=name)
-            if name in shapes:
-                for dtype in ("float32",) if args.device == "cpu" else ("float32", "bfloat16"):
-                    result["rows"] += measured(name, shapes[name], dtype, args.device, effort)
-                result["rows"].sort(key=lambda row: NAMES.index(row["case"]))
-            elif args.device == "cpu" and name == "million":
-                result["million"] = [alone(SMALL if args.quick else MILLION)]
-            elif args.device == "cpu":
-                for row in compiling(args.quick):
-                    result["compiled"].append(row)
-                    writer.write()
-            bar.advance(task)
-            writer.write()
-    show(tables.linear(result))
+
+    def do(job: tuple[str, Callable[[], Any]]) -> None:
+        part, make = job
+        result[part] += make()
+        result["rows"].sort(key=lambda row: NAMES.index(row["case"]))
+
+    collect(args, result, jobs(args, chosen), do)
     far = [row for row in result["rows"] if row.get("apart", 0) > 1e-2]
     for row in far:
-        say(f"DISAGREES: {row['contender']} in {row['case']} {row['dtype']} by {row['apart']:.1e}")
+        say(DISAGREES.format(**row, difference=row["apart"]))
     return int(bool(far))

@@ -65,17 +65,26 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+def repeated(run: Callable[[], Any]) -> Call:
+    """`run` so many times; waits for the last result."""
+
+    def call(times: int) -> None:
+        result = None
+        for _ in range(times):
+            result = run()
+        _wait()
+        del result
+
+    return call
+
+
 def ready(contender: Contender, case: Case, arrays: Arrays, program: str, gamma: Any, alpha: Any) -> Ready:
     """One of the programs of `on_jax` for a batch; the first call compiles where something is compiled."""
-    mean = _mean(contender, gamma, case.axis, alpha)
-    y = arrays.labels(contender)
+    mean, y = _mean(contender, gamma, case.axis, alpha), arrays.labels(contender)
     z = arrays.logits.clone() if contender.overwrites else arrays.logits.detach()
     kernel, features = arrays.kernel.clone(), arrays.features.detach()
-    if program == "step":
-        kernel.requires_grad_()
-        features.requires_grad_()
-    elif program == "value and gradient":
-        z.requires_grad_()
+    for operand in {"step": (kernel, features), "value and gradient": (z,)}.get(program, ()):
+        operand.requires_grad_()
 
     def value() -> Any:
         with torch.no_grad():
@@ -93,26 +102,17 @@ def ready(contender: Contender, case: Case, arrays: Arrays, program: str, gamma:
         return loss.detach(), by_features
 
     run = {"value": value, "value and gradient": value_and_gradient, "step": step}[program]
-
-    def call(times: int) -> None:
-        result = None
-        for _ in range(times):
-            result = run()
-        _wait()
-        del result
-
     start = time.perf_counter()
-    result = run()
+    result, probe = run(), None
     _wait()
     compiling = time.perf_counter() - start if contender.compiled else None
-    probe = None
     if program == "value and gradient":
         probe = float(result[0]), float(result[1].float().abs().sum())
     del result
-    return Ready(call, probe, _temp(run) if arrays.device == "cuda" else None, compiling)
+    return Ready(repeated(run), probe, temp(run) if arrays.device == "cuda" else None, compiling)
 
 
-def _temp(run: Callable) -> int:
+def temp(run: Callable[[], Any]) -> int:
     """Bytes that a call needs at its worst moment beside its operands and results."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
@@ -122,18 +122,6 @@ def _temp(run: Callable) -> int:
     peak, after = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
     del result
     return max(0, peak - max(before, after))
-
-
-def copy(arrays: Arrays) -> Call:
-    """The logits copied on the device: one read and one write, the floor of whatever moves them."""
-    target = torch.empty_like(arrays.logits)
-
-    def call(times: int) -> None:
-        for _ in range(times):
-            target.copy_(arrays.logits)
-        _wait()
-
-    return call
 
 
 def evaluate(

@@ -3,7 +3,6 @@
 Between `<!-- speed -->` and `<!-- /speed -->` all is made here; the words around it are written by hand.
 """
 
-import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,15 @@ ALT = {
 
 def main(args: Namespace) -> int:
     """Plots first, so that README shows only pictures that are there."""
-    del args
     from bench import plots
-    from bench.console import say
 
-    for bench in tables.TABLES:
+    del args
+    for bench in plots.PLOTS:
         for stem, result in results.read(results.FOLDER, bench):
-            if bench in plots.PLOTS:
-                plots.draw(bench, result, results.FOLDER / f"{stem}.png")
-                say(f"drawn: {stem}.png")
+            plots.draw(bench, result, results.FOLDER / f"{stem}.png")
+            print(f"drawn: {stem}.png")
     README.write_text(filled(README.read_text(), results.FOLDER))
-    say("written: README.md")
+    print("written: README.md")
     return 0
 
 
@@ -42,34 +39,28 @@ def filled(text: str, folder: Path) -> str:
         begin, end = f"<!-- {bench} -->", f"<!-- /{bench} -->"
         if text.count(begin) != 1 or text.count(end) != 1:
             raise ValueError(f"README.md must have {begin} and {end} once each")
-        block = "\n\n".join([begin, *section(bench, folder), end])
-        text = re.sub(f"{begin}.*?{end}", lambda _, block=block: block, text, flags=re.DOTALL)
+        head, _, rest = text.partition(begin)
+        tail = rest.partition(end)[2]
+        text = head + "\n\n".join([begin, *section(bench, folder), end]) + tail
     return text
 
 
 def section(bench: str, folder: Path) -> list[str]:
     """The paragraphs of one bench: for each device what it was measured on, the picture and the tables."""
-    found = results.read(folder, bench)
-    if not found:
-        return [f"Not measured yet: `python -m bench {bench}`."]
     paragraphs = []
-    for stem, result in found:
+    for stem, result in results.read(folder, bench):
         paragraphs.append(provenance(result))
         if (folder / f"{stem}.png").exists():
             paragraphs.append(f"![{ALT[bench]}.]({folder.name}/{stem}.png)")
         paragraphs += [table.markdown() for table in tables.TABLES[bench](result)]
         paragraphs += [f"Absent: {a['name']} ({a['reason']})." for a in result.get("absent", [])]
-        paragraphs += [
-            f"Failed: {f['contender']}, {f['program']} of {f['case']}, {f['dtype']} ({f['reason']})."
-            for f in result.get("failed", [])
-        ]
-    return paragraphs
+        paragraphs += [tables.FAILED.format(**row) for row in result.get("failed", [])]
+    return paragraphs or [f"Not measured yet: `python -m bench {bench}`."]
 
 
 def provenance(result: dict[str, Any]) -> str:
     """When, on what, with which versions."""
-    machine = result["machine"]
+    machine, versions = result["machine"], result["versions"].items()
     device = "" if machine["device"] == "cpu" else f"{machine['device']}, "
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
     where = f"{device}{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB"
-    return f"{result['date']}, {where}; {versions}."
+    return f"{result['date']}, {where}; {', '.join(f'{name} {x}' for name, x in versions if x)}."

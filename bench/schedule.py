@@ -5,6 +5,7 @@ peak, and the clocks that its instructions need to be issued. A program takes th
 that leaves out stands in README.md. A copy, a sum and a sum of exponentials test the estimate.
 """
 
+import itertools
 import math
 import os
 import shutil
@@ -17,12 +18,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import pandas as pd
 
 import focaljax
-from bench import bundles, compiled, hlo, linear, sass, tables
-from bench.console import progress, say, show
-from bench.contenders import Contender, contenders, smoothed
-from bench.results import COMPILERS, Writer, header, previous
+from bench import bundles, compiled, hlo, linear, sass
+from bench.console import collect
+from bench.contenders import Contender, contenders, ours, smoothed
+from bench.results import COMPILERS, header, previous
+from bench.tables import GRADIENT, PASSES
 
 PACKAGES = (*COMPILERS, "tokamax", "nvidia-cuda-nvcc", "nvidia-cuda-nvdisasm")
 
@@ -56,15 +59,11 @@ TESTS: dict[str, Callable] = {  # of the estimate, along the class axis: 2 passe
 }
 
 
-def positives(z: Any, y: Any, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
-    """Ours, of independent labels, one of them positive."""
-    return focaljax.sigmoid_focal_loss_with_integer_labels(z, y, gamma=gamma, alpha=alpha, axis=axis)
-
-
 def racing(case: str) -> list[Contender]:
     """The losses of a case; of the vocabulary those of class indices only, as the others are as in rows."""
     found, _ = contenders(libraries=("optax",))
     if case == "detection":
+        positives = ours(focaljax.sigmoid_focal_loss_with_integer_labels)
         found.insert(3, Contender("focaljax, integer labels", positives, family="sigmoid"))
         return [c for c in found if c.family == "sigmoid"]
     found = [c for c in found if c.family == "softmax"]
@@ -76,21 +75,20 @@ def jobs() -> Iterator[tuple[dict[str, str], Callable, tuple[jax.ShapeDtypeStruc
     """Every cell of the tables: what it is called, the program and its operands."""
     layers, _ = linear.contenders()
     layers.pop(linear.MOSAIC, None)  # what a kernel of Pallas moves the compiler does not know
-    for chip in CHIPS:
-        for dtype in DTYPES:
-            for case, (shape, axis) in list(SHAPES.items())[:-1]:
-                where = {"case": case, "chip": chip, "dtype": dtype}
-                for name, test in TESTS.items():
-                    logits = jax.ShapeDtypeStruct(shape, dtype)
-                    yield where | {"contender": name, "program": "value"}, partial(test, axis=axis), (logits,)
-                for c in racing(case):
-                    for program in tables.PASSES:
-                        options = {"indices": c.indices, "gradient": program != "value"}
-                        made = compiled.program_of(c.loss, shape, axis, dtype, **options)
-                        yield where | {"contender": c.name, "program": program}, *made
-        where = {"case": "linear", "chip": chip, "dtype": "bfloat16", "program": "value and gradient"}
-        for name, loss in layers.items():
-            yield where | {"contender": name}, linear.both(loss), linear.operands(linear.LARGE, "bfloat16")
+    large = linear.operands(linear.LARGE, "bfloat16")
+    for chip, dtype, case in itertools.product(CHIPS, DTYPES, NAMES):
+        where, (shape, axis) = {"case": case, "chip": chip, "dtype": dtype}, SHAPES[case]
+        if case == "linear":
+            for name, loss in layers.items() if dtype == "bfloat16" else ():
+                yield where | {"contender": name, "program": GRADIENT}, linear.both(loss), large
+            continue
+        logits = jax.ShapeDtypeStruct(shape, dtype)
+        for name, test in TESTS.items():
+            yield where | {"contender": name, "program": "value"}, partial(test, axis=axis), (logits,)
+        for c, program in itertools.product(racing(case), PASSES):
+            options = {"indices": c.indices, "gradient": program == GRADIENT}
+            made = compiled.program_of(c.loss, shape, axis, dtype, **options)
+            yield where | {"contender": c.name, "program": program}, *made
 
 
 def estimate(
@@ -111,22 +109,21 @@ def estimate(
     runs = list(hlo.traffic_of_kernels(module))
     small = SMALL * sum(times * bytes for _, times, bytes in runs)
     schedule = sass.Schedule(folder) if options else bundles.Schedule(folder)
-    peak, kernels = CHIPS[chip], []
+    peak, names, kernels = CHIPS[chip], [], []
     for op, times, bytes in runs:
         clocks, unit = (0, "") if options and times * bytes < small else schedule.of(op, bytes)
-        parts = {"bytes": bytes / peak.bandwidth, "matmul": hlo.flops(module, op) / peak.flops}
-        issued = peak.issue if options else 1  # a TPU's core has all its bundles
-        parts["issue"] = clocks / peak.clock / issued
-        kernels.append((f"{times} x {op.name}", {part: 1e3 * times * s for part, s in parts.items()}, unit))
-    total = {part: sum(parts[part] for _, parts, _ in kernels) for part in ("bytes", "matmul", "issue")}
-    total["ms"] = sum(max(parts.values()) for _, parts, _ in kernels)
-    total["unissued"] = sum(max(parts["bytes"], parts["matmul"]) for _, parts, _ in kernels)
-    words = [
-        f"{name}: {', '.join(f'{part} {ms:.4f}' for part, ms in parts.items() if ms)} {unit}".strip()
-        for name, parts, unit in kernels
-        if max(parts.values()) > 0.05 * total["ms"]
-    ]
-    return {part: round(ms, 5) for part, ms in total.items()} | {"kernels": words}
+        issued = clocks / (peak.issue if options else 1)  # a TPU's core has all its bundles
+        parts = bytes / peak.bandwidth, hlo.flops(module, op) / peak.flops, issued / peak.clock
+        names.append((f"{times} x {op.name}", unit))
+        kernels.append([1e3 * times * seconds for seconds in parts])
+    table = pd.DataFrame(kernels, columns=["bytes", "matmul", "issue"])
+    longest, unissued = table.max(axis=1), table[["bytes", "matmul"]].max(axis=1).sum()
+    total = {**table.sum(), "ms": longest.sum(), "unissued": unissued}
+    words = []
+    for i in table.index[longest > 0.05 * total["ms"]]:
+        parts = ", ".join(f"{part} {ms:.4f}" for part, ms in table.loc[i].items() if ms)
+        words.append(f"{names[i][0]}: {parts} {names[i][1]}".strip())
+    return {part: round(float(ms), 5) for part, ms in total.items()} | {"kernels": words}
 
 
 def dumping(folder: Path) -> None:
@@ -138,22 +135,16 @@ def dumping(folder: Path) -> None:
 def unit(case: str, chip: str, dtype: str) -> float:
     """Milliseconds of one pass over the logits; in the linear case of three matmuls."""
     count, peak = math.prod(SHAPES[case][0]), CHIPS[chip]
-    return 1e3 * (
-        6 * count / peak.flops if case == "linear" else count * jnp.dtype(dtype).itemsize / peak.bandwidth
-    )
+    if case == "linear":
+        return 1e3 * 6 * count / peak.flops
+    return 1e3 * count * jnp.dtype(dtype).itemsize / peak.bandwidth
 
 
 def cell(key: dict[str, str], f: Callable, operands: tuple, folder: Path) -> dict[str, Any]:
     """One row of the results."""
-    row = key | {"shape": list(SHAPES[key["case"]][0]), "unit": unit(key["case"], key["chip"], key["dtype"])}
-    try:
-        return row | estimate(f, operands, key["chip"], folder)
-    except (compiled.Unavailable, FileNotFoundError) as error:
-        return row | {"failed": str(error)}
-    except KeyError as error:
-        return row | {"failed": f"{key['chip']}: its compiler wrote no schedule of {error}"}
-    except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
-        return row | {"failed": f"{key['chip']}: {str(error).splitlines()[0]}"}
+    chip = key["chip"]
+    row = key | {"shape": list(SHAPES[key["case"]][0]), "unit": unit(key["case"], chip, key["dtype"])}
+    return compiled.attempt(row, chip, lambda: estimate(f, operands, chip, folder))
 
 
 def chosen(key: dict[str, str], args: Namespace) -> bool:
@@ -167,26 +158,19 @@ def main(args: Namespace) -> int:
     """Compiles what is asked for and writes the results; a run that was stopped goes on where it was."""
     chips = {name: chip._asdict() for name, chip in CHIPS.items()}
     result = header("schedule", packages=PACKAGES) | {"chips": chips, "rows": []}
+    old, stopped = (previous(args.out, result, partial).get("rows", []) for partial in (False, True))
+    found = {_id(row): row for row in [*(row for row in old if not chosen(row, args)), *stopped]}
     every = list(jobs())
-    old, stopped = previous(args.out, result), previous(args.out, result, partial=True)
-    found = {_id(row): row for row in (old or {"rows": []})["rows"] if not chosen(row, args)}
-    found |= {_id(row): row for row in (stopped or {"rows": []})["rows"]}
-    todo = [job for job in every if chosen(job[0], args) and _id(job[0]) not in found]
+    todo = [(" ".join(_id(key)), (key, *made)) for key, *made in every if chosen(key, args)]
+    result["rows"] = [found[_id(key)] for key, *_ in every if _id(key) in found]
+    with tempfile.TemporaryDirectory() as folder:
 
-    def in_order():
-        return [found[_id(key)] for key, *_ in every if _id(key) in found]
+        def do(job: tuple[dict[str, str], Callable, tuple]) -> None:
+            found[_id(job[0])] = cell(*job, Path(folder))
+            result["rows"] = [found[_id(key)] for key, *_ in every if _id(key) in found]
 
-    result["rows"] = in_order()
-    with tempfile.TemporaryDirectory() as folder, Writer(args.out, result, say) as writer, progress() as bar:
         dumping(Path(folder))
-        task = bar.add_task("", total=len(todo))
-        for key, f, operands in todo:
-            bar.update(task, description=" ".join(_id(key)))
-            found[_id(key)] = cell(key, f, operands, Path(folder))
-            result["rows"] = in_order()
-            bar.advance(task)
-            writer.write()
-    show(tables.schedule(result))
+        collect(args, result, [job for job in todo if _id(job[1][0]) not in found], do)
     return 0
 
 

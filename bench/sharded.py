@@ -6,6 +6,7 @@ array of the size of the logits that lie on ONE device; what devices exchange is
 """
 
 import functools
+import itertools
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
@@ -18,9 +19,9 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bench import compiled, hlo, tables
-from bench.console import progress, say, show
-from bench.results import COMPILERS, Writer, header
+from bench import compiled, hlo
+from bench.console import collect
+from bench.results import COMPILERS, header
 from examples import pod
 from focaljax import reduce_loss, softmax_focal_loss_with_integer_labels
 
@@ -29,9 +30,8 @@ MODEL = {"v5e 4x4": 4, "v5e 16x16": 16, "v5p 4x4x4": 4}  # devices that share th
 LAYOUTS = ("data", "data x classes")
 CLASSES = (131_072, 1_048_576)
 FORMS = ("compiler", "shard_map")
-LOCAL = (
-    2**28
-)  # logits on each device, 1 GiB: no TPU fetches them into its VMEM first, which would count twice
+# Logits on each device, 1 GiB: no TPU fetches them into its VMEM first, which would count twice.
+LOCAL = 2**28
 HIDDEN = 512
 LOGITS = P("data", "model")
 
@@ -58,10 +58,8 @@ def mesh_of(target: str, layout: str, kind: AxisType = AxisType.Auto) -> Mesh:
     compiled.place("v5e")
     topology = topologies.get_topology_desc(PODS[target], platform="tpu")
     model = MODEL[target] if layout == "data x classes" else 1
-    devices = topologies.make_mesh(
-        topology, (len(topology.devices) // model, model), ("data", "model")
-    ).devices
-    return Mesh(devices, ("data", "model"), axis_types=(kind,) * 2)
+    sizes, names = (len(topology.devices) // model, model), ("data", "model")
+    return Mesh(topologies.make_mesh(topology, sizes, names).devices, names, axis_types=(kind,) * 2)
 
 
 def rows_of(mesh: Mesh, classes: int) -> int:
@@ -136,43 +134,29 @@ def measure(lowered: Any, mesh: Mesh, classes: int, dtype: str) -> Program:
 
 def jobs() -> list[dict[str, Any]]:
     """Every program of the table."""
-    return [
-        {"program": p, "target": t, "layout": layout, "classes": c, "form": f}
-        for p in ("loss", "step")
-        for t in PODS
-        for layout in LAYOUTS
-        for c in CLASSES
-        for f in FORMS
-    ]
+    keys = ("program", "target", "layout", "classes", "form")
+    every = itertools.product(("loss", "step"), PODS, LAYOUTS, CLASSES, FORMS)
+    return [dict(zip(keys, values, strict=True)) for values in every]
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """One row of the results."""
-    try:
-        mesh = mesh_of(job["target"], job["layout"])
+
+    def make() -> dict[str, Any]:
         build = compile_loss if job["program"] == "loss" else compile_step
-        program = build(mesh, job["classes"], job["form"])
-    except compiled.Unavailable as error:
-        return {**job, "failed": str(error)}
-    except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
-        return {**job, "failed": f"{job['target']}: {str(error).splitlines()[0]}"}
-    numbers = program._asdict()
-    return {**job, **numbers, "passes": round(program.passes, 3), "temp": round(program.temp, 4)}
+        program = build(mesh_of(job["target"], job["layout"]), job["classes"], job["form"])
+        return program._asdict() | {"passes": round(program.passes, 3), "temp": round(program.temp, 4)}
+
+    return compiled.attempt(job, job["target"], make)
 
 
 def main(args: Namespace) -> int:
     """Compiles all programs and writes the results."""
     todo = jobs()
     if args.quick:
-        todo = [j for j in todo if (j["target"], j["layout"]) == ("v5e 4x4", "data x classes")]
-        todo = [j for j in todo if j["classes"] == CLASSES[0]]
+        few = ("v5e 4x4", "data x classes", CLASSES[0])
+        todo = [j for j in todo if (j["target"], j["layout"], j["classes"]) == few]
     result = header("sharded", packages=COMPILERS) | {"rows": []}
-    with Writer(args.out, result, say) as writer, progress() as bar:
-        task = bar.add_task("", total=len(todo))
-        for job in todo:
-            bar.update(task, description=f"{job['target']} {job['program']}, {job['layout']}")
-            result["rows"].append(run(job))
-            bar.advance(task)
-            writer.write()
-    show(tables.sharded(result))
+    named = [(f"{job['target']} {job['program']}, {job['layout']}", job) for job in todo]
+    collect(args, result, named, lambda job: result["rows"].append(run(job)))
     return 0
