@@ -9,13 +9,14 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
+import cases as hard
 import numpy as np
+import oracle
+import tolerances
 
 from bench import agreement
-from bench.console import collect, say
 from bench.contenders import Contender, contenders
-from bench.results import header
-from bench.truth import hard, oracle, tolerances
+from bench.results import collect, header, say
 
 ALIVE = 1e-30  # a gradient of the label above this must not be zero
 OFF = 0.01  # relative: a value that is wrong by more is wrong

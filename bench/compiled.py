@@ -22,9 +22,8 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from bench import hlo
-from bench.console import collect
-from bench.contenders import Contender, contenders, smoothed
-from bench.results import COMPILERS, header
+from bench.contenders import SMOOTHED, contenders
+from bench.results import COMPILERS, collect, header
 
 CONFIGS = Path(__file__).parent / "targets"
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "h100": "1x1x1", "h200": "1x1x1"}
@@ -48,34 +47,11 @@ class Program(NamedTuple):
     text: str  # the optimised HLO
 
 
-def measure(f: Callable, logits: jax.ShapeDtypeStruct, *others: jax.ShapeDtypeStruct, target: str) -> Program:
-    """Compiles ``f(logits, *others)`` for one device of `target` and reads the program back.
-
-    Raises:
-      Unavailable: The wheel with the compiler of `target` is missing or does not fit this JAX.
-    """
-    compiled = compile(f, (logits, *others), target)
-    text, costs, memory = text_of(compiled, target), compiled.cost_analysis(), compiled.memory_analysis()
-    assert memory is not None
-    module = hlo.parse(text)
-    size = logits.size * logits.dtype.itemsize
-    moved = hlo.traffic(module) if target == "h200" or costs is None else costs["bytes accessed"]
-    return Program(
-        passes=moved / size,
-        temp=memory.temp_size_in_bytes / size,
-        kernels=sum(hlo.touches(module, op, logits.size) for op, _ in hlo.kernels(module)),
-        stored=hlo.stored(module, logits.size),
-        loops=sum(op.code == "while" for ops in module.values() for op in ops.values()),
-        forbidden=hlo.forbidden(module, logits.size),
-        text=text,
-    )
-
-
 def compile(f: Callable, operands: Sequence[jax.ShapeDtypeStruct], target: str, **options: Any) -> Any:
     """`f` compiled for one device of `target`, with options of its compiler.
 
     Raises:
-      Unavailable: As `measure`.
+      Unavailable: The wheel with the compiler of `target` is missing or does not fit this JAX.
     """
     sharding = place(target)
     given = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in operands]
@@ -88,16 +64,15 @@ def text_of(program: jax.stages.Compiled, target: str) -> str:
     """The optimised HLO of a compiled program.
 
     Raises:
-      Unavailable: The compiler wrote a program that this jaxlib cannot read, as one that is much newer does.
+      Unavailable: This jaxlib cannot read the program, as one of a much newer compiler.
     """
     try:
         text = program.as_text()
     except jax.errors.JaxRuntimeError as error:
         wheel, why = WHEELS[target], str(error).splitlines()[0]
         have, want = importlib.metadata.version(wheel), wanted(wheel)
-        raise Unavailable(
-            f"{target}: jax {jax.__version__} wants {want} and cannot read a program of {wheel} {have}: {why}"
-        ) from error
+        words = f"wants {want} and cannot read a program of {wheel} {have}: {why}"
+        raise Unavailable(f"{target}: jax {jax.__version__} {words}") from error
     assert text is not None
     return text
 
@@ -142,9 +117,21 @@ ENOUGH = {"focaljax", "Optax cross-entropy", "textbook focal"}  # where only cla
 def compile_loss(
     loss: Callable, shape: Sequence[int], axis: int, dtype: str, target: str, **options: Any
 ) -> Program:
-    """What the mean of a loss or its gradient costs on `target`; options as of `program_of`."""
+    """What the mean of a loss or its gradient costs on one device of `target`; options as of `program_of`."""
     f, operands = program_of(loss, shape, axis, dtype, **options)
-    return measure(f, *operands, target=target)
+    compiled = compile(f, operands, target)
+    text, costs, size = text_of(compiled, target), compiled.cost_analysis(), operands[0].size
+    module, unit = hlo.parse(text), size * operands[0].dtype.itemsize
+    moved = hlo.traffic(module) if target == "h200" or costs is None else costs["bytes accessed"]
+    return Program(
+        passes=moved / unit,
+        temp=compiled.memory_analysis().temp_size_in_bytes / unit,
+        kernels=sum(hlo.touches(module, op, size) for op, _ in hlo.kernels(module)),
+        stored=hlo.stored(module, size),
+        loops=sum(op.code == "while" for ops in module.values() for op in ops.values()),
+        forbidden=hlo.forbidden(module, size),
+        text=text,
+    )
 
 
 def program_of(
@@ -162,9 +149,9 @@ def program_of(
     Labels are `indices`, one per row or so many, or have the shape of the logits.
     """
     rows = [n for i, n in enumerate(shape) if i != axis % len(shape)]
+    rows += [indices] if indices is not True else []
     logits = jax.ShapeDtypeStruct(tuple(shape), dtype)
-    lists = () if indices is True else (indices,)
-    labels = jax.ShapeDtypeStruct((*rows, *lists), "int32") if indices else logits
+    labels = jax.ShapeDtypeStruct(tuple(rows), "int32") if indices else logits
     gamma = (jax.ShapeDtypeStruct((), "float32"),) if traced_gamma else ()
 
     def mean(z, y, gamma=2.0):
@@ -173,21 +160,16 @@ def program_of(
     return jax.value_and_grad(mean) if gradient else mean, (logits, labels, *gamma)
 
 
-def racing() -> list[Contender]:
-    """The losses of the table, ours first, with names that also say the family."""
-    found, _ = contenders(libraries=("optax",))
-    found.insert(1, Contender("focaljax, smoothed", smoothed))
-    sigmoid = [c._replace(name=f"{c.name}, sigmoid") for c in found if c.family == "sigmoid"]
-    return [c for c in found if c.family == "softmax"] + sigmoid
-
-
 def jobs() -> list[dict[str, Any]]:
-    """Every program of the table.
+    """Every program of the table, our losses first; the names of the losses of entries say so.
 
     Values in float32 only, as both dtypes are read alike; few classes and images on one TPU and the H200.
     """
-    both, some, every = ("float32", "bfloat16"), ("v5e", "h200"), racing()
-    plain = [c for c in every if c.name in ENOUGH]
+    found, _ = contenders(libraries=("optax",))
+    found.insert(1, SMOOTHED)
+    sigmoid = [c._replace(name=f"{c.name}, sigmoid") for c in found if c.family == "sigmoid"]
+    every = [c for c in found if c.family == "softmax"] + sigmoid
+    both, some, plain = ("float32", "bfloat16"), ("v5e", "h200"), [c for c in every if c.name in ENOUGH]
     groups = [
         ("rows", False, TARGETS, both[:1], every),
         ("rows", True, TARGETS, both, every),

@@ -44,8 +44,7 @@ class Absent(NamedTuple):
     reason: str
 
 
-PLAIN = {"focal": False, "note": "gamma 0 only"}
-ENTRIES = {"family": "sigmoid", "indices": False}
+ENTRIES: dict[str, Any] = {"family": "sigmoid", "indices": False}
 SCALARS = "scalar gamma and alpha"
 
 
@@ -65,14 +64,24 @@ def ours(loss: Callable, **options: Any) -> Callable:
     return of
 
 
-integer = ours(focaljax.softmax_focal_loss_with_integer_labels)
-smoothed = ours(focaljax.softmax_focal_loss_with_integer_labels, label_smoothing=0.1)  # nobody else has that
-dense = ours(focaljax.softmax_focal_loss)
+INTEGER = focaljax.softmax_focal_loss_with_integer_labels
+SMOOTHED = Contender(
+    "focaljax, smoothed", ours(INTEGER, label_smoothing=0.1)
+)  # only compiled: nobody else has it
 
 
-def sigmoid(z: Any, y: Any, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
-    """Ours, of independent labels."""
-    return focaljax.sigmoid_focal_loss(z, y, gamma=gamma, alpha=alpha)
+def reason(error: Exception) -> str:
+    """The first line of an error."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:200]
+
+
+def _plain(name: str, loss: Callable, **options: Any) -> Contender:
+    """A cross-entropy ``loss(logits, labels, axis)``."""
+
+    def of(z, y, gamma, axis, alpha=None):
+        return loss(z, y, axis)
+
+    return Contender(name, of, focal=False, note="gamma 0 only", **options)
 
 
 def gathered(makers: Mapping[str, Callable[[], Iterable[T]]], absent: list[Absent]) -> list[T]:
@@ -82,7 +91,7 @@ def gathered(makers: Mapping[str, Callable[[], Iterable[T]]], absent: list[Absen
         try:
             found += make()
         except Exception as error:  # not installed, or not for the others that are
-            absent.append(Absent(library, f"{type(error).__name__}: {error}"))
+            absent.append(Absent(library, reason(error)))
     return found
 
 
@@ -92,9 +101,13 @@ def contenders(
     """All of these libraries that can run on `device` (cpu or gpu), ours first, and those that cannot."""
     absent: list[Absent] = []
     makers = {"optax": _optax, "keras": _keras, "torch": lambda: _torch(device, absent)}
+
+    def sigmoid(z, y, gamma, axis, alpha=None):
+        return focaljax.sigmoid_focal_loss(z, y, gamma=gamma, alpha=alpha)
+
     found = [
-        Contender(OURS, integer),
-        Contender(DENSE, dense, indices=False),
+        Contender(OURS, ours(INTEGER)),
+        Contender(DENSE, ours(focaljax.softmax_focal_loss), indices=False),
         Contender("textbook focal", textbook),
         Contender(OURS, sigmoid, **ENTRIES),
     ]
@@ -104,22 +117,13 @@ def contenders(
 def _optax() -> list[Contender]:
     import optax
 
-    def cross_entropy(z, y, gamma, axis, alpha=None):
-        return optax.softmax_cross_entropy_with_integer_labels(z, y, axis)
-
-    def dense_cross_entropy(z, y, gamma, axis, alpha=None):
-        return optax.softmax_cross_entropy(z, y, axis)
-
-    def binary_cross_entropy(z, y, gamma, axis, alpha=None):
-        return optax.sigmoid_binary_cross_entropy(z, y)
-
     def sigmoid_focal(z, y, gamma, axis, alpha=None):
         return optax.sigmoid_focal_loss(z, y, alpha=alpha, gamma=gamma)
 
     return [
-        Contender(BASELINE, cross_entropy, **PLAIN),
-        Contender(f"{BASELINE}, dense", dense_cross_entropy, indices=False, **PLAIN),
-        Contender(BASELINE, binary_cross_entropy, **ENTRIES, **PLAIN),
+        _plain(BASELINE, optax.softmax_cross_entropy_with_integer_labels),
+        _plain(f"{BASELINE}, dense", optax.softmax_cross_entropy, indices=False),
+        _plain(BASELINE, lambda z, y, axis: optax.sigmoid_binary_cross_entropy(z, y), **ENTRIES),
         Contender("Optax focal", sigmoid_focal, **ENTRIES),
     ]
 
@@ -153,21 +157,21 @@ def _torch(device: str, absent: list[Absent]) -> list[Contender]:
         raise ImportError("torch has no CUDA device here")
     functional = torch.nn.functional
 
-    def cross_entropy(z, y, gamma, axis, alpha=None):
+    def cross_entropy(z, y, axis):
         return functional.cross_entropy(z.movedim(axis, 1), y, reduction="none")
 
+    def binary_cross_entropy(z, y, axis):
+        return functional.binary_cross_entropy_with_logits(z, y, reduction="none")
+
     def focal(z, y, gamma, axis, alpha=None):
-        ce = functional.cross_entropy(z.movedim(axis, 1), y, reduction="none")
+        ce = cross_entropy(z, y, axis)
         losses = (1 - torch.exp(-ce)) ** gamma * ce
         return losses if alpha is None else alpha * losses
 
-    def binary_cross_entropy(z, y, gamma, axis, alpha=None):
-        return functional.binary_cross_entropy_with_logits(z, y, reduction="none")
-
     found = [
-        Contender("torch cross-entropy", cross_entropy, **PLAIN),
+        _plain("torch cross-entropy", cross_entropy),
         Contender("torch focal", focal),
-        Contender("torch cross-entropy", binary_cross_entropy, **ENTRIES, **PLAIN),
+        _plain("torch cross-entropy", binary_cross_entropy, **ENTRIES),
     ]
     makers = {"torchvision": _torchvision, "kornia": _kornia}
     if device == "gpu":
@@ -208,9 +212,9 @@ def _kornia() -> list[Contender]:
 
 
 def _fused(losses: Callable) -> Callable:
-    """A fused cross-entropy of [N, C], called as all contenders are: the class axis must be the last."""
+    """A fused cross-entropy of [N, C] along any axis: its losses, or their mean."""
 
-    def loss(z, y, gamma, axis, alpha=None):
+    def loss(z, y, axis):
         found = losses(z.movedim(axis, -1).reshape(y.numel(), -1), y.reshape(-1))
         return found.reshape(y.shape) if found.ndim else found
 
@@ -219,18 +223,16 @@ def _fused(losses: Callable) -> Callable:
 
 def _liger() -> list[Contender]:
     functional: Any = importlib.import_module("liger_kernel.transformers.functional")
-    losses = functional.liger_cross_entropy
-    loss, mean = _fused(lambda z, y: losses(z, y, reduction="none")), _fused(losses)
-    return [Contender("Liger cross-entropy", loss, mean=mean, overwrites=True, cuda=True, **PLAIN)]
+    losses = _fused(lambda z, y: functional.liger_cross_entropy(z, y, reduction="none"))
+    mean = _plain("", _fused(functional.liger_cross_entropy)).loss
+    return [_plain("Liger cross-entropy", losses, mean=mean, overwrites=True, cuda=True)]
 
 
 def _quack() -> list[Contender]:
-    quack: Any = importlib.import_module("quack.cross_entropy")
-    loss = _fused(lambda z, y: quack.cross_entropy(z, y, reduction="none"))
-    return [Contender("QuACK cross-entropy", loss, cuda=True, **PLAIN)]
+    loss = importlib.import_module("quack.cross_entropy").cross_entropy
+    return [_plain("QuACK cross-entropy", _fused(lambda z, y: loss(z, y, reduction="none")), cuda=True)]
 
 
 def _flash() -> list[Contender]:
-    flash: Any = importlib.import_module("flash_attn.ops.triton.cross_entropy")
-    loss = _fused(lambda z, y: flash.cross_entropy_loss(z, y)[0])
-    return [Contender("FlashAttention cross-entropy", loss, cuda=True, **PLAIN)]
+    loss = importlib.import_module("flash_attn.ops.triton.cross_entropy").cross_entropy_loss
+    return [_plain("FlashAttention cross-entropy", _fused(lambda z, y: loss(z, y)[0]), cuda=True)]

@@ -11,9 +11,8 @@ import numpy as np
 
 from bench import on_jax
 from bench.cases import Case, even
-from bench.console import collect
 from bench.contenders import BASELINE, OURS, contenders
-from bench.results import header
+from bench.results import collect, header
 from bench.timing import EFFORT, Effort, interleaved
 
 NAMES = (OURS, BASELINE, "textbook focal")

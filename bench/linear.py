@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,9 +26,8 @@ import numpy as np
 
 from bench import compiled, hlo
 from bench.agreement import DISAGREES, Disagreement
-from bench.console import collect, say
-from bench.contenders import OURS, Absent, gathered, textbook
-from bench.results import COMPILERS, header, previous
+from bench.contenders import OURS, Absent, gathered, reason, textbook
+from bench.results import COMPILERS, collect, header, previous, say
 from bench.tables import LINEAR
 from bench.timing import EFFORT, Effort, interleaved
 from focaljax import linear_softmax_focal_loss, softmax_focal_loss_with_integer_labels
@@ -103,16 +103,12 @@ def program(loss: Loss, shape: Shape, dtype: str, target: str) -> dict[str, Any]
     """Temporary bytes, matmuls and moved bytes of value and gradient, compiled for one device of `target`.
 
     What happens inside a kernel of Pallas the compiler does not know.
-
-    Raises:
-      Unavailable: As `bench.compiled.measure`.
     """
     done = compiled.compile(both(loss), operands(shape, dtype), target)
-    text, memory = compiled.text_of(done, target), done.memory_analysis()
-    assert memory is not None
+    text = compiled.text_of(done, target)
     opaque = 'custom_call_target="tpu_custom_call"' in text
     return {
-        "temp": memory.temp_size_in_bytes,
+        "temp": done.memory_analysis().temp_size_in_bytes,
         "matmuls": None if opaque else matmuls(text, shape),
         "moved": None if opaque else hlo.traffic(hlo.parse(text)),
     }
@@ -179,7 +175,7 @@ def measured(case: str, shape: Shape, dtype: str, device: str, effort: Effort) -
                 able[name].call(1)
         except Exception as error:  # out of memory, or not for this GPU
             able.pop(name, None)
-            failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            failed[name] = reason(error)
     where = {"case": case, "shape": list(shape), "dtype": dtype}
     timings = interleaved({name: one.call for name, one in able.items()}, effort, LINEAR)
     rows = [where | {"contender": name, "failed": reason} for name, reason in failed.items()]
@@ -194,22 +190,14 @@ def measured(case: str, shape: Shape, dtype: str, device: str, effort: Effort) -
 
 def alone(shape: Shape) -> dict[str, Any]:
     """Time and the largest memory of a fresh process that makes operands, value and gradient."""
-    code = f"from bench import linear; linear.process({shape})"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return {"shape": list(shape), **json.loads(done.stdout.splitlines()[-1])}
+    command = [sys.executable, "-c", f"from bench import linear; linear.process({shape})"]
+    where, env = Path(__file__).parents[1], os.environ | {"JAX_PLATFORMS": "cpu"}
+    printed = subprocess.check_output(command, cwd=where, env=env, text=True)
+    return {"shape": list(shape), **json.loads(printed.splitlines()[-1])}
 
 
 def process(shape: Shape) -> None:
     """What that process does; prints a line of JSON."""
-    import time
-
     (n, d, c), loss = shape, jax.jit(both(linear_softmax_focal_loss))
 
     @partial(jax.jit, static_argnums=0)
@@ -229,7 +217,7 @@ def process(shape: Shape) -> None:
 
 
 def jobs(args: Namespace, chosen: list[str]) -> Iterator[tuple[str, tuple[str, Callable[[], Any]]]]:
-    """What is done, a part of the result, and what makes the rows to add to it."""
+    """What is done, a part of the result, and what makes a row or a list of rows to add to it."""
     effort = EFFORT[args.device]._replace(seconds=60.0, least=3, aim=0.0)
     effort = EFFORT["quick"] if args.quick else effort
     for case, shape in SHAPES[args.device].items():
@@ -238,17 +226,13 @@ def jobs(args: Namespace, chosen: list[str]) -> Iterator[tuple[str, tuple[str, C
                 options = SMALL if args.quick else shape, dtype, args.device, effort
                 yield f"{case} {dtype}", ("rows", partial(measured, case, *options))
     if args.device == "cpu" and "million" in chosen:
-        yield "million", ("million", lambda: [alone(SMALL if args.quick else MILLION)])
+        yield "million", ("million", lambda: alone(SMALL if args.quick else MILLION))
     if args.device == "cpu" and "compiled" in chosen:
         for target, (name, loss) in itertools.product(compiled.TARGETS, contenders()[0].items()):
             if (name, target) != (MOSAIC, "h200") and (target == "v5e" or not args.quick):
-                yield f"{target} {name}", ("compiled", partial(compiling, name, loss, target))
-
-
-def compiling(name: str, loss: Loss, target: str) -> list[dict[str, Any]]:
-    """The row of one compiled program."""
-    row = {"target": target, "contender": name, "shape": list(LARGE), "dtype": "bfloat16"}
-    return [compiled.attempt(row, target, partial(program, loss, LARGE, "bfloat16", target))]
+                row = {"target": target, "contender": name, "shape": list(LARGE), "dtype": "bfloat16"}
+                make = partial(program, loss, LARGE, "bfloat16", target)
+                yield f"{target} {name}", ("compiled", partial(compiled.attempt, row, target, make))
 
 
 def merge(result: dict[str, Any], old: dict[str, Any], chosen: list[str]) -> None:
@@ -270,7 +254,8 @@ def main(args: Namespace) -> int:
 
     def do(job: tuple[str, Callable[[], Any]]) -> None:
         part, make = job
-        result[part] += make()
+        made = make()
+        result[part] += made if part == "rows" else [made]
         result["rows"].sort(key=lambda row: NAMES.index(row["case"]))
 
     collect(args, result, jobs(args, chosen), do)

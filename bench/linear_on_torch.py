@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.contenders import Absent, gathered
 from bench.linear import Ready
+from bench.timing import repeated
 
 Loss = Callable[..., Any]  # of inputs [N, D], weight [C, D] and labels: their mean
 
@@ -63,6 +64,6 @@ def ready(loss: Loss, arrays: tuple[jax.Array, ...], dtype: str) -> Ready:
         value[0] = mean.detach()
         return torch.autograd.grad(mean, (x, weight))
 
-    call = on_torch.repeated(step)
+    call = repeated(step, on_torch.wait)
     call(1)
     return Ready(call, on_torch.temp(step), lambda: float(value[0]))

@@ -1,4 +1,4 @@
-"""Results as JSON: where they are, what they say of the machine, and an unfinished run kept apart."""
+"""Results as JSON: what they say of the machine, and the loop that fills, keeps and shows them."""
 
 import contextlib
 import datetime
@@ -7,10 +7,18 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bench.tables import TABLES
+
+CONSOLE = Console()
 FOLDER = Path(__file__).parent / "results"
 VERSIONS = ("focaljax", "jax", "jaxlib", "optax", "keras", "torch", "torchvision", "kornia")
 COMPILERS = ("focaljax", "jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "optax")
@@ -36,9 +44,8 @@ def header(bench: str, device: str = "cpu", packages: tuple[str, ...] = VERSIONS
     for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    date = datetime.date.today().isoformat()
-    found = {"bench": bench, "date": date, "machine": machine(device), "versions": versions}
-    return found | {"complete": False}
+    when = {"bench": bench, "date": datetime.date.today().isoformat()}
+    return when | {"machine": machine(device), "versions": versions, "complete": False}
 
 
 def stem(result: dict[str, Any]) -> str:
@@ -85,3 +92,24 @@ def read(folder: Path, bench: str) -> list[tuple[str, dict[str, Any]]]:
     files = [f for f in sorted(folder.glob(f"{bench}-*.json")) if not f.name.endswith(".partial.json")]
     found = [(file.stem, json.loads(file.read_text())) for file in files]
     return sorted(found, key=lambda item: item[1]["machine"]["device"] != "cpu")
+
+
+def say(line: str) -> None:
+    """Prints a plain line, above the progress bar if there is one."""
+    CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def collect(
+    args: Namespace, result: dict[str, Any], jobs: Iterable[tuple[str, Any]], do: Callable[[Any], None]
+) -> None:
+    """Does the jobs under a bar that names them, writes `result` after each one, and shows its tables."""
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()
+    bar = Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=CONSOLE)
+    with writer(args.out, result, say) as write, bar:
+        jobs, task = list(jobs), bar.add_task("")
+        for done, (words, job) in enumerate(jobs):
+            bar.update(task, description=words, completed=done, total=len(jobs))
+            do(job)
+            write()
+        bar.update(task, completed=len(jobs))
+    CONSOLE.print(Markdown("\n\n".join(table.markdown() for table in TABLES[result["bench"]](result))))

@@ -1,8 +1,7 @@
 """`python -m bench schedule`: how long compiled programs should take, from their schedules, without hardware.
 
 A kernel takes the longest of three times: its bytes at the bandwidth of the chip, its flops of matmuls at its
-peak, and the clocks that its instructions need to be issued. A program takes the sum over its kernels. What
-that leaves out stands in README.md. A copy, a sum and a sum of exponentials test the estimate.
+peak, and the clocks to issue its instructions. A program takes the sum over its kernels.
 """
 
 import itertools
@@ -22,9 +21,8 @@ import pandas as pd
 
 import focaljax
 from bench import bundles, compiled, hlo, linear, sass
-from bench.console import collect
-from bench.contenders import Contender, contenders, ours, smoothed
-from bench.results import COMPILERS, header, previous
+from bench.contenders import SMOOTHED, Contender, contenders, ours
+from bench.results import COMPILERS, collect, header, previous
 from bench.tables import GRADIENT, PASSES
 
 PACKAGES = (*COMPILERS, "tokamax", "nvidia-cuda-nvcc", "nvidia-cuda-nvdisasm")
@@ -46,9 +44,8 @@ CHIPS = {
     "h100": Chip(3350e9, 989e12, 1.83e9, 4 * 132),
     "h200": Chip(4800e9, 989e12, 1.83e9, 4 * 132),
 }
-SHAPES = {name: compiled.SHAPES[name] for name in ("rows", "head", "vocabulary", "pixels", "detection")}
-SHAPES["linear"] = (linear.LARGE, -1)  # rows, features, classes
-NAMES = tuple(SHAPES)
+NAMES = ("rows", "head", "vocabulary", "pixels", "detection", "linear")
+SHAPES = compiled.SHAPES | {"linear": (linear.LARGE, -1)}  # rows, features, classes
 DTYPES = ("float32", "bfloat16")
 SMALL = 0.02  # of a program's bytes: a kernel of a GPU that moves less costs what it moves; nvdisasm is slow
 KEY = ("case", "chip", "dtype", "contender", "program")
@@ -67,7 +64,7 @@ def racing(case: str) -> list[Contender]:
         found.insert(3, Contender("focaljax, integer labels", positives, family="sigmoid"))
         return [c for c in found if c.family == "sigmoid"]
     found = [c for c in found if c.family == "softmax"]
-    found.insert(1, Contender("focaljax, smoothed", smoothed))
+    found.insert(1, SMOOTHED)
     return [c for c in found if c.name in compiled.ENOUGH] if case == "vocabulary" else found
 
 
@@ -91,17 +88,13 @@ def jobs() -> Iterator[tuple[dict[str, str], Callable, tuple[jax.ShapeDtypeStruc
             yield where | {"contender": c.name, "program": program}, *made
 
 
-def estimate(
-    f: Callable, operands: tuple[jax.ShapeDtypeStruct, ...], chip: str, folder: Path
-) -> dict[str, Any]:
+def estimate(f: Callable, operands: tuple, chip: str, folder: Path) -> dict[str, Any]:
     """Milliseconds of a program, of each of its three times alone, and of the kernels that matter.
 
     The environment must be as `dumping` makes it.
 
     Raises:
-      KeyError: A compiler did not write the schedule of a kernel.
-      Unavailable: As `bench.compiled.measure`.
-      FileNotFoundError: NVIDIA's tools are not installed.
+      KeyError, FileNotFoundError, Unavailable: A schedule, NVIDIA's tools or a compiler are missing.
     """
     shutil.rmtree(folder, ignore_errors=True)
     options = {} if chip[0] == "v" else sass.OPTIONS | {"xla_dump_to": str(folder)}
@@ -132,19 +125,14 @@ def dumping(folder: Path) -> None:
     os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {bundles.FLAGS.format(folder)}"
 
 
-def unit(case: str, chip: str, dtype: str) -> float:
-    """Milliseconds of one pass over the logits; in the linear case of three matmuls."""
-    count, peak = math.prod(SHAPES[case][0]), CHIPS[chip]
-    if case == "linear":
-        return 1e3 * 6 * count / peak.flops
-    return 1e3 * count * jnp.dtype(dtype).itemsize / peak.bandwidth
-
-
 def cell(key: dict[str, str], f: Callable, operands: tuple, folder: Path) -> dict[str, Any]:
-    """One row of the results."""
-    chip = key["chip"]
-    row = key | {"shape": list(SHAPES[key["case"]][0]), "unit": unit(key["case"], chip, key["dtype"])}
-    return compiled.attempt(row, chip, lambda: estimate(f, operands, chip, folder))
+    """One row of the results; the unit is one pass over the logits, in the linear case three matmuls."""
+    (shape, _), peak = SHAPES[key["case"]], CHIPS[key["chip"]]
+    seconds = math.prod(shape) * jnp.dtype(key["dtype"]).itemsize / peak.bandwidth
+    if key["case"] == "linear":
+        seconds = 6 * math.prod(shape) / peak.flops
+    row = key | {"shape": list(shape), "unit": 1e3 * seconds}
+    return compiled.attempt(row, key["chip"], lambda: estimate(f, operands, key["chip"], folder))
 
 
 def chosen(key: dict[str, str], args: Namespace) -> bool:
@@ -160,17 +148,17 @@ def main(args: Namespace) -> int:
     result = header("schedule", packages=PACKAGES) | {"chips": chips, "rows": []}
     old, stopped = (previous(args.out, result, partial).get("rows", []) for partial in (False, True))
     found = {_id(row): row for row in [*(row for row in old if not chosen(row, args)), *stopped]}
-    every = list(jobs())
-    todo = [(" ".join(_id(key)), (key, *made)) for key, *made in every if chosen(key, args)]
-    result["rows"] = [found[_id(key)] for key, *_ in every if _id(key) in found]
+    every = {_id(key): (key, *made) for key, *made in jobs()}
+    todo = [(" ".join(i), job) for i, job in every.items() if chosen(job[0], args) and i not in found]
+    result["rows"] = [found[i] for i in every if i in found]
     with tempfile.TemporaryDirectory() as folder:
 
         def do(job: tuple[dict[str, str], Callable, tuple]) -> None:
             found[_id(job[0])] = cell(*job, Path(folder))
-            result["rows"] = [found[_id(key)] for key, *_ in every if _id(key) in found]
+            result["rows"] = [found[i] for i in every if i in found]
 
         dumping(Path(folder))
-        collect(args, result, [job for job in todo if _id(job[1][0]) not in found], do)
+        collect(args, result, todo, do)
     return 0
 
 

@@ -20,10 +20,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bench import compiled, hlo
-from bench.console import collect
-from bench.results import COMPILERS, header
+from bench.contenders import INTEGER
+from bench.results import COMPILERS, collect, header
 from examples import pod
-from focaljax import reduce_loss, softmax_focal_loss_with_integer_labels
+from focaljax import reduce_loss
 
 PODS = {"v5e 4x4": "v5e:4x4", "v5e 16x16": "v5e:16x16", "v5p 4x4x4": "v5p:4x4x4"}
 MODEL = {"v5e 4x4": 4, "v5e 16x16": 16, "v5p 4x4x4": 4}  # devices that share the classes
@@ -50,11 +50,7 @@ class Program(NamedTuple):
 
 @functools.cache
 def mesh_of(target: str, layout: str, kind: AxisType = AxisType.Auto) -> Mesh:
-    """All devices of a pod that need not be there.
-
-    Raises:
-      Unavailable: As `bench.compiled.place`.
-    """
+    """All devices of a pod that need not be there."""
     compiled.place("v5e")
     topology = topologies.get_topology_desc(PODS[target], platform="tpu")
     model = MODEL[target] if layout == "data x classes" else 1
@@ -78,7 +74,7 @@ def compile_loss(
     form: str,
     dtype: str = "float32",
     *,
-    loss: Callable = softmax_focal_loss_with_integer_labels,
+    loss: Callable = INTEGER,
     soft: bool = False,
 ) -> Program:
     """The mean of a loss of class indices or `soft` labels, and its gradient with respect to the logits."""
@@ -107,11 +103,9 @@ def compile_step(mesh: Mesh, classes: int, form: str) -> Program:
     with jax.set_mesh(mesh):
         params = {name: struct(mesh, x.shape, x.dtype, pod.PARAMS[name]) for name, x in shapes.items()}
         state = jax.eval_shape(optimizer.init, params)
-        batch = pod.Batch(
-            struct(mesh, (rows, HIDDEN), "float32", pod.BATCH.inputs),
-            struct(mesh, (rows,), "int32", pod.BATCH.labels),
-            struct(mesh, (rows,), "float32", pod.BATCH.weights),
-        )
+        inputs = struct(mesh, (rows, HIDDEN), "float32", pod.BATCH.inputs)
+        labels = struct(mesh, (rows,), "int32", pod.BATCH.labels)
+        batch = pod.Batch(inputs, labels, struct(mesh, (rows,), "float32", pod.BATCH.weights))
         step = pod.make_step(optimizer, pod.by_hand(mesh) if form == "shard_map" else pod.objective)
         return measure(step.lower(params, state, batch), mesh, classes, "float32")
 
@@ -132,13 +126,6 @@ def measure(lowered: Any, mesh: Mesh, classes: int, dtype: str) -> Program:
     )
 
 
-def jobs() -> list[dict[str, Any]]:
-    """Every program of the table."""
-    keys = ("program", "target", "layout", "classes", "form")
-    every = itertools.product(("loss", "step"), PODS, LAYOUTS, CLASSES, FORMS)
-    return [dict(zip(keys, values, strict=True)) for values in every]
-
-
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """One row of the results."""
 
@@ -152,7 +139,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 def main(args: Namespace) -> int:
     """Compiles all programs and writes the results."""
-    todo = jobs()
+    keys = ("program", "target", "layout", "classes", "form")
+    every = itertools.product(("loss", "step"), PODS, LAYOUTS, CLASSES, FORMS)
+    todo = [dict(zip(keys, values, strict=True)) for values in every]
     if args.quick:
         few = ("v5e 4x4", "data x classes", CLASSES[0])
         todo = [j for j in todo if (j["target"], j["layout"], j["classes"]) == few]

@@ -5,9 +5,9 @@ head, the loss, the gradients of features and kernel, and gradient descent on th
 cases run at gamma 2 without alpha, detection at gamma 2 and alpha 0.25.
 """
 
+import collections
 import functools
 import itertools
-import math
 import statistics
 from argparse import Namespace
 from collections.abc import Callable
@@ -18,10 +18,9 @@ import jax
 
 from bench import agreement, cases, on_jax
 from bench.cases import Case
-from bench.console import collect, say
-from bench.contenders import BASELINE, Absent, Contender, contenders
+from bench.contenders import BASELINE, Absent, Contender, contenders, reason
 from bench.on_jax import PROGRAMS, Ready
-from bench.results import header, previous
+from bench.results import collect, header, previous, say
 from bench.tables import COPY, FAILED, GRADIENT
 from bench.timing import EFFORT, interleaved
 
@@ -67,12 +66,10 @@ def merge(result: dict[str, Any], old: dict[str, Any], chosen: list[Case], dtype
     """Takes over what was measured before of other cases, on this machine with these versions."""
     mine = {(case.name, dtype) for case in chosen for dtype in dtypes}
     families = {case.family for case in chosen}
-    for key in ("agreement", "failed", "far", "rows", "compile"):
-        rows = old.get(key, [])
-        if key in ("agreement", "compile"):
-            result[key] = [row for row in rows if row["family"] not in families]
-        else:
-            result[key] = [row for row in rows if (row["case"], row["dtype"]) not in mine]
+    for key in ("agreement", "compile"):
+        result[key] = [row for row in old.get(key, []) if row["family"] not in families]
+    for key in ("failed", "far", "rows"):
+        result[key] = [row for row in old.get(key, []) if (row["case"], row["dtype"]) not in mine]
 
 
 def agree(found: list[Contender], absent: list[Absent], result: dict[str, Any]) -> list[Contender]:
@@ -124,20 +121,19 @@ def race(one: Batch, program: str, result: dict[str, Any]) -> None:
             failed = {"program": program, "contender": c.name, "reason": reason(error)}
             result["failed"].append(where | failed)
     if program == GRADIENT:
-        probes, able = (
-            {name: r.probe for name, r in ready.items()},
-            [c for c in one.racing if c.name in ready],
-        )
+        able = [c for c in one.racing if c.name in ready]
+        probes = {name: r.probe for name, r in ready.items()}
         for name, difference in agreement.within_case(probes, able, one.dtype).items():
             result["far"].append(where | {"contender": name, "difference": difference})
-    calls, size = {name: r.call for name, r in ready.items()}, one.arrays["jax"].logits.nbytes
+    size = one.arrays["jax"].logits.nbytes
     if program != "step":
-        calls[COPY] = on_jax.copy(one.arrays["jax"])
-    for name, timing in interleaved(calls, one.effort, BASELINE).items():
+        ready[COPY] = on_jax.copy(one.arrays["jax"])
+    timings = interleaved({name: r.call for name, r in ready.items()}, one.effort, BASELINE)
+    for name, timing in timings.items():
         row = {"case": case.name, "family": case.family, "shape": list(case.shape), "dtype": one.dtype}
         row |= {"program": program, "contender": name, **timing._asdict(), "bytes": size}
-        _, _, temp, seconds = ready.get(name, Ready(calls[name], None, None, None))
-        row |= {"temp": None if temp is None else temp / size, "compiling": seconds}
+        temp = ready[name].temp
+        row |= {"temp": None if temp is None else temp / size, "compiling": ready[name].compiling}
         result["rows"].append(row)
 
 
@@ -145,12 +141,11 @@ def compiling(family: str, args: Namespace, found: list[Contender], result: dict
     """Seconds to compile value and gradient of the first case, fresh each time, and the number of traces."""
     case = next(c for c in cases.CASES if c.family == family)
     one = Batch(case.small() if args.quick else case, "float32", args, found)
-    seconds: dict[str, list[float]] = {c.name: [] for c in one.racing if c.framework == "jax"}
+    seconds = collections.defaultdict(list)
     for _ in range(1 if args.quick else FRESH_COMPILES):
-        for c in one.racing:
-            if c.framework == "jax":
-                jax.clear_caches()
-                seconds[c.name].append(one.ready(c, GRADIENT).compiling or math.nan)
+        for c in (c for c in one.racing if c.framework == "jax"):
+            jax.clear_caches()
+            seconds[c.name].append(one.ready(c, GRADIENT).compiling)
     medians = {name: statistics.median(found) for name, found in seconds.items()}
     base = medians.get(BASELINE)
     for c in one.racing:
@@ -160,11 +155,6 @@ def compiling(family: str, args: Namespace, found: list[Contender], result: dict
         row |= {"traces": traces(c, one.case, one.arrays[c.framework], OPTIONS) if able else None}
         row |= {"ratio": median / base if median and base else None, "options": len(OPTIONS)}
         result["compile"].append(row)
-
-
-def reason(error: Exception) -> str:
-    """The first line of an error."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:200]
 
 
 def complaints(result: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,18 @@ class Timing(NamedTuple):
     high: float
     ratio: float | None
     rounds: int
+
+
+def repeated(run: Callable[[], Any], wait: Callable[[Any], Any]) -> Call:
+    """A call of `run`, which waits for its last result."""
+
+    def call(times: int) -> None:
+        result = None
+        for _ in range(times):
+            result = run()
+        wait(result)
+
+    return call
 
 
 def timed(call: Call, repeats: int = 1) -> float:
