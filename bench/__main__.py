@@ -1,7 +1,6 @@
 """`python -m bench NAME`: runs one of the benches, which prints its tables and writes its results.
 
-Then `python -m bench report` draws the plots and puts the tables into bench/README.md. A bench that is
-stopped with Ctrl-C leaves what it has as `*.partial.json` and the last complete result as it was.
+A bench that is stopped with Ctrl-C leaves what it has as `*.partial.json` and the last result as it was.
 """
 
 import argparse
@@ -9,6 +8,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 BENCHES = {
     "speed": "time, memory, compile time and traces, as ratios to Optax's cross-entropy",
@@ -28,23 +28,26 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
     benches = parser.add_subparsers(dest="bench", required=True)
     one = {name: benches.add_parser(name, help=words, description=words) for name, words in BENCHES.items()}
-    for name in list(one)[:-1]:
-        words = "default: bench/results, with --quick bench/results/quick"
-        one[name].add_argument(
-            "--quick", action="store_true", help="tiny sizes: tries the bench, measures nothing"
-        )
-        one[name].add_argument("--out", type=Path, metavar="FOLDER", help=words)
-    for name in ("speed", "growth", "linear"):
-        one[name].add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
-    for name in ("speed", "schedule", "linear"):
-        one[name].add_argument(
-            "--case", nargs="+", metavar="NAME", help="one or more of the cases; default: all"
-        )
-    for name, words in {"speed": "float32; on a GPU both", "schedule": "both"}.items():
-        dtypes = ("float32", "bfloat16")
-        one[name].add_argument("--dtype", nargs="+", choices=dtypes, help=f"default: {words}")
-    chips = ("v5e", "v5p", "v6e", "h100", "h200")
-    one["schedule"].add_argument("--chip", nargs="+", choices=chips, help="default: all")
+    every, dtypes, chips = list(one)[:-1], ("float32", "bfloat16"), ("v5e", "v5p", "v6e", "h100", "h200")
+    quick = "tiny sizes: tries the bench, measures nothing"
+    out = "default: bench/results, with --quick bench/results/quick"
+    case, dtype = "one or more of the cases; default: all", "default: float32; on a GPU both"
+    options: list[tuple[list[str], str, dict[str, Any]]] = [
+        (every, "--quick", {"action": "store_true", "help": quick}),
+        (every, "--out", {"type": Path, "metavar": "FOLDER", "help": out}),
+        (
+            ["speed", "growth", "linear"],
+            "--device",
+            {"choices": ("cpu", "gpu"), "default": "cpu", "help": "default: cpu"},
+        ),
+        (["speed", "schedule", "linear"], "--case", {"nargs": "+", "metavar": "NAME", "help": case}),
+        (["speed"], "--dtype", {"nargs": "+", "choices": dtypes, "help": dtype}),
+        (["schedule"], "--dtype", {"nargs": "+", "choices": dtypes, "help": "default: both"}),
+        (["schedule"], "--chip", {"nargs": "+", "choices": chips, "help": "default: all"}),
+    ]
+    for names, flag, how in options:
+        for name in names:
+            one[name].add_argument(flag, **how)
     return parser
 
 
@@ -80,10 +83,8 @@ def main(argv: list[str] | None = None) -> int:
 def _problem(args: argparse.Namespace) -> str | None:
     """Why the arguments cannot be had: there is no such case, or no GPU."""
     if asked := getattr(args, "case", None):
-        names = importlib.import_module(
-            "bench.cases" if args.bench == "speed" else f"bench.{args.bench}"
-        ).NAMES
-        if unknown := [name for name in asked if name not in names]:
+        module = importlib.import_module(f"bench.{'cases' if args.bench == 'speed' else args.bench}")
+        if unknown := [name for name in asked if name not in module.NAMES]:
             return f"no such case: {', '.join(unknown)}"
     if getattr(args, "device", "cpu") == "gpu":
         import jax

@@ -26,20 +26,7 @@ def on(contender: Contender) -> Any:
     return importlib.import_module(f"bench.on_{contender.framework}")
 
 
-def ordinary(contender: Contender) -> tuple[np.ndarray, np.ndarray, np.ndarray, float | None]:
-    """Logits, labels in the contender's form, the oracle's weights, and alpha."""
-    logits = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
-    if contender.family == "sigmoid":
-        labels = (np.arange(30) % 3 == 0).reshape(6, 5).astype(np.float32)
-        return logits, labels, labels, 0.25
-    targets = (np.arange(6) % 5).astype(np.int32)
-    weights = oracle.one_hot(targets, 5)
-    return logits, targets if contender.indices else weights.astype(np.float32), weights, None
-
-
-def truth(
-    contender: Contender, logits: np.ndarray, weights: np.ndarray, gamma: float, alpha: float | None
-) -> Any:
+def truth(contender: Contender, logits: Any, weights: Any, gamma: float, alpha: float | None) -> Any:
     """The oracle's `value` and `grad`: of rows, or of entries with labels `weights`."""
     gamma = gamma if contender.focal else 0.0
     if contender.family == "softmax":
@@ -55,7 +42,14 @@ def check(contender: Contender) -> float:
     Raises:
       Disagreement: It is not small.
     """
-    (logits, labels, weights, alpha), worst = ordinary(contender), [0.0]
+    logits, worst = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32), [0.0]
+    if contender.family == "sigmoid":
+        alpha, weights = 0.25, (np.arange(30) % 3 == 0).reshape(6, 5).astype(np.float32)
+        labels = weights
+    else:
+        targets, alpha = (np.arange(6) % 5).astype(np.int32), None
+        weights = oracle.one_hot(targets, 5)
+        labels = targets if contender.indices else weights.astype(np.float32)
     for gamma in (0.0, 2.0) if contender.focal else (0.0,):
         want = truth(contender, logits, weights, gamma, alpha)
         got = on(contender).evaluate(contender, logits, labels, gamma, -1, alpha)
@@ -66,9 +60,7 @@ def check(contender: Contender) -> float:
     return float(np.max(worst))
 
 
-def within_case(
-    probes: dict[str, tuple[float, float]], contenders: list[Contender], dtype: str
-) -> dict[str, float]:
+def within_case(probes: dict[str, Any], contenders: list[Contender], dtype: str) -> dict[str, float]:
     """How far the probes are from the reference of their kind, for those that are too far."""
     far = {}
     for contender in contenders:

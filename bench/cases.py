@@ -1,8 +1,7 @@
 """What is measured: logits and labels as training meets them, the same in every run.
 
-Logits are standard normal. In a softmax the label's is raised until its log-odds are 2 on average with a
-spread of 3: most examples are easy, some are wrong. Of detection all are lowered to RetinaNet's prior of
-0.01, and where there is an object raised to about 1.
+Logits are standard normal. In a softmax the label's log-odds are raised to 2 on average with a spread of 3:
+most examples are easy, some are wrong. Detection starts from RetinaNet's prior of 0.01.
 """
 
 import math

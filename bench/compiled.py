@@ -1,9 +1,8 @@
 """`python -m bench compiled`: what the compiled programs move, store and run, without the hardware.
 
-The `libtpu` and `jax-cuda13-plugin` wheels hold the real compilers, which need no device. A program is
-compiled for one device of a target and read back: on TPUs XLA's own cost analysis knows the bytes (with
-the padding of tiles); for GPUs it has none, so the operands and results of the kernels are added up from
-the optimised HLO. One pass is one read or write of an array of the size of the logits.
+The wheels of TPUs and GPUs hold the real compilers. On TPUs XLA's own cost analysis knows the bytes (with the
+padding of tiles); for GPUs it has none, so the operands and results of the kernels are added up from the
+optimised HLO. One pass is one read or write of an array of the size of the logits.
 """
 
 import functools
@@ -12,7 +11,8 @@ import itertools
 import os
 import re
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,8 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from bench import hlo
-from bench.contenders import SMOOTHED, contenders
+from bench.cases import Shape
+from bench.contenders import SMOOTHED, Contender, contenders
 from bench.results import COMPILERS, collect, header
 
 CONFIGS = Path(__file__).parent / "targets"
@@ -114,9 +115,7 @@ SHAPES = {  # large enough that no TPU fetches an array into its VMEM first, whi
 ENOUGH = {"focaljax", "Optax cross-entropy", "textbook focal"}  # where only class indices are of interest
 
 
-def compile_loss(
-    loss: Callable, shape: Sequence[int], axis: int, dtype: str, target: str, **options: Any
-) -> Program:
+def compile_loss(loss: Callable, shape: Shape, axis: int, dtype: str, target: str, **options: Any) -> Program:
     """What the mean of a loss or its gradient costs on one device of `target`; options as of `program_of`."""
     f, operands = program_of(loss, shape, axis, dtype, **options)
     compiled = compile(f, operands, target)
@@ -136,15 +135,15 @@ def compile_loss(
 
 def program_of(
     loss: Callable,
-    shape: Sequence[int],
+    shape: Shape,
     axis: int,
     dtype: str,
     *,
-    indices: bool | int,
+    indices: int,
     gradient: bool,
     traced_gamma: bool = False,
 ) -> tuple[Callable, tuple[jax.ShapeDtypeStruct, ...]]:
-    """The mean of a loss at gamma 2, or its value and gradient with respect to the logits; and the operands.
+    """The mean of a loss at gamma 2, or its value and gradient by the logits; and the operands.
 
     Labels are `indices`, one per row or so many, or have the shape of the logits.
     """
@@ -160,7 +159,7 @@ def program_of(
     return jax.value_and_grad(mean) if gradient else mean, (logits, labels, *gamma)
 
 
-def jobs() -> list[dict[str, Any]]:
+def jobs(quick: bool) -> Iterator[tuple[str, tuple[dict[str, Any], str, Callable[[], dict[str, Any]]]]]:
     """Every program of the table, our losses first; the names of the losses of entries say so.
 
     Values in float32 only, as both dtypes are read alike; few classes and images on one TPU and the H200.
@@ -170,18 +169,27 @@ def jobs() -> list[dict[str, Any]]:
     sigmoid = [c._replace(name=f"{c.name}, sigmoid") for c in found if c.family == "sigmoid"]
     every = [c for c in found if c.family == "softmax"] + sigmoid
     both, some, plain = ("float32", "bfloat16"), ("v5e", "h200"), [c for c in every if c.name in ENOUGH]
-    groups = [
-        ("rows", False, TARGETS, both[:1], every),
-        ("rows", True, TARGETS, both, every),
-        ("pixels", True, some, both, plain),
-        ("2 classes", True, some, both[:1], plain),
-        ("21 classes", True, some, both[:1], plain),
-    ]
-    return [
-        {"loss": c, "target": t, "dtype": d, "shape": shape, "gradient": gradient}
-        for shape, gradient, targets, dtypes, losses in groups
-        for t, d, c in itertools.product(targets, dtypes, losses)
-    ]
+    groups: list[tuple[str, bool, tuple, tuple, list[Contender]]]
+    groups = [("rows", False, TARGETS, both[:1], every), ("rows", True, TARGETS, both, every)]
+    if quick:
+        groups = [(where, gradient, TARGETS[:1], dtypes, plain) for where, gradient, _, dtypes, _ in groups]
+    else:
+        groups += [("pixels", True, some, both, plain)]
+        groups += [(where, True, some, both[:1], plain) for where in ("2 classes", "21 classes")]
+    for where, gradient, targets, dtypes, losses in groups:
+        for target, dtype, c in itertools.product(targets, dtypes, losses):
+            (shape, axis), row = SHAPES[where], {"loss": c.name, "target": target, "dtype": dtype}
+            row |= {"shape": where, "gradient": gradient, "logits": list(shape), "axis": axis}
+            options = {"indices": c.indices, "gradient": gradient}
+            make = partial(costs, c.loss, shape, axis, dtype, target, **options)
+            yield f"{target} {dtype} {c.name}", (row, target, make)
+
+
+def costs(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """The numbers of `compile_loss`."""
+    program = compile_loss(*arguments, **options)
+    found = program._asdict() | {"passes": round(program.passes, 3), "temp": round(program.temp, 3)}
+    return {key: number for key, number in found.items() if key != "text"}
 
 
 def attempt(row: dict[str, Any], target: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -196,25 +204,8 @@ def attempt(row: dict[str, Any], target: str, make: Callable[[], dict[str, Any]]
         return row | {"failed": f"{target}: {str(error).splitlines()[0]}"}
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
-    """One row of the results."""
-    contender, (shape, axis) = job["loss"], SHAPES[job["shape"]]
-
-    def make() -> dict[str, Any]:
-        options = {"indices": contender.indices, "gradient": job["gradient"]}
-        program = compile_loss(contender.loss, shape, axis, job["dtype"], job["target"], **options)
-        numbers = {key: value for key, value in program._asdict().items() if key != "text"}
-        return numbers | {"passes": round(program.passes, 3), "temp": round(program.temp, 3)}
-
-    return attempt(job | {"loss": contender.name, "logits": list(shape), "axis": axis}, job["target"], make)
-
-
 def main(args: Namespace) -> int:
     """Compiles all programs and writes the results."""
-    todo = jobs()
-    if args.quick:
-        todo = [j for j in todo if j["target"] == "v5e" and j["loss"].name in ENOUGH and j["shape"] == "rows"]
     result = header("compiled", packages=COMPILERS) | {"rows": []}
-    named = [(f"{job['target']} {job['dtype']} {job['loss'].name}", job) for job in todo]
-    collect(args, result, named, lambda job: result["rows"].append(run(job)))
+    collect(args, result, jobs(args.quick), lambda job: result["rows"].append(attempt(*job)))
     return 0

@@ -1,8 +1,7 @@
 """Who is measured: our losses, the textbook one, and what people use today.
 
-Each contender is one function ``loss(logits, labels, gamma, axis, alpha=None)`` that returns one loss per row
-(softmax) or per entry (sigmoid), of JAX arrays or of PyTorch tensors. A library that is missing is reported
-with the reason, never left out in silence.
+Each is one function ``loss(logits, labels, gamma, axis, alpha=None)`` that returns one loss per row (softmax)
+or per entry (sigmoid). A library that is missing is reported with the reason, never left out in silence.
 """
 
 import importlib
@@ -19,6 +18,8 @@ T = TypeVar("T")
 BASELINE = "Optax cross-entropy"  # what every ratio is a ratio to
 OURS = "focaljax"
 DENSE = "focaljax, dense labels"
+COPY = "copy of the logits"
+LINEAR = f"matmul and {BASELINE}"
 
 
 class Contender(NamedTuple):
@@ -205,10 +206,8 @@ def _kornia() -> list[Contender]:
     def binary(z, y, gamma, axis, alpha=None):
         return losses.binary_focal_loss_with_logits(z, y, alpha, gamma)
 
-    return [
-        Contender("kornia focal", focal, mean=mean, note=SCALARS),
-        Contender("kornia focal", binary, **ENTRIES, note=SCALARS),
-    ]
+    entries = Contender("kornia focal", binary, **ENTRIES, note=SCALARS)
+    return [Contender("kornia focal", focal, mean=mean, note=SCALARS), entries]
 
 
 def _fused(losses: Callable) -> Callable:

@@ -1,7 +1,6 @@
 """`python -m bench growth`: time and memory of value and gradient against rows and against classes.
 
-Both must grow linearly: an exponent of 1 on log axes, over the two upper decades, where the fixed cost of a
-call no longer shows.
+Both must grow linearly: an exponent of 1 over the two upper decades, where the fixed cost of a call is small.
 """
 
 from argparse import Namespace

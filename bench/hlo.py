@@ -209,10 +209,8 @@ def _bytes(op: Op) -> float:
     return sum(array.bytes for array in op.result if not array.inside)
 
 
-# Arrays of the size of the logits: more than half as many elements, so that [N] is none beside [N, 2].
-
-
 def _large(op: Op, size: int) -> int:
+    """Results of the logits' size: more than half as many elements, so that [N] is none beside [N, 2]."""
     return sum(2 * array.size > size for array in op.result)
 
 

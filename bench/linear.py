@@ -1,8 +1,7 @@
 """`python -m bench linear`: the last layer and its loss, with and without logits.
 
-Value and gradient by inputs and kernel. Measured on this machine: time, and the memory beside operands and
-results; with a million classes, in a process of its own, all memory of the process. Compiled for TPUs and an
-H200, which need not be there: that memory, the flops of all matmuls, and the bytes that kernels move.
+Value and gradient by inputs and kernel: measured on this machine, with a million classes in a process of its
+own; and compiled for TPUs and an H200, which need not be there.
 """
 
 import importlib
@@ -26,9 +25,8 @@ import numpy as np
 
 from bench import compiled, hlo
 from bench.agreement import DISAGREES, Disagreement
-from bench.contenders import OURS, Absent, gathered, reason, textbook
+from bench.contenders import LINEAR, OURS, Absent, gathered, reason, textbook
 from bench.results import COMPILERS, collect, header, previous, say
-from bench.tables import LINEAR
 from bench.timing import EFFORT, Effort, interleaved
 from focaljax import linear_softmax_focal_loss, softmax_focal_loss_with_integer_labels
 
@@ -185,9 +183,6 @@ def measured(case: str, shape: Shape, dtype: str, device: str, effort: Effort) -
     return rows
 
 
-# A million classes in a process of its own.
-
-
 def alone(shape: Shape) -> dict[str, Any]:
     """Time and the largest memory of a fresh process that makes operands, value and gradient."""
     command = [sys.executable, "-c", f"from bench import linear; linear.process({shape})"]
@@ -211,9 +206,6 @@ def process(shape: Shape) -> None:
     seconds = time.perf_counter() - start
     peak = 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[0])
     print(json.dumps({"seconds": seconds, "peak": peak, "value": float(value)}))
-
-
-# The command.
 
 
 def jobs(args: Namespace, chosen: list[str]) -> Iterator[tuple[str, tuple[str, Callable[[], Any]]]]:

@@ -115,9 +115,7 @@ def evaluate(
     return losses.detach().cpu().numpy(), gradient.cpu().numpy()
 
 
-def traces(
-    contender: Contender, case: Case, arrays: Arrays, options: list[tuple[float, float]]
-) -> int | None:
+def traces(contender: Contender, case: Case, arrays: Arrays, options: list) -> int | None:
     """How many graphs `torch.compile` makes of the loss for several (gamma, alpha); None for eager."""
     if not contender.compiled:
         return None

@@ -5,7 +5,6 @@ Between `<!-- speed -->` and `<!-- /speed -->` all is made here; the words aroun
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from bench import results, tables
 
@@ -49,18 +48,14 @@ def section(bench: str, folder: Path) -> list[str]:
     """The paragraphs of one bench: for each device what it was measured on, the picture and the tables."""
     paragraphs = []
     for stem, result in results.read(folder, bench):
-        paragraphs.append(provenance(result))
+        machine, versions = result["machine"], result["versions"].items()
+        device = "" if machine["device"] == "cpu" else f"{machine['device']}, "
+        where = f"{device}{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB"
+        words = ", ".join(f"{name} {version}" for name, version in versions if version)
+        paragraphs.append(f"{result['date']}, {where}; {words}.")
         if (folder / f"{stem}.png").exists():
             paragraphs.append(f"![{ALT[bench]}.]({folder.name}/{stem}.png)")
         paragraphs += [table.markdown() for table in tables.TABLES[bench](result)]
         paragraphs += [f"Absent: {a['name']} ({a['reason']})." for a in result.get("absent", [])]
         paragraphs += [tables.FAILED.format(**row) for row in result.get("failed", [])]
     return paragraphs or [f"Not measured yet: `python -m bench {bench}`."]
-
-
-def provenance(result: dict[str, Any]) -> str:
-    """When, on what, with which versions."""
-    machine, versions = result["machine"], result["versions"].items()
-    device = "" if machine["device"] == "cpu" else f"{machine['device']}, "
-    where = f"{device}{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB"
-    return f"{result['date']}, {where}; {', '.join(f'{name} {x}' for name, x in versions if x)}."

@@ -16,8 +16,6 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.tables import TABLES
-
 CONSOLE = Console()
 FOLDER = Path(__file__).parent / "results"
 VERSIONS = ("focaljax", "jax", "jaxlib", "optax", "keras", "torch", "torchvision", "kornia")
@@ -99,10 +97,10 @@ def say(line: str) -> None:
     CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def collect(
-    args: Namespace, result: dict[str, Any], jobs: Iterable[tuple[str, Any]], do: Callable[[Any], None]
-) -> None:
+def collect(args: Namespace, result: dict[str, Any], jobs: Iterable[tuple[str, Any]], do: Callable) -> None:
     """Does the jobs under a bar that names them, writes `result` after each one, and shows its tables."""
+    from bench.tables import TABLES  # pandas: the process that linear.py measures must not load it
+
     columns = TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()
     bar = Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=CONSOLE)
     with writer(args.out, result, say) as write, bar:

@@ -1,8 +1,7 @@
 """`python -m bench sharded`: the programs of one device of a TPU pod, compiled without having one.
 
-The loss alone and the training step of `examples.pod`, data-parallel and with the classes sharded too, once
-as the compiler shards them and once as `jax.shard_map` does by hand. One pass is one read or write of an
-array of the size of the logits that lie on ONE device; what devices exchange is counted per device.
+The loss and the training step of `examples.pod`, sharded by the compiler and by hand. One pass is one read or
+write of an array of the size of the logits that lie on ONE device; exchanges are counted per device, too.
 """
 
 import functools
@@ -126,26 +125,24 @@ def measure(lowered: Any, mesh: Mesh, classes: int, dtype: str) -> Program:
     )
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
-    """One row of the results."""
-
-    def make() -> dict[str, Any]:
-        build = compile_loss if job["program"] == "loss" else compile_step
-        program = build(mesh_of(job["target"], job["layout"]), job["classes"], job["form"])
-        return program._asdict() | {"passes": round(program.passes, 3), "temp": round(program.temp, 4)}
-
-    return compiled.attempt(job, job["target"], make)
+def costs(job: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of one program."""
+    build = compile_loss if job["program"] == "loss" else compile_step
+    program = build(mesh_of(job["target"], job["layout"]), job["classes"], job["form"])
+    return program._asdict() | {"passes": round(program.passes, 3), "temp": round(program.temp, 4)}
 
 
 def main(args: Namespace) -> int:
     """Compiles all programs and writes the results."""
-    keys = ("program", "target", "layout", "classes", "form")
-    every = itertools.product(("loss", "step"), PODS, LAYOUTS, CLASSES, FORMS)
-    todo = [dict(zip(keys, values, strict=True)) for values in every]
-    if args.quick:
-        few = ("v5e 4x4", "data x classes", CLASSES[0])
-        todo = [j for j in todo if (j["target"], j["layout"], j["classes"]) == few]
     result = header("sharded", packages=COMPILERS) | {"rows": []}
-    named = [(f"{job['target']} {job['program']}, {job['layout']}", job) for job in todo]
-    collect(args, result, named, lambda job: result["rows"].append(run(job)))
+
+    def do(job: dict[str, Any]) -> None:
+        result["rows"].append(compiled.attempt(job, job["target"], functools.partial(costs, job)))
+
+    pods, layouts, classes = (
+        (PODS, LAYOUTS, CLASSES) if not args.quick else (["v5e 4x4"], LAYOUTS[1:], CLASSES[:1])
+    )
+    every = itertools.product(("loss", "step"), pods, layouts, classes, FORMS)
+    jobs = [dict(zip(("program", "target", "layout", "classes", "form"), key, strict=True)) for key in every]
+    collect(args, result, [(f"{job['target']} {job['program']}, {job['layout']}", job) for job in jobs], do)
     return 0

@@ -1,8 +1,7 @@
 """`python -m bench speed`: time, memory, compile time and traces, as ratios to the baseline.
 
 Three programs: the value (the mean loss), value and gradient of the logits, and a step: the matmul of the
-head, the loss, the gradients of features and kernel, and gradient descent on the donated kernel. Softmax
-cases run at gamma 2 without alpha, detection at gamma 2 and alpha 0.25.
+head, the loss, the gradients of features and kernel, and gradient descent on the donated kernel.
 """
 
 import collections
@@ -10,31 +9,30 @@ import functools
 import itertools
 import statistics
 from argparse import Namespace
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 
 from bench import agreement, cases, on_jax
 from bench.cases import Case
-from bench.contenders import BASELINE, Absent, Contender, contenders, reason
+from bench.contenders import BASELINE, COPY, Absent, Contender, contenders, reason
 from bench.on_jax import PROGRAMS, Ready
 from bench.results import collect, header, previous, say
-from bench.tables import COPY, FAILED, GRADIENT
+from bench.tables import FAILED, GRADIENT
 from bench.timing import EFFORT, interleaved
 
 GAMMA = 2.0
 ALPHA = {"softmax": None, "sigmoid": 0.25}
 OPTIONS = [(2.0, 0.25), (0.5, 0.75), (5.0, 0.1), (1.0, 1.0)]  # gammas and alphas that should be one trace
 FRESH_COMPILES = 5
+COMPILE = "compile time"
 
 
 def main(args: Namespace) -> int:
     """Measures all cases and writes the results; 1 if some contender computes something else."""
     chosen = [case.small() if args.quick else case.on(args.device) for case in cases.named(args.case)]
     both = args.device == "gpu" and not args.quick
-    dtypes = args.dtype or (["float32", "bfloat16"] if both else ["float32"])
+    dtypes = args.dtype or ["float32", "bfloat16"][: 1 + both]
     families = list(dict.fromkeys(case.family for case in chosen))
     found, absent = contenders(args.device)
     found = [c for c in found if c.family in families]
@@ -42,21 +40,28 @@ def main(args: Namespace) -> int:
     merge(result, previous(args.out, result), chosen, dtypes)
     found = agree(found, absent, result)
 
-    def do(job: Callable[[], None]) -> None:
-        job()
-        result["rows"].sort(key=lambda row: cases.NAMES.index(row["case"]))
-        result["compile"].sort(key=lambda row: row["family"] != "softmax")
-
     @functools.lru_cache(maxsize=1)  # the three programs of a case come one after the other
     def batch(case: Case, dtype: str) -> Batch:
         return Batch(case, dtype, args, found)
 
-    jobs: list[tuple[str, Callable[[], None]]] = [
-        (f"{case.name} {dtype}, {program}", lambda one=(case, dtype), p=program: race(batch(*one), p, result))
-        for case, dtype, program in itertools.product(chosen, dtypes, PROGRAMS)
-    ]
-    jobs += [(f"compile time, {f}", partial(compiling, f, args, found, result)) for f in families]
-    collect(args, result, jobs, do)
+    def do(job: tuple[Case, str, str]) -> None:
+        case, dtype, program = job
+        if program == COMPILE:
+            compiling(batch(case, dtype), 1 if args.quick else FRESH_COMPILES, result)
+        else:
+            race(batch(case, dtype), program, result)
+        result["rows"].sort(key=lambda row: cases.NAMES.index(row["case"]))
+        result["compile"].sort(key=lambda row: row["family"] != "softmax")
+
+    jobs = list(itertools.product(chosen, dtypes, PROGRAMS))
+    first = {case.family: case.small() if args.quick else case for case in reversed(cases.CASES)}
+    jobs += [(first[family], "float32", COMPILE) for family in families]
+    collect(
+        args,
+        result,
+        [(f"{case.name} {dtype}, {words}", (case, dtype, words)) for case, dtype, words in jobs],
+        do,
+    )
     for line in complaints(result):
         say(line)
     return int(bool(result["far"]))
@@ -79,16 +84,16 @@ def agree(found: list[Contender], absent: list[Absent], result: dict[str, Any]) 
       Disagreement: A contender computes another loss.
     """
     able = []
-    for contender in found:
+    for c in found:
         try:
-            if contender.framework == "jax" or not contender.compiled:
-                row = {"contender": contender.name, "family": contender.family}
-                result["agreement"].append(row | {"difference": agreement.check(contender)})
-            able.append(contender)
+            if c.framework == "jax" or not c.compiled:
+                row = {"contender": c.name, "family": c.family, "difference": agreement.check(c)}
+                result["agreement"].append(row)
+            able.append(c)
         except agreement.Disagreement:
             raise
         except Exception as error:  # a kernel that this device or these versions do not run
-            absent.append(Absent(f"{contender.name} ({contender.family})", reason(error)))
+            absent.append(Absent(f"{c.name} ({c.family})", reason(error)))
     result["absent"] = [a._asdict() for a in absent]
     return able
 
@@ -137,12 +142,10 @@ def race(one: Batch, program: str, result: dict[str, Any]) -> None:
         result["rows"].append(row)
 
 
-def compiling(family: str, args: Namespace, found: list[Contender], result: dict[str, Any]) -> None:
-    """Seconds to compile value and gradient of the first case, fresh each time, and the number of traces."""
-    case = next(c for c in cases.CASES if c.family == family)
-    one = Batch(case.small() if args.quick else case, "float32", args, found)
+def compiling(one: Batch, repeats: int, result: dict[str, Any]) -> None:
+    """Seconds to compile value and gradient, fresh each time, and the number of traces."""
     seconds = collections.defaultdict(list)
-    for _ in range(1 if args.quick else FRESH_COMPILES):
+    for _ in range(repeats):
         for c in (c for c in one.racing if c.framework == "jax"):
             jax.clear_caches()
             seconds[c.name].append(one.ready(c, GRADIENT).compiling)
@@ -151,7 +154,7 @@ def compiling(family: str, args: Namespace, found: list[Contender], result: dict
     for c in one.racing:
         median, traces = medians.get(c.name), one.modules[c.framework].traces
         able = c.focal and not c.cuda
-        row = {"family": family, "contender": c.name, "seconds": median}
+        row = {"family": c.family, "contender": c.name, "seconds": median}
         row |= {"traces": traces(c, one.case, one.arrays[c.framework], OPTIONS) if able else None}
         row |= {"ratio": median / base if median and base else None, "options": len(OPTIONS)}
         result["compile"].append(row)

@@ -5,11 +5,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.contenders import BASELINE
+from bench.contenders import BASELINE, COPY, LINEAR
 
 Result = dict[str, Any]
-COPY = "copy of the logits"
-LINEAR = f"matmul and {BASELINE}"
 PASSES = {"value": 1, "value and gradient": 3}  # the fewest as separate programs: read; read, read, write
 GRADIENT = "value and gradient"
 FAILED = "Failed: {contender}, {program} of {case}, {dtype} ({reason})."
@@ -98,46 +96,34 @@ def _bandwidth(rows: Any, dtype: str) -> Table:
 
 def _compile(rows: Any, family: str) -> Table:
     rows = rows[rows.seconds.notna() | rows.traces.notna()].set_index("contender")
+    cells = {
+        "compile, ms": (1e3 * rows.seconds).map(lambda x: _number(x, ".0f")),
+        "ratio": rows.ratio.map(_number),
+    }
     traces = zip(rows.traces, rows.options, strict=True)
-    frame = pd.DataFrame(
-        {
-            "compile, ms": [_number(1e3 * x, ".0f") for x in rows.seconds],
-            "ratio": [_number(x) for x in rows.ratio],
-            "traces": ["n/a" if pd.isna(made) else f"{made:.0f} for {asked}" for made, asked in traces],
-        },
-        rows.index,
-    )
+    cells["traces"] = ["n/a" if pd.isna(made) else f"{made:.0f} for {asked}" for made, asked in traces]
     note = "Traces: programs made for several values of gamma and alpha."
-    return Table(f"Compile time of value and gradient, fresh, {family}", frame, note)
+    return Table(f"Compile time of {GRADIENT}, fresh, {family}", pd.DataFrame(cells, rows.index), note)
+
+
+ERRORS = {"rows": "rows", "worst_value": "worst value", "worst_gradient": "worst gradient"}
+ERRORS |= {"bad_value": "inf/NaN value", "bad_gradient": "inf/NaN gradient", "dead": "dead", "off": "off 1 %"}
 
 
 def accuracy(result: Result) -> list[Table]:
     """One table per family, all gammas together."""
-    return [_errors(rows, family) for family, rows in _rows(result["rows"]).groupby("family", sort=False)]
-
-
-def _errors(rows: Any, family: str) -> Table:
-    groups = rows.groupby("contender", sort=False)
-    total, worst, notes = groups.sum(numeric_only=True), groups.max(numeric_only=True), groups.note.first()
-    frame = pd.DataFrame(
-        {
-            "rows": total["rows"].map(str),
-            "worst value": worst.worst_value.map(_error),
-            "worst gradient": worst.worst_gradient.map(_error),
-            "inf/NaN value": total.bad_value.map(str),
-            "inf/NaN gradient": total.bad_gradient.map(str),
-            "dead": total.dead.map(str),
-            "off 1 %": (total.off / total["rows"]).map("{:.1%}".format),
-        }
-    )
-    gammas = ", ".join(f"{gamma:g}" for gamma in rows.gamma.unique())
-    limits = "; ".join(f"{name}: {note}" for name, note in notes.items() if note)
-    note = f"Gammas {gammas}. The worst relative errors are of what is finite. {limits}."
-    return Table(f"Hard rows against the oracle, {family}, float32", frame, note)
-
-
-def _error(x: float) -> str:
-    return ">= 1" if x >= 1 else f"{x:.1e}"
+    found = []
+    for family, rows in _rows(result["rows"]).groupby("family", sort=False):
+        groups = rows.groupby("contender", sort=False)
+        total, worst = groups.sum(numeric_only=True), groups[["worst_value", "worst_gradient"]].max()
+        frame = total.assign(off=(total.off / total["rows"]).map("{:.1%}".format)).astype(str)
+        frame = frame.assign(**worst.map(lambda x: ">= 1" if x >= 1 else f"{x:.1e}"))
+        gammas = ", ".join(f"{gamma:g}" for gamma in rows.gamma.unique())
+        limits = "; ".join(f"{name}: {note}" for name, note in groups.note.first().items() if note)
+        note = f"Gammas {gammas}. The worst relative errors are of what is finite. {limits}."
+        title = f"Hard rows against the oracle, {family}, float32"
+        found.append(Table(title, frame[list(ERRORS)].rename(columns=ERRORS), note))
+    return found
 
 
 def growth(result: Result) -> list[Table]:
@@ -149,17 +135,12 @@ def growth(result: Result) -> list[Table]:
             fits[fits.along == along].set_index("contender").loc[last.index],
             rows["size"].unique(),
         )
-        frame = pd.DataFrame(
-            {
-                "time ~ size^": slopes.time.map(_number),
-                "memory ~ size^": slopes.memory.map(_number),
-                f"s at {sizes[-1]:.0e}": last.seconds.map("{:.3g}".format),
-                f"GiB at {sizes[-1]:.0e}": (last.memory / 2**30).map(_number),
-            }
-        )
+        cells = {"time ~ size^": slopes.time.map(_number), "memory ~ size^": slopes.memory.map(_number)}
+        cells[f"s at {sizes[-1]:.0e}"] = last.seconds.map("{:.3g}".format)
+        cells[f"GiB at {sizes[-1]:.0e}"] = (last.memory / 2**30).map(_number)
         where = f"{sizes[0]:g} to {sizes[-1]:g}, {rows.fixed.iloc[0]}"
         title = f"Value and gradient against the number of {along}, {where}"
-        found.append(Table(title, frame, "Exponents are fitted over the upper two decades."))
+        found.append(Table(title, pd.DataFrame(cells), "Exponents are fitted over the upper two decades."))
     return found
 
 
@@ -180,21 +161,11 @@ def _moved(row: Any) -> str:
     return f"{least}{row.passes:.1f}{memory}"
 
 
-UNITS = {  # of the chips: what a column is called, and its factor
-    "bandwidth": ("GB/s", 1e-9),
-    "flops": ("teraflops", 1e-12),
-    "clock": ("GHz", 1e-9),
-    "issue": ("issued a clock", 1),
-}
-
-
 def schedule(result: Result) -> list[Table]:
     """The chips, then for each case and program the time per contender, on each chip in each dtype."""
-    chips = {
-        name: {words: f"{chip[key] * by:.4g}" for key, (words, by) in UNITS.items()}
-        for name, chip in result["chips"].items()
-    }
-    found, rows = [Table("The chips", pd.DataFrame(chips).T)], _cells(_rows(result["rows"]), _scheduled)
+    units = {"GB/s": 1e-9, "teraflops": 1e-12, "GHz": 1e-9, "issued a clock": 1}
+    chips = pd.DataFrame(result["chips"]).T.set_axis(list(units), axis=1).mul(units)
+    found, rows = [Table("The chips", chips.map("{:.4g}".format))], _cells(_rows(result["rows"]), _scheduled)
     rows["column"] = rows.chip + " " + rows.dtype.map({"float32": "f32", "bfloat16": "bf16"})
     for (case, program), own in rows.groupby(["case", "program"], sort=False):
         words = "three matmuls at their peak" if case == "linear" else "one pass"
