@@ -4,9 +4,10 @@ Both must grow linearly: an exponent of 1 over the two upper decades, where the 
 """
 
 from argparse import Namespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 
 from bench import on_jax
 from bench.cases import Case, even
@@ -59,12 +60,11 @@ def rung(along: str, size: int, device: str, effort: Effort) -> list[dict[str, A
 
 def slopes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The exponents: least squares in log-log over the upper two decades of each ladder with two rungs."""
-    found = []
-    for along, name in dict.fromkeys((row["along"], row["contender"]) for row in rows):
-        own = [row for row in rows if (row["along"], row["contender"]) == (along, name)]
-        upper = [row for row in own if 100 * row["size"] >= own[-1]["size"]]
+    found, table = [], cast(Any, pd.DataFrame(rows))
+    for (along, name), own in table.groupby(["along", "contender"], sort=False):
+        upper = own[100 * own["size"] >= own["size"].max()]
         if len(upper) > 1:
-            logs = {key: np.log([row[key] for row in upper]) for key in ("size", "seconds", "memory")}
-            time, memory = (np.polyfit(logs["size"], logs[key], 1)[0] for key in ("seconds", "memory"))
-            found.append({"along": along, "contender": name, "time": float(time), "memory": float(memory)})
+            logs = np.log(upper[["size", "seconds", "memory"]].to_numpy())
+            time, memory = np.polyfit(logs[:, 0], logs[:, 1:], 1)[0].tolist()
+            found.append({"along": along, "contender": name, "time": time, "memory": memory})
     return found

@@ -112,6 +112,15 @@ def program(loss: Loss, shape: Shape, dtype: str, target: str) -> dict[str, Any]
     }
 
 
+def on_torch() -> tuple[dict[str, Callable[..., "Ready"]], list[Absent]]:
+    """What makes the contenders in PyTorch ready, and who cannot be had."""
+    from bench import linear_on_torch
+
+    absent: list[Absent] = []
+    found = gathered(linear_on_torch.LIBRARIES, absent)
+    return {name: partial(linear_on_torch.ready, loss) for name, loss in found}, absent
+
+
 class Ready(NamedTuple):
     """A compiled contender with its operands."""
 
@@ -162,10 +171,7 @@ def measured(case: str, shape: Shape, dtype: str, device: str, effort: Effort) -
     arrays, able, failed = drawn(shape, dtype), {}, {}
     makers = {name: partial(ready, loss, arrays) for name, loss in contenders()[0].items() if name != MOSAIC}
     if device == "gpu":
-        from bench import linear_on_torch
-
-        on_torch = linear_on_torch.contenders()[0].items()
-        makers |= {name: partial(linear_on_torch.ready, loss, arrays, dtype) for name, loss in on_torch}
+        makers |= {name: partial(make, arrays, dtype) for name, make in on_torch()[0].items()}
     for name, make in makers.items():
         try:
             able[name] = make()
@@ -227,21 +233,15 @@ def jobs(args: Namespace, chosen: list[str]) -> Iterator[tuple[str, tuple[str, C
                 yield f"{target} {name}", ("compiled", partial(compiled.attempt, row, target, make))
 
 
-def merge(result: dict[str, Any], old: dict[str, Any], chosen: list[str]) -> None:
-    """Takes over what was measured before and is not measured again."""
-    result["rows"] = [row for row in old.get("rows", []) if row["case"] not in chosen]
-    result |= {key: [] if key in chosen else old.get(key, []) for key in ("million", "compiled")}
-
-
 def main(args: Namespace) -> int:
     """Measures what is asked for and writes the results; 1 if some contender computes something else."""
     found, absent = contenders()
     if args.device == "gpu":
-        from bench import linear_on_torch
-
-        absent += linear_on_torch.contenders()[1]
+        absent += on_torch()[1]
     result = header("linear", args.device, PACKAGES) | {"absent": [a._asdict() for a in absent]}
-    merge(result, previous(args.out, result), chosen := args.case or NAMES)
+    chosen, old = args.case or NAMES, previous(args.out, result)
+    result["rows"] = [row for row in old.get("rows", []) if row["case"] not in chosen]
+    result |= {key: [] if key in chosen else old.get(key, []) for key in ("million", "compiled")}
     agree({name: loss for name, loss in found.items() if name != MOSAIC})
 
     def do(job: tuple[str, Callable[[], Any]]) -> None:

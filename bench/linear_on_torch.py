@@ -12,18 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from bench.contenders import Absent, gathered
 from bench.linear import Ready
 from bench.timing import repeated
 
 Loss = Callable[..., Any]  # of inputs [N, D], weight [C, D] and labels: their mean
-
-
-def contenders() -> tuple[dict[str, Loss], list[Absent]]:
-    """Those that can be imported, and those that cannot; all are plain cross-entropies."""
-    absent: list[Absent] = []
-    found = gathered({"torch": _torch, "Liger": _liger, "cut-cross-entropy": _apple}, absent)
-    return dict(found), absent
 
 
 def _torch() -> list[tuple[str, Loss]]:
@@ -67,3 +59,6 @@ def ready(loss: Loss, arrays: tuple[jax.Array, ...], dtype: str) -> Ready:
     call = repeated(step, on_torch.wait)
     call(1)
     return Ready(call, on_torch.temp(step), lambda: float(value[0]))
+
+
+LIBRARIES = {"torch": _torch, "Liger": _liger, "cut-cross-entropy": _apple}  # all are plain cross-entropies

@@ -1,6 +1,6 @@
 """A contender as JAX runs it: compiled programs of a case, numbers for the oracle, and traces.
 
-`on_torch` has the same functions for PyTorch.
+`on_torch` is the same for PyTorch, but for the copy.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""A contender as PyTorch runs it, eager or through `torch.compile`: the functions of `on_jax`.
+"""A contender as PyTorch runs it, eager or through `torch.compile`, as `on_jax` does in JAX.
 
 Only the loss is compiled, with its mean, as a user would; the head of a step stays eager. Where torch is
 missing this file cannot be imported, and no contender asks for it.

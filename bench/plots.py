@@ -1,4 +1,7 @@
-"""One picture per result, from its JSON: log axes, colours of Okabe and Ito, a marker for each colour."""
+"""One picture per result: log axes, colours of Okabe and Ito, a marker for each colour.
+
+The docstring of each is its alternative text in README.md.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -64,14 +67,14 @@ def _panels(rows: Any, series: str, x: str, line: float, words: str) -> Figure:
 
 
 def speed(result: Result) -> Figure:
-    """A panel per case: the ratios of all programs."""
+    """Times of all contenders as ratios to Optax's cross-entropy."""
     rows = pd.DataFrame(result["rows"])
     rows = rows[(rows.contender != COPY) & rows.ratio.notna()]
     return _panels(rows, "program", "ratio", 1, "time as a ratio to Optax's cross-entropy")
 
 
 def schedule(result: Result) -> Figure:
-    """Value and gradient of rows and head in both dtypes, per chip."""
+    """Estimated time of the compiled programs, per chip."""
     rows = pd.DataFrame(result["rows"]).query(
         "case in ('rows', 'head') and program != 'value' and ms.notna()"
     )
@@ -80,7 +83,7 @@ def schedule(result: Result) -> Figure:
 
 
 def compiled(result: Result) -> Figure:
-    """Passes of value and gradient for the first shape, per target."""
+    """Passes over the logits of the compiled programs, per chip."""
     rows = pd.DataFrame(result["rows"]).rename(columns={"loss": "contender"})
     panels = list(rows.query("gradient and shape == 'rows' and passes.notna()").groupby("dtype", sort=False))
     figure, grid = _grid(1, len(panels), 4.2)
@@ -92,7 +95,7 @@ def compiled(result: Result) -> Figure:
 
 
 def accuracy(result: Result) -> Figure:
-    """The worst gradients and the share of broken ones, against gamma, for the softmax."""
+    """Errors of all contenders on hard rows, against gamma."""
     rows = pd.DataFrame(result["rows"]).query("family == 'softmax'")
     gammas, names = list(rows.gamma.unique()), rows.contender.nunique()
     figure, ((left, right),) = _grid(1, 2, 4.2)
@@ -113,7 +116,7 @@ def accuracy(result: Result) -> Figure:
 
 
 def growth(result: Result) -> Figure:
-    """Time and memory, against rows and against classes."""
+    """Time and memory against the numbers of rows and of classes."""
     alongs = list(pd.DataFrame(result["rows"]).groupby("along", sort=False))
     figure, grid = _grid(2, len(alongs), 7.5)
     for column, (along, rows) in enumerate(alongs):

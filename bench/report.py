@@ -6,22 +6,13 @@ Between `<!-- speed -->` and `<!-- /speed -->` all is made here; the words aroun
 from argparse import Namespace
 from pathlib import Path
 
-from bench import results, tables
+from bench import plots, results, tables
 
 README = Path(__file__).parent / "README.md"
-ALT = {
-    "speed": "Times of all contenders as ratios to Optax's cross-entropy",
-    "accuracy": "Errors of all contenders on hard rows, against gamma",
-    "growth": "Time and memory against the numbers of rows and of classes",
-    "compiled": "Passes over the logits of the compiled programs, per chip",
-    "schedule": "Estimated time of the compiled programs, per chip",
-}
 
 
 def main(args: Namespace) -> int:
     """Plots first, so that README shows only pictures that are there."""
-    from bench import plots
-
     del args
     for bench in plots.PLOTS:
         for stem, result in results.read(results.FOLDER, bench):
@@ -54,7 +45,7 @@ def section(bench: str, folder: Path) -> list[str]:
         words = ", ".join(f"{name} {version}" for name, version in versions if version)
         paragraphs.append(f"{result['date']}, {where}; {words}.")
         if (folder / f"{stem}.png").exists():
-            paragraphs.append(f"![{ALT[bench]}.]({folder.name}/{stem}.png)")
+            paragraphs.append(f"![{plots.PLOTS[bench].__doc__}]({folder.name}/{stem}.png)")
         paragraphs += [table.markdown() for table in tables.TABLES[bench](result)]
         paragraphs += [f"Absent: {a['name']} ({a['reason']})." for a in result.get("absent", [])]
         paragraphs += [tables.FAILED.format(**row) for row in result.get("failed", [])]

@@ -9,6 +9,7 @@ import functools
 import itertools
 import statistics
 from argparse import Namespace
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -33,9 +34,8 @@ def main(args: Namespace) -> int:
     chosen = [case.small() if args.quick else case.on(args.device) for case in cases.named(args.case)]
     both = args.device == "gpu" and not args.quick
     dtypes = args.dtype or ["float32", "bfloat16"][: 1 + both]
-    families = list(dict.fromkeys(case.family for case in chosen))
     found, absent = contenders(args.device)
-    found = [c for c in found if c.family in families]
+    found = [c for c in found if c.family in {case.family for case in chosen}]
     result = header("speed", args.device) | {"absent": []}
     merge(result, previous(args.out, result), chosen, dtypes)
     found = agree(found, absent, result)
@@ -53,18 +53,20 @@ def main(args: Namespace) -> int:
         result["rows"].sort(key=lambda row: cases.NAMES.index(row["case"]))
         result["compile"].sort(key=lambda row: row["family"] != "softmax")
 
-    jobs = list(itertools.product(chosen, dtypes, PROGRAMS))
-    first = {case.family: case.small() if args.quick else case for case in reversed(cases.CASES)}
-    jobs += [(first[family], "float32", COMPILE) for family in families]
-    collect(
-        args,
-        result,
-        [(f"{case.name} {dtype}, {words}", (case, dtype, words)) for case, dtype, words in jobs],
-        do,
-    )
-    for line in complaints(result):
+    collect(args, result, jobs(chosen, dtypes, args.quick), do)
+    forms = {"absent": "absent: {name} ({reason})", "failed": FAILED, "far": agreement.DISAGREES}
+    for line in (form.format(**row) for key, form in forms.items() for row in result[key]):
         say(line)
     return int(bool(result["far"]))
+
+
+def jobs(chosen: list[Case], dtypes: list[str], quick: bool) -> Iterator[tuple[str, tuple[Case, str, str]]]:
+    """Every program of the cases, then compiling the first case of each family."""
+    first = {case.family: case.small() if quick else case for case in reversed(cases.CASES)}
+    families = dict.fromkeys(case.family for case in chosen)
+    compiled = ((first[family], "float32", COMPILE) for family in families)
+    for case, dtype, words in itertools.chain(itertools.product(chosen, dtypes, PROGRAMS), compiled):
+        yield f"{case.name} {dtype}, {words}", (case, dtype, words)
 
 
 def merge(result: dict[str, Any], old: dict[str, Any], chosen: list[Case], dtypes: list[str]) -> None:
@@ -158,9 +160,3 @@ def compiling(one: Batch, repeats: int, result: dict[str, Any]) -> None:
         row |= {"traces": traces(c, one.case, one.arrays[c.framework], OPTIONS) if able else None}
         row |= {"ratio": median / base if median and base else None, "options": len(OPTIONS)}
         result["compile"].append(row)
-
-
-def complaints(result: dict[str, Any]) -> list[str]:
-    """Whoever was not measured, and whoever computes something else."""
-    forms = {"absent": "absent: {name} ({reason})", "failed": FAILED, "far": agreement.DISAGREES}
-    return [form.format(**row) for key, form in forms.items() for row in result[key]]
