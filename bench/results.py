@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 CONSOLE = Console()
@@ -110,4 +109,6 @@ def collect(args: Namespace, result: dict[str, Any], jobs: Iterable[tuple[str, A
             do(job)
             write()
         bar.update(task, completed=len(jobs))
-    CONSOLE.print(Markdown("\n\n".join(table.markdown() for table in TABLES[result["bench"]](result))))
+    for table in TABLES[result["bench"]](result):
+        grid = table.frame.rename_axis(index=None, columns=None).to_string()
+        say("\n".join(["", table.title, grid, table.note]).rstrip())

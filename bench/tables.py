@@ -234,7 +234,7 @@ def _shape(shape: list[int]) -> str:
 
 
 def _gigabytes(x: float) -> str:
-    return _number(x / 1e9)
+    return _number(x if pd.isna(x) else x / 1e9)
 
 
 TABLES = {table.__name__: table for table in (speed, accuracy, growth, compiled, schedule, sharded, linear)}
