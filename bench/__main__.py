@@ -1,7 +1,6 @@
 """`python -m bench NAME`: runs one of the benches, which prints its tables and writes its results.
 
-Then `python -m bench report` draws the plots and puts the tables into bench/README.md. A bench that is
-stopped with Ctrl-C leaves what it has as `*.partial.json` and the last complete result as it was.
+A bench that is stopped with Ctrl-C leaves what it has as `*.partial.json` and the last result as it was.
 """
 
 import argparse
@@ -9,6 +8,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 BENCHES = {
     "speed": "time, memory, compile time and traces, as ratios to Optax's cross-entropy",
@@ -27,30 +27,27 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
     benches = parser.add_subparsers(dest="bench", required=True)
-    for name, words in BENCHES.items():
-        one = benches.add_parser(name, help=words, description=words)
-        if name == "report":
-            continue
-        one.add_argument("--quick", action="store_true", help="tiny sizes: tries the bench, measures nothing")
-        one.add_argument(
-            "--out",
-            type=Path,
-            metavar="FOLDER",
-            help="default: bench/results, with --quick bench/results/quick",
-        )
-        if name in ("speed", "growth", "linear"):
-            one.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
-        if name in ("speed", "schedule", "linear"):
-            one.add_argument(
-                "--case", nargs="+", metavar="NAME", help="one or more of the cases; default: all"
-            )
-        if name in ("speed", "schedule"):
-            words = "default: both" if name == "schedule" else "default: float32; on a GPU both"
-            one.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help=words)
-        if name == "schedule":
-            one.add_argument(
-                "--chip", nargs="+", choices=("v5e", "v5p", "v6e", "h100", "h200"), help="default: all"
-            )
+    one = {name: benches.add_parser(name, help=words, description=words) for name, words in BENCHES.items()}
+    every, dtypes, chips = list(one)[:-1], ("float32", "bfloat16"), ("v5e", "v5p", "v6e", "h100", "h200")
+    quick = "tiny sizes: tries the bench, measures nothing"
+    out = "default: bench/results, with --quick bench/results/quick"
+    case, dtype = "one or more of the cases; default: all", "default: float32; on a GPU both"
+    options: list[tuple[list[str], str, dict[str, Any]]] = [
+        (every, "--quick", {"action": "store_true", "help": quick}),
+        (every, "--out", {"type": Path, "metavar": "FOLDER", "help": out}),
+        (
+            ["speed", "growth", "linear"],
+            "--device",
+            {"choices": ("cpu", "gpu"), "default": "cpu", "help": "default: cpu"},
+        ),
+        (["speed", "schedule", "linear"], "--case", {"nargs": "+", "metavar": "NAME", "help": case}),
+        (["speed"], "--dtype", {"nargs": "+", "choices": dtypes, "help": dtype}),
+        (["schedule"], "--dtype", {"nargs": "+", "choices": dtypes, "help": "default: both"}),
+        (["schedule"], "--chip", {"nargs": "+", "choices": chips, "help": "default: all"}),
+    ]
+    for names, flag, how in options:
+        for name in names:
+            one[name].add_argument(flag, **how)
     return parser
 
 
@@ -74,10 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.bench != "report":
         args.out = args.out or (RESULTS / "quick" if args.quick else RESULTS)
     prepare(getattr(args, "device", "cpu"))
-    if unknown := _unknown_cases(args):
-        print(f"no such case: {', '.join(unknown)}", file=sys.stderr)
-        return 2
-    if problem := _no_gpu(args):
+    if problem := _problem(args):
         print(problem, file=sys.stderr)
         return 2
     try:
@@ -86,23 +80,20 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _no_gpu(args: argparse.Namespace) -> str | None:
-    """Why `--device gpu` cannot be had."""
-    if getattr(args, "device", "cpu") == "cpu":
-        return None
-    import jax
+def _problem(args: argparse.Namespace) -> str | None:
+    """Why the arguments cannot be had: there is no such case, or no GPU."""
+    if asked := getattr(args, "case", None):
+        module = importlib.import_module(f"bench.{'cases' if args.bench == 'speed' else args.bench}")
+        if unknown := [name for name in asked if name not in module.NAMES]:
+            return f"no such case: {', '.join(unknown)}"
+    if getattr(args, "device", "cpu") == "gpu":
+        import jax
 
-    try:
-        jax.devices("gpu")
-    except RuntimeError as error:
-        return f"JAX finds no GPU: {error}"
+        try:
+            jax.devices("gpu")
+        except RuntimeError as error:
+            return f"JAX finds no GPU: {error}"
     return None
-
-
-def _unknown_cases(args: argparse.Namespace) -> list[str]:
-    module = "bench.cases" if args.bench == "speed" else f"bench.{args.bench}"
-    names = importlib.import_module(module).NAMES if getattr(args, "case", None) else []
-    return [name for name in getattr(args, "case", None) or [] if name not in names]
 
 
 if __name__ == "__main__":

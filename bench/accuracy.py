@@ -6,19 +6,26 @@ The rows are where formulas break: gaps between logits from 1e-8 to 1e4, ties, o
 
 import warnings
 from argparse import Namespace
+from collections.abc import Iterator
 from typing import Any
 
+import cases as hard
 import numpy as np
+import oracle
+import pandas as pd
+import tolerances
 
-from bench import agreement, tables
-from bench.console import progress, say, show
+from bench import agreement
 from bench.contenders import Contender, contenders
-from bench.results import Writer, header
-from bench.truth import hard, tolerances
+from bench.results import collect, header, say
 
 ALIVE = 1e-30  # a gradient of the label above this must not be zero
 OFF = 0.01  # relative: a value that is wrong by more is wrong
 ALPHA = {"softmax": None, "sigmoid": 0.25}
+Array = np.ndarray
+Errors = dict[str, Any]
+TOTALS = dict.fromkeys(("rows", "bad_value", "bad_gradient", "dead", "off"), "sum")
+TOTALS |= {"worst_value": "max", "worst_gradient": "max", "note": "first"}
 
 
 def main(args: Namespace) -> int:
@@ -30,94 +37,60 @@ def main(args: Namespace) -> int:
     for contender in absent:
         say(f"absent: {contender.name} ({contender.reason})")
     warnings.filterwarnings("ignore", "(In loss|You are using a softmax)")  # Keras, of a single class
-    totals: dict[tuple[str, str, float], dict[str, Any]] = {}
-    with Writer(args.out, result, say) as writer, progress() as bar:
-        task = bar.add_task("", total=(len(classes) + 1) * len(gammas))
-        for count in (0, *classes):  # 0: the sigmoid grid
-            for gamma in gammas:
-                bar.update(task, description=f"{count or 'sigmoid'} classes, gamma {gamma:g}")
-                for contender, judged in judge_all(count, gamma, found):
-                    key = contender.family, contender.name, gamma
-                    totals[key] = merged(totals.get(key), judged)
-                    totals[key]["note"] = contender.note
-                bar.advance(task)
-            result["rows"] = [
-                {"family": family, "contender": name, "gamma": gamma, **total}
-                for (family, name, gamma), total in sorted(
-                    totals.items(), key=lambda item: item[0][0] != "softmax"
-                )
-            ]
-            writer.write()
-    show(tables.accuracy(result))
+    every: list[Errors] = []
+
+    def do(job: tuple[int, float]) -> None:
+        every.extend(judge_all(*job, found))
+        groups = pd.DataFrame(every).groupby(["family", "contender", "gamma"], sort=False, as_index=False)
+        rows = groups.agg(TOTALS).to_dict("records")
+        result["rows"] = sorted(rows, key=lambda row: row["family"] != "softmax")
+
+    jobs = [(count, gamma) for count in (0, *classes) for gamma in gammas]  # 0: the sigmoid grid
+    collect(args, result, [(f"{n or 'sigmoid'} classes, gamma {g:g}", (n, g)) for n, g in jobs], do)
     return 0
 
 
-def judge_all(count: int, gamma: float, found: list[Contender]) -> Any:
-    """(contender, its errors) on all rows of so many classes, or on the sigmoid grid."""
+def judge_all(count: int, gamma: float, found: list[Contender]) -> Iterator[Errors]:
+    """The errors of each contender on all rows of so many classes, or on the sigmoid grid."""
     family = "softmax" if count else "sigmoid"
-    racing = [c for c in found if c.family == family and (c.focal or gamma == 0)]
-    logits, labels = rows(count)
-    weights = agreement.oracle.one_hot(labels, count) if count else labels
-    if not racing:
-        return
-    truth = agreement.truth(racing[0]._replace(focal=True), logits, weights, gamma, ALPHA[family])
-    plain = truth if count else agreement.truth(racing[0]._replace(focal=False), logits, weights, 0.0, None)
-    for contender in racing:
-        given = labels if contender.indices else weights.astype(np.float32)
-        losses, gradient = agreement.on(contender).evaluate(
-            contender, logits, given, gamma, -1, ALPHA[family]
-        )
-        want = truth if contender.focal else plain
-        yield contender, judged(losses, gradient, want.value, want.grad, labels if count else None)
-
-
-def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hard logits [N, C] and targets [N]; without classes sigmoid logits and hard labels, [M, 1] each."""
+    racing, alpha = [c for c in found if c.family == family and (c.focal or gamma == 0)], ALPHA[family]
     if count:
-        return hard.rows(count)
-    logits, labels = hard.sigmoid_grid()
-    certain = (labels == 0) | (labels == 1)  # of soft labels not all libraries have the same loss
-    return logits[certain][:, None], labels[certain][:, None]
+        logits, labels = hard.rows(count)
+        weights = oracle.one_hot(labels, count)
+    else:
+        logits, labels = (x[:, None] for x in hard.sigmoid_grid())
+        certain = (labels[:, 0] == 0) | (labels[:, 0] == 1)  # of soft labels not all have the same loss
+        logits, labels = logits[certain], labels[certain]
+        weights = labels
+    truths: dict[bool, Any] = {}  # at gamma 0 the softmax has one, the sigmoid one with alpha and one without
+    for c in racing:
+        if (kind := family == "softmax" or c.focal) not in truths:
+            truths[kind] = agreement.truth(c, logits, weights, gamma, alpha)
+        want, given = truths[kind], labels if c.indices else weights.astype(np.float32)
+        losses, gradient = agreement.on(c).evaluate(c, logits, given, gamma, -1, alpha)
+        errors = judged(losses, gradient, want.value, want.grad, labels if count else None)
+        yield {"family": family, "contender": c.name, "gamma": gamma, **errors, "note": c.note}
 
 
-def judged(
-    losses: np.ndarray, gradient: np.ndarray, value: np.ndarray, grad: np.ndarray, targets: np.ndarray | None
-) -> dict[str, Any]:
+def judged(losses: Array, gradient: Array, value: Array, grad: Array, targets: Array | None) -> Errors:
     """Counts of rows, and the worst relative errors of what is finite."""
-    count = grad.shape[-1]
-    tiny = tolerances.flush(count)  # below it XLA flushes to zero
-    value_error, gradient_error = relative(losses, value, tiny), relative(gradient, grad, tiny)
-    own = np.arange(len(grad)), (0 if targets is None else targets)
-    dead = (gradient[own] == 0) & (np.abs(grad[own]) > ALIVE)
-    bad_value = ~np.isfinite(losses).reshape(len(grad), -1).all(-1)
-    bad_gradient = ~np.isfinite(gradient).all(-1)
-    wrong = ~(value_error.reshape(len(grad), -1) <= OFF).all(-1)
-    return {
-        "rows": len(grad),
-        "bad_value": int(bad_value.sum()),
-        "bad_gradient": int(bad_gradient.sum()),
-        "dead": int(dead.sum()),
-        "off": int(wrong.sum()),
-        "worst_value": worst(value_error),
-        "worst_gradient": worst(gradient_error),
+    count = len(grad)
+    tiny = tolerances.flush(grad.shape[-1])  # below it XLA flushes to zero
+    errors = {"worst_value": relative(losses, value, tiny), "worst_gradient": relative(gradient, grad, tiny)}
+    own = np.arange(count), (0 if targets is None else targets)
+    flags = {
+        "bad_value": ~np.isfinite(losses).reshape(count, -1).all(-1),
+        "bad_gradient": ~np.isfinite(gradient).all(-1),
+        "dead": (gradient[own] == 0) & (np.abs(grad[own]) > ALIVE),
+        "off": ~(errors["worst_value"].reshape(count, -1) <= OFF).all(-1),
     }
+    counts = {key: int(flag.sum()) for key, flag in flags.items()}
+    worst = {key: float(np.max(x, where=~np.isnan(x), initial=0.0)) for key, x in errors.items()}
+    return {"rows": count, **counts, **worst}
 
 
-def relative(got: np.ndarray, want: np.ndarray, tiny: float) -> np.ndarray:
+def relative(got: Array, want: Array, tiny: float) -> Array:
     """|got - want| / |want|, forgiving what is flushed; NaN where `got` is not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.maximum(np.abs(got.astype(np.float64) - want) - tiny, 0.0)
         return np.where(np.isfinite(got), difference / np.maximum(np.abs(want), tiny), np.nan)
-
-
-def worst(errors: np.ndarray) -> float:
-    """The largest that is a number."""
-    return float(np.max(errors, where=~np.isnan(errors), initial=0.0))
-
-
-def merged(total: dict[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
-    """Counts added, the worse of the errors."""
-    if total is None:
-        return dict(more)
-    pick = {key: max if key.startswith("worst") else int.__add__ for key in more}
-    return {key: pick[key](total[key], x) for key, x in more.items()}

@@ -27,8 +27,7 @@ class _Loop:
 
     def cycles(self, bounds: list[int]) -> int:
         """Of the loops inside only the kernel's own, the outermost, goes over its windows."""
-        inside = sum(loop.cycles([]) * loop.turns(bounds) for loop in self.inner)
-        return self.bundles + inside
+        return self.bundles + sum(loop.cycles([]) * loop.turns(bounds) for loop in self.inner)
 
     def turns(self, bounds: list[int]) -> int:
         """The limit is too high by the stages of the pipeline, whose first and last turns do no work.
@@ -37,9 +36,7 @@ class _Loop:
         """
         if not bounds:
             return self.limit or 1
-        halves = [
-            math.prod(b if i != j else -(-b // 2) for j, b in enumerate(bounds)) for i in range(len(bounds))
-        ]
+        halves = (math.prod([*bounds[:i], -(-b // 2), *bounds[i + 1 :]]) for i, b in enumerate(bounds))
         known = [n for n in (math.prod(bounds), *halves) if self.limit is None or n <= self.limit]
         return max(known, default=self.limit or 1)
 
@@ -80,11 +77,7 @@ class Schedule:
         self.files = {found[1]: file for file in folder.iterdir() if (found := _FILE.fullmatch(file.name))}
 
     def of(self, op: Op, moved: float) -> tuple[float, str]:
-        """Clocks of one run of a kernel, and what fills them; none of what no core runs, such as a copy.
-
-        Raises:
-          KeyError: libtpu wrote no schedule of a fusion.
-        """
+        """Clocks of one run of a kernel, and what fills them; none of what no core runs, such as a copy."""
         del moved
         if op.name not in self.files and op.code != "fusion":
             return 0.0, ""

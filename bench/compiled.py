@@ -1,17 +1,18 @@
 """`python -m bench compiled`: what the compiled programs move, store and run, without the hardware.
 
-The `libtpu` and `jax-cuda13-plugin` wheels hold the real compilers, which need no device. A program is
-compiled for one device of a target and read back: on TPUs XLA's own cost analysis knows the bytes (with
-the padding of tiles); for GPUs it has none, so the operands and results of the kernels are added up from
-the optimised HLO. One pass is one read or write of an array of the size of the logits.
+The wheels of TPUs and GPUs hold the real compilers. On TPUs XLA's own cost analysis knows the bytes (with the
+padding of tiles); for GPUs it has none, so the operands and results of the kernels are added up from the
+optimised HLO. One pass is one read or write of an array of the size of the logits.
 """
 
 import functools
 import importlib.metadata
+import itertools
 import os
 import re
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +21,10 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from bench import hlo, tables
-from bench.console import progress, say, show
-from bench.contenders import Contender, contenders, smoothed
-from bench.results import COMPILERS, Writer, header
+from bench import hlo
+from bench.cases import Shape
+from bench.contenders import SMOOTHED, Contender, contenders
+from bench.results import COMPILERS, collect, header
 
 CONFIGS = Path(__file__).parent / "targets"
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "h100": "1x1x1", "h200": "1x1x1"}
@@ -47,34 +48,11 @@ class Program(NamedTuple):
     text: str  # the optimised HLO
 
 
-def measure(f: Callable, logits: jax.ShapeDtypeStruct, *others: jax.ShapeDtypeStruct, target: str) -> Program:
-    """Compiles ``f(logits, *others)`` for one device of `target` and reads the program back.
-
-    Raises:
-      Unavailable: The wheel with the compiler of `target` is missing or does not fit this JAX.
-    """
-    compiled = compile(f, (logits, *others), target)
-    text, costs, memory = text_of(compiled, target), compiled.cost_analysis(), compiled.memory_analysis()
-    assert memory is not None
-    module = hlo.parse(text)
-    size = logits.size * logits.dtype.itemsize
-    moved = hlo.traffic(module) if target == "h200" or costs is None else costs["bytes accessed"]
-    return Program(
-        passes=moved / size,
-        temp=memory.temp_size_in_bytes / size,
-        kernels=sum(hlo.touches(module, op, logits.size) for op, _ in hlo.kernels(module)),
-        stored=hlo.stored(module, logits.size),
-        loops=sum(op.code == "while" for ops in module.values() for op in ops.values()),
-        forbidden=hlo.forbidden(module, logits.size),
-        text=text,
-    )
-
-
 def compile(f: Callable, operands: Sequence[jax.ShapeDtypeStruct], target: str, **options: Any) -> Any:
     """`f` compiled for one device of `target`, with options of its compiler.
 
     Raises:
-      Unavailable: As `measure`.
+      Unavailable: The wheel with the compiler of `target` is missing or does not fit this JAX.
     """
     sharding = place(target)
     given = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in operands]
@@ -87,16 +65,15 @@ def text_of(program: jax.stages.Compiled, target: str) -> str:
     """The optimised HLO of a compiled program.
 
     Raises:
-      Unavailable: The compiler wrote a program that this jaxlib cannot read, as one that is much newer does.
+      Unavailable: This jaxlib cannot read the program, as one of a much newer compiler.
     """
     try:
         text = program.as_text()
     except jax.errors.JaxRuntimeError as error:
         wheel, why = WHEELS[target], str(error).splitlines()[0]
         have, want = importlib.metadata.version(wheel), wanted(wheel)
-        raise Unavailable(
-            f"{target}: jax {jax.__version__} wants {want} and cannot read a program of {wheel} {have}: {why}"
-        ) from error
+        words = f"wants {want} and cannot read a program of {wheel} {have}: {why}"
+        raise Unavailable(f"{target}: jax {jax.__version__} {words}") from error
     assert text is not None
     return text
 
@@ -113,12 +90,10 @@ def place(target: str) -> SingleDeviceSharding:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
     if os.environ.get("JAX_PLATFORMS") == "cpu":  # no TPU to fight for: parallel tests may all compile
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    wheel = WHEELS[target]
-    options = {"topology_name": TOPOLOGIES[target], "platform": "tpu"}
+    wheel, options = WHEELS[target], {"topology_name": TOPOLOGIES[target], "platform": "tpu"}
     if wheel != "libtpu":
-        config = (CONFIGS / f"{target}.txtpb").read_text()
         options = {"topology_name": target, "topology": TOPOLOGIES[target], "platform": "cuda"}
-        options["target_config"] = config
+        options["target_config"] = (CONFIGS / f"{target}.txtpb").read_text()
     try:
         importlib.metadata.version(wheel)
         return SingleDeviceSharding(topologies.get_topology_desc(**options).devices[0])
@@ -140,32 +115,42 @@ SHAPES = {  # large enough that no TPU fetches an array into its VMEM first, whi
 ENOUGH = {"focaljax", "Optax cross-entropy", "textbook focal"}  # where only class indices are of interest
 
 
-def compile_loss(
-    loss: Callable, shape: Sequence[int], axis: int, dtype: str, target: str, **options: Any
-) -> Program:
-    """The mean of a loss or its gradient, measured on `target`; options as of `program_of`."""
+def compile_loss(loss: Callable, shape: Shape, axis: int, dtype: str, target: str, **options: Any) -> Program:
+    """What the mean of a loss or its gradient costs on one device of `target`; options as of `program_of`."""
     f, operands = program_of(loss, shape, axis, dtype, **options)
-    return measure(f, *operands, target=target)
+    compiled = compile(f, operands, target)
+    text, costs, size = text_of(compiled, target), compiled.cost_analysis(), operands[0].size
+    module, unit = hlo.parse(text), size * operands[0].dtype.itemsize
+    moved = hlo.traffic(module) if target == "h200" or costs is None else costs["bytes accessed"]
+    return Program(
+        passes=moved / unit,
+        temp=compiled.memory_analysis().temp_size_in_bytes / unit,
+        kernels=sum(hlo.touches(module, op, size) for op, _ in hlo.kernels(module)),
+        stored=hlo.stored(module, size),
+        loops=sum(op.code == "while" for ops in module.values() for op in ops.values()),
+        forbidden=hlo.forbidden(module, size),
+        text=text,
+    )
 
 
 def program_of(
     loss: Callable,
-    shape: Sequence[int],
+    shape: Shape,
     axis: int,
     dtype: str,
     *,
-    indices: bool | int,
+    indices: int,
     gradient: bool,
     traced_gamma: bool = False,
 ) -> tuple[Callable, tuple[jax.ShapeDtypeStruct, ...]]:
-    """The mean of a loss at gamma 2, or its value and gradient with respect to the logits; and the operands.
+    """The mean of a loss at gamma 2, or its value and gradient by the logits; and the operands.
 
     Labels are `indices`, one per row or so many, or have the shape of the logits.
     """
     rows = [n for i, n in enumerate(shape) if i != axis % len(shape)]
+    rows += [indices] if indices is not True else []
     logits = jax.ShapeDtypeStruct(tuple(shape), dtype)
-    lists = () if indices is True else (indices,)
-    labels = jax.ShapeDtypeStruct((*rows, *lists), "int32") if indices else logits
+    labels = jax.ShapeDtypeStruct(tuple(rows), "int32") if indices else logits
     gamma = (jax.ShapeDtypeStruct((), "float32"),) if traced_gamma else ()
 
     def mean(z, y, gamma=2.0):
@@ -174,68 +159,53 @@ def program_of(
     return jax.value_and_grad(mean) if gradient else mean, (logits, labels, *gamma)
 
 
-def racing() -> list[Contender]:
-    """The losses of the table, ours first, with names that also say the family."""
-    found, _ = contenders(libraries=("optax",))
-    found.insert(1, Contender("focaljax, smoothed", smoothed))
-    sigmoid = [c._replace(name=f"{c.name}, sigmoid") for c in found if c.family == "sigmoid"]
-    return [c for c in found if c.family == "softmax"] + sigmoid
-
-
-def jobs() -> list[dict[str, Any]]:
-    """Every program of the table.
+def jobs(quick: bool) -> Iterator[tuple[str, tuple[dict[str, Any], str, Callable[[], dict[str, Any]]]]]:
+    """Every program of the table, our losses first; the names of the losses of entries say so.
 
     Values in float32 only, as both dtypes are read alike; few classes and images on one TPU and the H200.
     """
-    found = [
-        {"loss": c, "target": t, "dtype": d, "shape": "rows", "gradient": g}
-        for g, dtypes in ((False, ("float32",)), (True, ("float32", "bfloat16")))
-        for t in TARGETS
-        for d in dtypes
-        for c in racing()
-    ]
-    return found + [
-        {"loss": c, "target": t, "dtype": d, "shape": s, "gradient": True}
-        for s, dtypes in (
-            ("pixels", ("float32", "bfloat16")),
-            ("2 classes", ("float32",)),
-            ("21 classes", ("float32",)),
-        )
-        for t in ("v5e", "h200")
-        for d in dtypes
-        for c in racing()
-        if c.name in ENOUGH
-    ]
+    found, _ = contenders(libraries=("optax",))
+    found.insert(1, SMOOTHED)
+    sigmoid = [c._replace(name=f"{c.name}, sigmoid") for c in found if c.family == "sigmoid"]
+    every = [c for c in found if c.family == "softmax"] + sigmoid
+    both, some, plain = ("float32", "bfloat16"), ("v5e", "h200"), [c for c in every if c.name in ENOUGH]
+    groups: list[tuple[str, bool, tuple, tuple, list[Contender]]]
+    groups = [("rows", False, TARGETS, both[:1], every), ("rows", True, TARGETS, both, every)]
+    if quick:
+        groups = [(where, gradient, TARGETS[:1], dtypes, plain) for where, gradient, _, dtypes, _ in groups]
+    else:
+        groups += [("pixels", True, some, both, plain)]
+        groups += [(where, True, some, both[:1], plain) for where in ("2 classes", "21 classes")]
+    for where, gradient, targets, dtypes, losses in groups:
+        for target, dtype, c in itertools.product(targets, dtypes, losses):
+            (shape, axis), row = SHAPES[where], {"loss": c.name, "target": target, "dtype": dtype}
+            row |= {"shape": where, "gradient": gradient, "logits": list(shape), "axis": axis}
+            options = {"indices": c.indices, "gradient": gradient}
+            make = partial(costs, c.loss, shape, axis, dtype, target, **options)
+            yield f"{target} {dtype} {c.name}", (row, target, make)
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
-    """One row of the results."""
-    contender, (shape, axis) = job["loss"], SHAPES[job["shape"]]
-    row = {**job, "loss": contender.name, "logits": list(shape), "axis": axis}
-    options = {"indices": contender.indices, "gradient": job["gradient"]}
+def costs(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """The numbers of `compile_loss`."""
+    program = compile_loss(*arguments, **options)
+    found = program._asdict() | {"passes": round(program.passes, 3), "temp": round(program.temp, 3)}
+    return {key: number for key, number in found.items() if key != "text"}
+
+
+def attempt(row: dict[str, Any], target: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """One row of a result with what `make` finds of a program, or with why it could not be compiled."""
     try:
-        program = compile_loss(contender.loss, shape, axis, job["dtype"], job["target"], **options)
-    except Unavailable as error:
-        return {**row, "failed": str(error)}
+        return row | make()
+    except (Unavailable, FileNotFoundError) as error:
+        return row | {"failed": str(error)}
+    except KeyError as error:
+        return row | {"failed": f"{target}: its compiler wrote no schedule of {error}"}
     except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
-        return {**row, "failed": f"{job['target']}: {str(error).splitlines()[0]}"}
-    numbers = program._asdict()
-    del numbers["text"]
-    return {**row, **numbers, "passes": round(program.passes, 3), "temp": round(program.temp, 3)}
+        return row | {"failed": f"{target}: {str(error).splitlines()[0]}"}
 
 
 def main(args: Namespace) -> int:
     """Compiles all programs and writes the results."""
-    todo = jobs()
-    if args.quick:
-        todo = [j for j in todo if j["target"] == "v5e" and j["loss"].name in ENOUGH and j["shape"] == "rows"]
     result = header("compiled", packages=COMPILERS) | {"rows": []}
-    with Writer(args.out, result, say) as writer, progress() as bar:
-        task = bar.add_task("", total=len(todo))
-        for job in todo:
-            bar.update(task, description=f"{job['target']} {job['dtype']} {job['loss'].name}")
-            result["rows"].append(run(job))
-            bar.advance(task)
-            writer.write()
-    show(tables.compiled(result))
+    collect(args, result, jobs(args.quick), lambda job: result["rows"].append(attempt(*job)))
     return 0

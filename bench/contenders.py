@@ -1,23 +1,25 @@
 """Who is measured: our losses, the textbook one, and what people use today.
 
-Each contender is one function ``loss(logits, labels, gamma, axis, alpha=None)`` that returns one loss per row
-(softmax) or per entry (sigmoid), of JAX arrays or of PyTorch tensors. A library that is missing is reported
-with the reason, never left out in silence.
+Each is one function ``loss(logits, labels, gamma, axis, alpha=None)`` that returns one loss per row (softmax)
+or per entry (sigmoid). A library that is missing is reported with the reason, never left out in silence.
 """
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 import focaljax
 
+T = TypeVar("T")
 BASELINE = "Optax cross-entropy"  # what every ratio is a ratio to
 OURS = "focaljax"
 DENSE = "focaljax, dense labels"
+COPY = "copy of the logits"
+LINEAR = f"matmul and {BASELINE}"
 
 
 class Contender(NamedTuple):
@@ -43,6 +45,10 @@ class Absent(NamedTuple):
     reason: str
 
 
+ENTRIES: dict[str, Any] = {"family": "sigmoid", "indices": False}
+SCALARS = "scalar gamma and alpha"
+
+
 def textbook(logits: jax.Array, labels: jax.Array, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
     """Focal loss as it is usually written, differentiated by JAX."""
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits, axis), jnp.expand_dims(labels, axis), axis)
@@ -50,74 +56,80 @@ def textbook(logits: jax.Array, labels: jax.Array, gamma: Any, axis: int, alpha:
     return losses if alpha is None else alpha * losses
 
 
-def integer(z: Any, y: Any, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
-    """Ours, from class indices."""
-    return focaljax.softmax_focal_loss_with_integer_labels(z, y, gamma=gamma, alpha=alpha, axis=axis)
+def ours(loss: Callable, **options: Any) -> Callable:
+    """One of our losses, called as all contenders are."""
+
+    def of(z, y, gamma, axis, alpha=None):
+        return loss(z, y, gamma=gamma, alpha=alpha, axis=axis, **options)
+
+    return of
 
 
-def smoothed(z: Any, y: Any, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
-    """Ours, from class indices with label smoothing: nobody else has that, so it is in `compiled` only."""
-    return focaljax.softmax_focal_loss_with_integer_labels(
-        z, y, gamma=gamma, alpha=alpha, axis=axis, label_smoothing=0.1
-    )
+INTEGER = focaljax.softmax_focal_loss_with_integer_labels
+SMOOTHED = Contender(
+    "focaljax, smoothed", ours(INTEGER, label_smoothing=0.1)
+)  # only compiled: nobody else has it
 
 
-def dense(z: Any, y: Any, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
-    """Ours, from one label per class."""
-    return focaljax.softmax_focal_loss(z, y, gamma=gamma, alpha=alpha, axis=axis)
+def reason(error: Exception) -> str:
+    """The first line of an error."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:200]
 
 
-def sigmoid(z: Any, y: Any, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
-    """Ours, of independent labels."""
-    del axis
-    return focaljax.sigmoid_focal_loss(z, y, gamma=gamma, alpha=alpha)
+def _plain(name: str, loss: Callable, **options: Any) -> Contender:
+    """A cross-entropy ``loss(logits, labels, axis)``."""
+
+    def of(z, y, gamma, axis, alpha=None):
+        return loss(z, y, axis)
+
+    return Contender(name, of, focal=False, note="gamma 0 only", **options)
+
+
+def gathered(makers: Mapping[str, Callable[[], Iterable[T]]], absent: list[Absent]) -> list[T]:
+    """What the libraries have; of those that fail the name and the reason go into `absent`."""
+    found: list[T] = []
+    for library, make in makers.items():
+        try:
+            found += make()
+        except Exception as error:  # not installed, or not for the others that are
+            absent.append(Absent(library, reason(error)))
+    return found
 
 
 def contenders(
     device: str = "cpu", libraries: Sequence[str] = ("optax", "keras", "torch")
 ) -> tuple[list[Contender], list[Absent]]:
     """All of these libraries that can run on `device` (cpu or gpu), ours first, and those that cannot."""
-    found = [
-        Contender(OURS, integer),
-        Contender(DENSE, dense, indices=False),
-        Contender("textbook focal", textbook),
-        Contender(OURS, sigmoid, family="sigmoid", indices=False),
-    ]
     absent: list[Absent] = []
-    made = {"optax": _optax, "keras": _keras, "torch": _torch}
-    for library in libraries:
-        try:
-            found += made[library](device, absent)
-        except Exception as error:  # not installed, or not for the others that are
-            absent.append(Absent(library, f"{type(error).__name__}: {error}"))
-    return found, absent
+    makers = {"optax": _optax, "keras": _keras, "torch": lambda: _torch(device, absent)}
+
+    def sigmoid(z, y, gamma, axis, alpha=None):
+        return focaljax.sigmoid_focal_loss(z, y, gamma=gamma, alpha=alpha)
+
+    found = [
+        Contender(OURS, ours(INTEGER)),
+        Contender(DENSE, ours(focaljax.softmax_focal_loss), indices=False),
+        Contender("textbook focal", textbook),
+        Contender(OURS, sigmoid, **ENTRIES),
+    ]
+    return found + gathered({library: makers[library] for library in libraries}, absent), absent
 
 
-def _optax(device: str, absent: list[Absent]) -> list[Contender]:
+def _optax() -> list[Contender]:
     import optax
-
-    def cross_entropy(z, y, gamma, axis, alpha=None):
-        return optax.softmax_cross_entropy_with_integer_labels(z, y, axis)
-
-    def dense_cross_entropy(z, y, gamma, axis, alpha=None):
-        return optax.softmax_cross_entropy(z, y, axis)
-
-    def binary_cross_entropy(z, y, gamma, axis, alpha=None):
-        return optax.sigmoid_binary_cross_entropy(z, y)
 
     def sigmoid_focal(z, y, gamma, axis, alpha=None):
         return optax.sigmoid_focal_loss(z, y, alpha=alpha, gamma=gamma)
 
-    plain = {"focal": False, "note": "gamma 0 only"}
     return [
-        Contender(BASELINE, cross_entropy, **plain),
-        Contender(f"{BASELINE}, dense", dense_cross_entropy, indices=False, **plain),
-        Contender(BASELINE, binary_cross_entropy, family="sigmoid", indices=False, **plain),
-        Contender("Optax focal", sigmoid_focal, family="sigmoid", indices=False),
+        _plain(BASELINE, optax.softmax_cross_entropy_with_integer_labels),
+        _plain(f"{BASELINE}, dense", optax.softmax_cross_entropy, indices=False),
+        _plain(BASELINE, lambda z, y, axis: optax.sigmoid_binary_cross_entropy(z, y), **ENTRIES),
+        Contender("Optax focal", sigmoid_focal, **ENTRIES),
     ]
 
 
-def _keras(device: str, absent: list[Absent]) -> list[Contender]:
+def _keras() -> list[Contender]:
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras
 
@@ -125,25 +137,18 @@ def _keras(device: str, absent: list[Absent]) -> list[Contender]:
         raise ImportError(f"Keras runs on {backend} here; set KERAS_BACKEND=jax")
 
     def categorical(z, y, gamma, axis, alpha=None):
-        alpha = 1.0 if alpha is None else alpha
-        return keras.losses.categorical_focal_crossentropy(
-            y, z, alpha=alpha, gamma=gamma, from_logits=True, axis=axis
-        )
+        options = {"gamma": gamma, "alpha": 1.0 if alpha is None else alpha}
+        return keras.losses.categorical_focal_crossentropy(y, z, from_logits=True, axis=axis, **options)
 
     def binary(z, y, gamma, axis, alpha=None):
         """One loss per entry: Keras averages over an axis, here one of size 1."""
-        return keras.losses.binary_focal_crossentropy(
-            y[..., None],
-            z[..., None],
-            apply_class_balancing=alpha is not None,
-            alpha=0.25 if alpha is None else alpha,  # without balancing it is ignored
-            gamma=gamma,
-            from_logits=True,
-        )
+        options = {} if alpha is None else {"apply_class_balancing": True, "alpha": alpha}
+        y, z = y[..., None], z[..., None]
+        return keras.losses.binary_focal_crossentropy(y, z, gamma=gamma, from_logits=True, **options)
 
     return [
         Contender("Keras focal", categorical, indices=False, note="one-hot labels only"),
-        Contender("Keras focal", binary, family="sigmoid", indices=False),
+        Contender("Keras focal", binary, **ENTRIES),
     ]
 
 
@@ -152,38 +157,32 @@ def _torch(device: str, absent: list[Absent]) -> list[Contender]:
     if device == "gpu" and not torch.cuda.is_available():
         raise ImportError("torch has no CUDA device here")
     functional = torch.nn.functional
-    found: list[Contender] = []
 
-    def cross_entropy(z, y, gamma, axis, alpha=None):
+    def cross_entropy(z, y, axis):
         return functional.cross_entropy(z.movedim(axis, 1), y, reduction="none")
 
+    def binary_cross_entropy(z, y, axis):
+        return functional.binary_cross_entropy_with_logits(z, y, reduction="none")
+
     def focal(z, y, gamma, axis, alpha=None):
-        ce = functional.cross_entropy(z.movedim(axis, 1), y, reduction="none")
+        ce = cross_entropy(z, y, axis)
         losses = (1 - torch.exp(-ce)) ** gamma * ce
         return losses if alpha is None else alpha * losses
 
-    def binary_cross_entropy(z, y, gamma, axis, alpha=None):
-        return functional.binary_cross_entropy_with_logits(z, y, reduction="none")
-
-    def add(contender: Contender) -> None:
-        found.append(contender._replace(framework="torch", compiled=False))
-        if not contender.cuda:  # those are compiled kernels already
-            found.append(contender._replace(framework="torch", name=f"{contender.name}, compiled"))
-
-    plain = {"focal": False, "note": "gamma 0 only"}
-    add(Contender("torch cross-entropy", cross_entropy, **plain))
-    add(Contender("torch focal", focal))
-    add(Contender("torch cross-entropy", binary_cross_entropy, family="sigmoid", indices=False, **plain))
-    libraries = [("torchvision", _torchvision), ("kornia", _kornia)]
+    found = [
+        _plain("torch cross-entropy", cross_entropy),
+        Contender("torch focal", focal),
+        _plain("torch cross-entropy", binary_cross_entropy, **ENTRIES),
+    ]
+    makers = {"torchvision": _torchvision, "kornia": _kornia}
     if device == "gpu":
-        libraries += [("Liger", _liger), ("QuACK", _quack), ("FlashAttention", _flash)]
-    for library, make in libraries:
-        try:
-            for contender in make():
-                add(contender)
-        except Exception as error:  # not installed, or not for the others that are
-            absent.append(Absent(library, f"{type(error).__name__}: {error}"))
-    return found
+        makers |= {"Liger": _liger, "QuACK": _quack, "FlashAttention": _flash}
+    both = []
+    for c in (*found, *gathered(makers, absent)):
+        both.append(c._replace(framework="torch", compiled=False))
+        if not c.cuda:  # those are compiled kernels already
+            both.append(c._replace(framework="torch", name=f"{c.name}, compiled"))
+    return both
 
 
 def _torchvision() -> list[Contender]:
@@ -192,8 +191,7 @@ def _torchvision() -> list[Contender]:
     def focal(z, y, gamma, axis, alpha=None):
         return ops.sigmoid_focal_loss(z, y, alpha=-1 if alpha is None else alpha, gamma=gamma)
 
-    note = "scalar gamma and alpha"
-    return [Contender("torchvision focal", focal, family="sigmoid", indices=False, note=note)]
+    return [Contender("torchvision focal", focal, **ENTRIES, note=SCALARS)]
 
 
 def _kornia() -> list[Contender]:
@@ -208,39 +206,32 @@ def _kornia() -> list[Contender]:
     def binary(z, y, gamma, axis, alpha=None):
         return losses.binary_focal_loss_with_logits(z, y, alpha, gamma)
 
-    note = "scalar gamma and alpha"
-    return [
-        Contender("kornia focal", focal, mean=mean, note=note),
-        Contender("kornia focal", binary, family="sigmoid", indices=False, note=note),
-    ]
+    entries = Contender("kornia focal", binary, **ENTRIES, note=SCALARS)
+    return [Contender("kornia focal", focal, mean=mean, note=SCALARS), entries]
 
 
-def _fused(name: str, losses: Callable, **options: Any) -> Contender:
-    """A fused cross-entropy of rows: the class axis must be the last."""
+def _fused(losses: Callable) -> Callable:
+    """A fused cross-entropy of [N, C] along any axis: its losses, or their mean."""
 
-    def loss(z, y, gamma, axis, alpha=None):
-        classes = z.movedim(axis, -1)
-        return losses(classes.reshape(-1, classes.shape[-1]), y.reshape(-1)).reshape(y.shape)
+    def loss(z, y, axis):
+        found = losses(z.movedim(axis, -1).reshape(y.numel(), -1), y.reshape(-1))
+        return found.reshape(y.shape) if found.ndim else found
 
-    return Contender(name, loss, focal=False, cuda=True, note="gamma 0 only", **options)
+    return loss
 
 
 def _liger() -> list[Contender]:
     functional: Any = importlib.import_module("liger_kernel.transformers.functional")
-    losses = functional.liger_cross_entropy
-    mean = lambda z, y, gamma, axis, alpha=None: losses(  # noqa: E731
-        z.movedim(axis, -1).reshape(y.numel(), -1), y.reshape(-1)
-    )
-    return [
-        _fused("Liger cross-entropy", lambda z, y: losses(z, y, reduction="none"), mean=mean, overwrites=True)
-    ]
+    losses = _fused(lambda z, y: functional.liger_cross_entropy(z, y, reduction="none"))
+    mean = _plain("", _fused(functional.liger_cross_entropy)).loss
+    return [_plain("Liger cross-entropy", losses, mean=mean, overwrites=True, cuda=True)]
 
 
 def _quack() -> list[Contender]:
-    quack: Any = importlib.import_module("quack.cross_entropy")
-    return [_fused("QuACK cross-entropy", lambda z, y: quack.cross_entropy(z, y, reduction="none"))]
+    loss = importlib.import_module("quack.cross_entropy").cross_entropy
+    return [_plain("QuACK cross-entropy", _fused(lambda z, y: loss(z, y, reduction="none")), cuda=True)]
 
 
 def _flash() -> list[Contender]:
-    flash: Any = importlib.import_module("flash_attn.ops.triton.cross_entropy")
-    return [_fused("FlashAttention cross-entropy", lambda z, y: flash.cross_entropy_loss(z, y)[0])]
+    loss = importlib.import_module("flash_attn.ops.triton.cross_entropy").cross_entropy_loss
+    return [_plain("FlashAttention cross-entropy", _fused(lambda z, y: loss(z, y)[0]), cuda=True)]

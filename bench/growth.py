@@ -1,20 +1,19 @@
 """`python -m bench growth`: time and memory of value and gradient against rows and against classes.
 
-Both must grow linearly: an exponent of 1 on log axes, over the two upper decades, where the fixed cost of a
-call no longer shows.
+Both must grow linearly: an exponent of 1 over the two upper decades, where the fixed cost of a call is small.
 """
 
 from argparse import Namespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 
-from bench import on_jax, tables
+from bench import on_jax
 from bench.cases import Case, even
-from bench.console import progress, say, show
 from bench.contenders import BASELINE, OURS, contenders
-from bench.results import Writer, header
-from bench.timing import EFFORT, interleaved
+from bench.results import collect, header
+from bench.timing import EFFORT, Effort, interleaved
 
 NAMES = (OURS, BASELINE, "textbook focal")
 CLASSES, ROWS = 10, 64  # while the other one grows
@@ -26,50 +25,46 @@ LADDERS = {
 
 def main(args: Namespace) -> int:
     """Climbs both ladders and writes the results."""
-    ladders = {along: sizes[:2] if args.quick else sizes for along, sizes in LADDERS.items()}
     effort = EFFORT["quick"] if args.quick else EFFORT[args.device]._replace(seconds=5.0)
+    jobs = [(along, size) for along, sizes in LADDERS.items() for size in sizes[: 2 if args.quick else None]]
     result = header("growth", args.device) | {"rows": [], "slopes": []}
-    with Writer(args.out, result, say) as writer, progress() as bar:
-        task = bar.add_task("", total=sum(map(len, ladders.values())))
-        for along, sizes in ladders.items():
-            for size in sizes:
-                bar.update(task, description=f"{size} {along}")
-                result["rows"] += rung(along, size, args.device, effort)
-                bar.advance(task)
-                writer.write()
+
+    def do(job: tuple[str, int]) -> None:
+        result["rows"] += rung(*job, args.device, effort)
         result["slopes"] = slopes(result["rows"])
-    show(tables.growth(result))
+
+    collect(args, result, [(f"{size} {along}", (along, size)) for along, size in jobs], do)
     return 0
 
 
-def rung(along: str, size: int, device: str, effort: Any) -> list[dict[str, Any]]:
+def rung(along: str, size: int, device: str, effort: Effort) -> list[dict[str, Any]]:
     """The rows of one size."""
-    shape = (size, CLASSES) if along == "rows" else (ROWS, size)
-    case = Case(along, "", shape, even, width=1)
+    case = Case(along, "", (size, CLASSES) if along == "rows" else (ROWS, size), even, width=1)
     arrays = on_jax.Arrays(case, case.data(), "float32", device)
     found = [c for c in contenders(device, ("optax",))[0] if c.name in NAMES and c.family == "softmax"]
     ready = {c.name: on_jax.ready(c, case, arrays, "value and gradient", 2.0, None) for c in found}
     timings = interleaved({name: r.call for name, r in ready.items()}, effort, BASELINE)
     held = 2 * arrays.logits.nbytes + arrays.labels(found[0]).nbytes  # operands and gradient
-    fixed = f"{CLASSES} classes" if along == "rows" else f"{ROWS} rows"
+    where = {
+        "along": along,
+        "size": size,
+        "fixed": f"{CLASSES} classes" if along == "rows" else f"{ROWS} rows",
+    }
     return [
-        {"along": along, "size": size, "fixed": fixed, "contender": name, **timing._asdict()}
+        where
+        | {"contender": name, **timing._asdict()}
         | {"temp": ready[name].temp, "memory": held + (ready[name].temp or 0)}
         for name, timing in timings.items()
     ]
 
 
 def slopes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The exponents: least squares in log-log over the upper two decades of each ladder."""
-    found = []
-    for along in LADDERS:
-        for name in NAMES:
-            own = [row for row in rows if (row["along"], row["contender"]) == (along, name)]
-            upper = [row for row in own if 100 * row["size"] >= own[-1]["size"]]
-            x = np.log([row["size"] for row in upper])
-            fits = {
-                kind: float(np.polyfit(x, np.log([row[key] for row in upper]), 1)[0])
-                for kind, key in (("time", "seconds"), ("memory", "memory"))
-            }
-            found.append({"along": along, "contender": name, **fits})
+    """The exponents: least squares in log-log over the upper two decades of each ladder with two rungs."""
+    found, table = [], cast(Any, pd.DataFrame(rows))
+    for (along, name), own in table.groupby(["along", "contender"], sort=False):
+        upper = own[100 * own["size"] >= own["size"].max()]
+        if len(upper) > 1:
+            logs = np.log(upper[["size", "seconds", "memory"]].to_numpy())
+            time, memory = np.polyfit(logs[:, 0], logs[:, 1:], 1)[0].tolist()
+            found.append({"along": along, "contender": name, "time": time, "memory": memory})
     return found

@@ -1,7 +1,6 @@
 """The optimised HLO of a compiled program, read back: its kernels, what they move, what they must not do.
 
-XLA prints a module as computations of one instruction per line. Only what is needed here is parsed: names,
-result shapes, operands, and which computations an instruction calls.
+XLA prints a module as computations of one instruction per line.
 """
 
 import math
@@ -12,27 +11,8 @@ from typing import NamedTuple
 # Nothing of the size of the logits may pass through one of these.
 FORBIDDEN = ("gather", "scatter", "sort", "all-gather", "transpose", "copy", "copy-start")
 # What devices exchange; a loss may exchange its rows, never its logits.
-COLLECTIVES = (
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-broadcast",
-    "collective-permute",
-    "ragged-all-to-all",
-    "reduce-scatter",
-)
-
-
-class Op(NamedTuple):
-    """One instruction."""
-
-    name: str
-    result: tuple["Array", ...]  # more than one for a tuple
-    code: str
-    operands: tuple[str, ...]
-    attributes: str
-    root: bool
-    layout: str = ""  # the text of the result, with its dimensions from the fastest on and its tiles
+COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute")
+COLLECTIVES += ("ragged-all-to-all", "reduce-scatter")
 
 
 class Array(NamedTuple):
@@ -43,18 +23,26 @@ class Array(NamedTuple):
     inside: bool = False  # a TPU's VMEM: no kernel reads it from memory
 
 
+class Op(NamedTuple):
+    """One instruction."""
+
+    name: str
+    result: tuple[Array, ...]  # more than one for a tuple
+    code: str
+    operands: tuple[str, ...]
+    attributes: str
+    root: bool
+    layout: str = ""  # the text of the result, with its dimensions from the fastest on and its tiles
+
+
 Module = dict[str, dict[str, Op]]  # computations by name, their instructions by name; the entry is ""
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _ARRAY = re.compile(r"\b([a-z]+(\d*)[a-z0-9]*)\[([\d,]*)\](\{[^{}]*S\(1\)[^{}]*\})?")
-_CALLED = re.compile(
-    r"(?:calls|to_apply|body|branch_computations|true_computation|false_computation)=(\{.*?\}|\S+)"
-)
+_CALLED = re.compile(r"(?:calls|to_apply|body|(?:branch|true|false)_computations?)=(\{.*?\}|\S+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
-
 _TILED = re.compile(r"\{(\d+),(\d+)[\d,]*:(T\(8,128\)\S*?)[}S]")
-
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id"}
 _CONTROL = {"while", "call", "conditional", "async-start"}
 _SLICES = {"slice", "dynamic-slice", "gather"}
@@ -80,15 +68,9 @@ def _op(line: str) -> Op:
     operands, attributes = _until_closed("(" + rest)
     if code == "constant":
         attributes = operands + attributes
-    return Op(
-        name.removeprefix("ROOT ").removeprefix("%"),
-        tuple(_array(*found) for found in _ARRAY.findall(result)),
-        code,
-        tuple(re.findall(r"%([\w.\-]+)", operands)),
-        attributes,
-        name.startswith("ROOT "),
-        result,
-    )
+    arrays = tuple(_array(*found) for found in _ARRAY.findall(result))
+    named, short = tuple(re.findall(r"%([\w.\-]+)", operands)), name.removeprefix("ROOT ").removeprefix("%")
+    return Op(short, arrays, code, named, attributes, name.startswith("ROOT "), result)
 
 
 def _until_closed(text: str) -> tuple[str, str]:
@@ -153,9 +135,8 @@ def traffic_of_kernels(module: Module) -> Iterator[tuple[Op, int, float]]:
 
 def _opened(module: Module) -> Module:
     """Fusions inside fusions replaced by what they read of each operand, which may be a slice of it."""
-    fused = {
-        name for ops in module.values() for op in ops.values() if op.code == "fusion" for name in _called(op)
-    }
+    every = (op for ops in module.values() for op in ops.values())
+    fused = {name for op in every if op.code == "fusion" for name in _called(op)}
 
     def read(body: dict[str, Op], operand: Op) -> float:
         alike = [x.name for x in body.values() if x.code == "parameter" and x.result == operand.result]
@@ -187,14 +168,12 @@ def flops(module: Module, kernel: Op) -> float:
 
 
 def _moved(module: Module, owner: dict[str, Op], op: Op) -> float:
-    body = module[_called(op)[0]] if op.code == "fusion" else {}
-    if not body:  # as if the instruction were a fusion of itself
-        parameters = {name: owner[name]._replace(code="parameter") for name in op.operands}
-        body = {**parameters, op.name: op._replace(root=True)}
-        names = list(dict.fromkeys(op.operands))
-    else:
-        parameters = [inner for inner in body.values() if inner.code == "parameter"]
-        names = [p.name for p in parameters]
+    if op.code == "fusion":
+        body = module[_called(op)[0]]
+    else:  # as if the instruction were a fusion of itself
+        body = {name: owner[name]._replace(code="parameter") for name in op.operands}
+        body[op.name] = op._replace(root=True)
+    names = [name for name, inner in body.items() if inner.code == "parameter"]
     return sum(_read(body, name) for name in names) + sum(_written(body, root) for root in _roots(body))
 
 
@@ -230,17 +209,19 @@ def _bytes(op: Op) -> float:
     return sum(array.bytes for array in op.result if not array.inside)
 
 
-# Arrays of the size of the logits: more than half as many elements, so that [N] is none beside [N, 2].
-
-
 def _large(op: Op, size: int) -> int:
+    """Results of the logits' size: more than half as many elements, so that [N] is none beside [N, 2]."""
     return sum(2 * array.size > size for array in op.result)
 
 
 def touches(module: Module, op: Op, size: int) -> bool:
     """Whether an instruction reads or writes an array of that size."""
-    owner = next(ops for ops in module.values() if ops.get(op.name) is op)
+    owner = _owner(module, op)
     return any(_large(x, size) for x in (op, *(owner[name] for name in op.operands if name in owner)))
+
+
+def _owner(module: Module, op: Op) -> dict[str, Op]:
+    return next(ops for ops in module.values() if ops.get(op.name) is op)
 
 
 def stored(module: Module, size: int) -> int:
@@ -268,32 +249,27 @@ def _keeps_tiles(ops: dict[str, Op], op: Op) -> bool:
 
 
 def collectives(module: Module) -> list[tuple[str, float]]:
-    """Every exchange with other devices and the bytes that one device gives to it or takes from it.
+    """Every exchange with other devices, once for each turn of its loop, and the bytes of its larger side.
 
-    Of operands and results the larger side: what an all-gather takes, what a reduce-scatter gives. A loop's
-    are listed once for each turn.
+    That is what one device takes of an all-gather and gives to a reduce-scatter.
     """
     found = []
     for op, times in kernels(module):
         for inner, owner in _inside(module, op):
             code = inner.code.removesuffix("-start")
             if code in COLLECTIVES:
-                given = sum(_exchanged(owner[name]) for name in inner.operands if name in owner)
-                taken = _exchanged(inner)
+                sides = inner, *(owner[name] for name in inner.operands if name in owner)
+                taken, *parts = (sum(array.bytes for array in side.result) for side in sides)
+                given = sum(parts)
                 if code != inner.code and code != "all-reduce":  # the start of a pair holds both sides
                     taken -= given
                 found += [(code, max(given, taken))] * times
     return found
 
 
-def _exchanged(op: Op) -> float:
-    return sum(array.bytes for array in op.result)
-
-
 def _inside(module: Module, op: Op) -> Iterator[tuple[Op, dict[str, Op]]]:
     """An instruction and, in a fusion, those that it is made of, each with its computation."""
-    owner = next(ops for ops in module.values() if ops.get(op.name) is op)
-    yield op, owner
+    yield op, _owner(module, op)
     if op.code == "fusion":
         for name in _called(op):
             for inner in module[name].values():

@@ -1,17 +1,18 @@
 """`python -m bench linear`: the last layer and its loss, with and without logits.
 
-Value and gradient by inputs and kernel. Measured on this machine: time, and the memory beside operands and
-results; with a million classes, in a process of its own, all memory of the process. Compiled for TPUs and an
-H200, which need not be there: that memory, the flops of all matmuls, and the bytes that kernels move.
+Value and gradient by inputs and kernel: measured on this machine, with a million classes in a process of its
+own; and compiled for TPUs and an H200, which need not be there.
 """
 
 import importlib
+import itertools
 import json
 import math
 import os
 import re
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,11 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench import compiled, hlo, tables
-from bench.agreement import Disagreement
-from bench.console import progress, say, show
-from bench.contenders import BASELINE, OURS, Absent, textbook
-from bench.results import Writer, header, previous
+from bench import compiled, hlo
+from bench.agreement import DISAGREES, Disagreement
+from bench.contenders import LINEAR, OURS, Absent, gathered, reason, textbook
+from bench.results import COMPILERS, collect, header, previous, say
 from bench.timing import EFFORT, Effort, interleaved
 from focaljax import linear_softmax_focal_loss, softmax_focal_loss_with_integer_labels
 
@@ -40,13 +40,11 @@ SHAPES: dict[str, dict[str, Shape]] = {  # what is measured
 }
 SMALL: Shape = (64, 16, 512)
 NAMES = [*SHAPES["cpu"], "million", "compiled"]
-PACKAGES = ("focaljax", "jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "optax", "tokamax", "torch")
-PACKAGES += ("liger-kernel", "cut-cross-entropy")
+PACKAGES = (*COMPILERS, "tokamax", "torch", "liger-kernel", "cut-cross-entropy")
 FORMS: dict[str, Loss] = {
     "in chunks of rows": partial(linear_softmax_focal_loss, strategy="rows"),
     "in chunks of classes": partial(linear_softmax_focal_loss, strategy="classes"),
 }
-PLAIN = f"matmul and {BASELINE}"
 MOSAIC = "tokamax cross-entropy, Pallas"
 
 
@@ -61,27 +59,25 @@ def contenders() -> tuple[dict[str, Loss], list[Absent]]:
 
         return mean
 
-    def cross_entropy(z, y):
-        return optax.softmax_cross_entropy_with_integer_labels(z, y)
-
+    absent: list[Absent] = []
     found = FORMS | {
         f"matmul and {OURS}": of_logits(softmax_focal_loss_with_integer_labels),
         "matmul and textbook focal": of_logits(lambda z, y: textbook(z, y, 2.0, -1)),
-        PLAIN: of_logits(cross_entropy),
+        LINEAR: of_logits(optax.softmax_cross_entropy_with_integer_labels),
     }
-    try:
-        tokamax: Any = importlib.import_module("tokamax")
-        importlib.import_module("absl.flags").FLAGS.mark_as_parsed()  # it would read our command line
-    except Exception as error:  # not installed, or not for this JAX
-        return found, [Absent("tokamax", f"{type(error).__name__}: {error}")]
+    return found | dict(gathered({"tokamax": _tokamax}, absent)), absent
 
-    def of_tokamax(inputs, kernel, labels, implementation):
-        return tokamax.linear_softmax_cross_entropy_loss(
-            inputs, labels, kernel, reduction="mean", implementation=implementation
-        )
+
+def _tokamax() -> list[tuple[str, Loss]]:
+    tokamax: Any = importlib.import_module("tokamax")
+    importlib.import_module("absl.flags").FLAGS.mark_as_parsed()  # it would read our command line
+
+    def loss(inputs, kernel, labels, kind):
+        options = {"reduction": "mean", "implementation": kind}
+        return tokamax.linear_softmax_cross_entropy_loss(inputs, labels, kernel, **options)
 
     kinds = {"tokamax cross-entropy, XLA": "xla", MOSAIC: "mosaic_tpu"}
-    return found | {name: partial(of_tokamax, implementation=kind) for name, kind in kinds.items()}, []
+    return [(name, partial(loss, kind=kind)) for name, kind in kinds.items()]
 
 
 def both(loss: Callable) -> Callable:
@@ -105,19 +101,24 @@ def program(loss: Loss, shape: Shape, dtype: str, target: str) -> dict[str, Any]
     """Temporary bytes, matmuls and moved bytes of value and gradient, compiled for one device of `target`.
 
     What happens inside a kernel of Pallas the compiler does not know.
-
-    Raises:
-      Unavailable: As `bench.compiled.measure`.
     """
     done = compiled.compile(both(loss), operands(shape, dtype), target)
-    text, memory = compiled.text_of(done, target), done.memory_analysis()
-    assert memory is not None
+    text = compiled.text_of(done, target)
     opaque = 'custom_call_target="tpu_custom_call"' in text
     return {
-        "temp": memory.temp_size_in_bytes,
+        "temp": done.memory_analysis().temp_size_in_bytes,
         "matmuls": None if opaque else matmuls(text, shape),
         "moved": None if opaque else hlo.traffic(hlo.parse(text)),
     }
+
+
+def on_torch() -> tuple[dict[str, Callable[..., "Ready"]], list[Absent]]:
+    """What makes the contenders in PyTorch ready, and who cannot be had."""
+    from bench import linear_on_torch
+
+    absent: list[Absent] = []
+    found = gathered(linear_on_torch.LIBRARIES, absent)
+    return {name: partial(linear_on_torch.ready, loss) for name, loss in found}, absent
 
 
 class Ready(NamedTuple):
@@ -125,7 +126,7 @@ class Ready(NamedTuple):
 
     call: Callable[[int], None]
     temp: int | None
-    value: list[float]  # of the last call
+    value: Callable[[], float]  # of the last call
 
 
 def ready(loss: Loss, arrays: tuple[jax.Array, ...]) -> Ready:
@@ -137,7 +138,7 @@ def ready(loss: Loss, arrays: tuple[jax.Array, ...]) -> Ready:
         for _ in range(times):
             value[0] = float(jax.block_until_ready(done(*arrays))[0])
 
-    return Ready(call, memory and memory.temp_size_in_bytes, value)
+    return Ready(call, memory and memory.temp_size_in_bytes, lambda: value[0])
 
 
 def drawn(shape: Shape, dtype: str) -> tuple[jax.Array, ...]:
@@ -162,61 +163,42 @@ def agree(found: dict[str, Loss]) -> None:
 
 
 def _standard(name: str) -> str:
-    return PLAIN if "cross-entropy" in name else f"matmul and {OURS}"
+    return LINEAR if "cross-entropy" in name else f"matmul and {OURS}"
 
 
 def measured(case: str, shape: Shape, dtype: str, device: str, effort: Effort) -> list[dict[str, Any]]:
     """The rows of one shape on this machine; who fails has the reason."""
-    found, _ = contenders()
-    found.pop(MOSAIC, None)  # for TPUs only
     arrays, able, failed = drawn(shape, dtype), {}, {}
-    for name, loss in found.items():
-        try:
-            one = ready(loss, arrays)
-            if device == "gpu":  # where memory may not suffice, and a call costs nothing
-                one.call(1)
-            able[name] = one
-        except jax.errors.JaxRuntimeError as error:  # out of memory
-            failed[name] = str(error).splitlines()[0]
+    makers = {name: partial(ready, loss, arrays) for name, loss in contenders()[0].items() if name != MOSAIC}
     if device == "gpu":
-        from bench import linear_on_torch
-
-        for name, loss in linear_on_torch.contenders()[0].items():
-            try:
-                able[name] = linear_on_torch.ready(loss, arrays, dtype)
-            except Exception as error:  # out of memory, or not for this GPU
-                failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+        makers |= {name: partial(make, arrays, dtype) for name, make in on_torch()[0].items()}
+    for name, make in makers.items():
+        try:
+            able[name] = make()
+            if device == "gpu":  # where memory may not suffice, and a call costs nothing
+                able[name].call(1)
+        except Exception as error:  # out of memory, or not for this GPU
+            able.pop(name, None)
+            failed[name] = reason(error)
     where = {"case": case, "shape": list(shape), "dtype": dtype}
-    timings = interleaved({name: one.call for name, one in able.items()}, effort, PLAIN)
-    rows = [{"contender": name, "failed": reason} for name, reason in failed.items()]
+    timings = interleaved({name: one.call for name, one in able.items()}, effort, LINEAR)
+    rows = [where | {"contender": name, "failed": reason} for name, reason in failed.items()]
     for name, timing in timings.items():
-        apart = abs(able[name].value[0] / able[_standard(name)].value[0] - 1)
-        row = {"contender": name, "temp": able[name].temp, "apart": apart}
-        rows.append(row | timing._asdict())
-    return [where | row for row in rows]
-
-
-# A million classes in a process of its own.
+        apart = abs(able[name].value() / able[_standard(name)].value() - 1)
+        rows.append(where | {"contender": name, "temp": able[name].temp, "apart": apart} | timing._asdict())
+    return rows
 
 
 def alone(shape: Shape) -> dict[str, Any]:
     """Time and the largest memory of a fresh process that makes operands, value and gradient."""
-    code = f"from bench import linear; linear.process({shape})"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return {"shape": list(shape), **json.loads(done.stdout.splitlines()[-1])}
+    command = [sys.executable, "-c", f"from bench import linear; linear.process({shape})"]
+    where, env = Path(__file__).parents[1], os.environ | {"JAX_PLATFORMS": "cpu"}
+    printed = subprocess.check_output(command, cwd=where, env=env, text=True)
+    return {"shape": list(shape), **json.loads(printed.splitlines()[-1])}
 
 
 def process(shape: Shape) -> None:
     """What that process does; prints a line of JSON."""
-    import time
-
     (n, d, c), loss = shape, jax.jit(both(linear_softmax_focal_loss))
 
     @partial(jax.jit, static_argnums=0)
@@ -232,65 +214,44 @@ def process(shape: Shape) -> None:
     print(json.dumps({"seconds": seconds, "peak": peak, "value": float(value)}))
 
 
-# The command.
-
-
-def compiling(quick: bool) -> Iterator[dict[str, Any]]:
-    """Every compiled program of the table, one after the other."""
-    found, _ = contenders()
-    for target in ["v5e"] if quick else compiled.TARGETS:
-        for name, loss in found.items():
-            if name == MOSAIC and target == "h200":
-                continue
-            row = {"target": target, "contender": name, "shape": list(LARGE), "dtype": "bfloat16"}
-            try:
-                yield row | program(loss, LARGE, "bfloat16", target)
-            except compiled.Unavailable as error:
-                yield row | {"failed": str(error)}
-            except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
-                yield row | {"failed": f"{target}: {str(error).splitlines()[0]}"}
+def jobs(args: Namespace, chosen: list[str]) -> Iterator[tuple[str, tuple[str, Callable[[], Any]]]]:
+    """What is done, a part of the result, and what makes a row or a list of rows to add to it."""
+    effort = EFFORT[args.device]._replace(seconds=60.0, least=3, aim=0.0)
+    effort = EFFORT["quick"] if args.quick else effort
+    for case, shape in SHAPES[args.device].items():
+        for dtype in ("float32",) if args.device == "cpu" else ("float32", "bfloat16"):
+            if case in chosen:
+                options = SMALL if args.quick else shape, dtype, args.device, effort
+                yield f"{case} {dtype}", ("rows", partial(measured, case, *options))
+    if args.device == "cpu" and "million" in chosen:
+        yield "million", ("million", lambda: alone(SMALL if args.quick else MILLION))
+    if args.device == "cpu" and "compiled" in chosen:
+        for target, (name, loss) in itertools.product(compiled.TARGETS, contenders()[0].items()):
+            if (name, target) != (MOSAIC, "h200") and (target == "v5e" or not args.quick):
+                row = {"target": target, "contender": name, "shape": list(LARGE), "dtype": "bfloat16"}
+                make = partial(program, loss, LARGE, "bfloat16", target)
+                yield f"{target} {name}", ("compiled", partial(compiled.attempt, row, target, make))
 
 
 def main(args: Namespace) -> int:
     """Measures what is asked for and writes the results; 1 if some contender computes something else."""
-    chosen = args.case or NAMES
-    shapes = {name: SMALL if args.quick else shape for name, shape in SHAPES[args.device].items()}
-    effort = EFFORT[args.device]._replace(seconds=60.0, least=3, aim=0.0)
-    effort = EFFORT["quick"] if args.quick else effort
-    result = header("linear", args.device, PACKAGES) | {
-        "absent": [],
-        "rows": [],
-        "million": [],
-        "compiled": [],
-    }
-    old = previous(args.out, result) or {}
-    result["rows"] = [row for row in old.get("rows", []) if row["case"] not in chosen]
-    result |= {key: old.get(key, []) for key in ("million", "compiled") if key not in chosen}
     found, absent = contenders()
     if args.device == "gpu":
-        from bench import linear_on_torch
-
-        absent += linear_on_torch.contenders()[1]
-    result["absent"] = [a._asdict() for a in absent]
+        absent += on_torch()[1]
+    result = header("linear", args.device, PACKAGES) | {"absent": [a._asdict() for a in absent]}
+    chosen, old = args.case or NAMES, previous(args.out, result)
+    result["rows"] = [row for row in old.get("rows", []) if row["case"] not in chosen]
+    result |= {key: [] if key in chosen else old.get(key, []) for key in ("million", "compiled")}
     agree({name: loss for name, loss in found.items() if name != MOSAIC})
-    with Writer(args.out, result, say) as writer, progress() as bar:
-        task = bar.add_task("", total=len(chosen))
-        for name in chosen:
-            bar.update(task, description=name)
-            if name in shapes:
-                for dtype in ("float32",) if args.device == "cpu" else ("float32", "bfloat16"):
-                    result["rows"] += measured(name, shapes[name], dtype, args.device, effort)
-                result["rows"].sort(key=lambda row: NAMES.index(row["case"]))
-            elif args.device == "cpu" and name == "million":
-                result["million"] = [alone(SMALL if args.quick else MILLION)]
-            elif args.device == "cpu":
-                for row in compiling(args.quick):
-                    result["compiled"].append(row)
-                    writer.write()
-            bar.advance(task)
-            writer.write()
-    show(tables.linear(result))
+
+    def do(job: tuple[str, Callable[[], Any]]) -> None:
+        part, make = job
+        made = make()
+        result[part] += made if part == "rows" else [made]
+        result["rows"].sort(key=lambda row: NAMES.index(row["case"]))
+
+    collect(args, result, jobs(args, chosen), do)
     far = [row for row in result["rows"] if row.get("apart", 0) > 1e-2]
     for row in far:
-        say(f"DISAGREES: {row['contender']} in {row['case']} {row['dtype']} by {row['apart']:.1e}")
+        say(DISAGREES.format(**row, difference=row["apart"]))
     return int(bool(far))

@@ -6,30 +6,19 @@ not run yet. Whatever fails is listed with its reason and ends nothing.
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from bench.contenders import Absent
 from bench.linear import Ready
+from bench.timing import repeated
 
 Loss = Callable[..., Any]  # of inputs [N, D], weight [C, D] and labels: their mean
 
 
-def contenders() -> tuple[dict[str, Loss], list[Absent]]:
-    """Those that can be imported, and those that cannot; all are plain cross-entropies."""
-    found, absent = {}, []
-    makers = {"torch": _torch, "Liger": _liger, "cut-cross-entropy": _apple}
-    for library, make in makers.items():
-        try:
-            found |= make()
-        except Exception as error:  # not installed, or not for the others that are
-            absent.append(Absent(library, f"{type(error).__name__}: {error}"))
-    return found, absent
-
-
-def _torch() -> dict[str, Loss]:
+def _torch() -> list[tuple[str, Loss]]:
     torch: Any = importlib.import_module("torch")
     if not torch.cuda.is_available():
         raise ImportError("torch has no CUDA device here")
@@ -38,47 +27,38 @@ def _torch() -> dict[str, Loss]:
     def mean(x, weight, labels):
         return functional.cross_entropy(functional.linear(x, weight).float(), labels)
 
-    return {"torch matmul and cross-entropy": mean}
+    return [("torch matmul and cross-entropy", mean)]
 
 
-def _liger() -> dict[str, Loss]:
+def _liger() -> list[tuple[str, Loss]]:
     functional: Any = importlib.import_module("liger_kernel.transformers.functional")
-    return {"Liger linear cross-entropy": functional.liger_fused_linear_cross_entropy}
+    return [("Liger linear cross-entropy", functional.liger_fused_linear_cross_entropy)]
 
 
-def _apple() -> dict[str, Loss]:
-    library: Any = importlib.import_module("cut_cross_entropy")
-    exact = lambda x, weight, labels: library.linear_cross_entropy(  # noqa: E731
-        x, weight, labels, filter_eps=None
-    )
-    return {
-        "Apple cut cross-entropy": library.linear_cross_entropy,
-        "Apple cut cross-entropy, unfiltered": exact,
-    }
+def _apple() -> list[tuple[str, Loss]]:
+    loss = importlib.import_module("cut_cross_entropy").linear_cross_entropy
+    exact = partial(loss, filter_eps=None)
+    return [("Apple cut cross-entropy", loss), ("Apple cut cross-entropy, unfiltered", exact)]
 
 
 def ready(loss: Loss, arrays: tuple[jax.Array, ...], dtype: str) -> Ready:
     """Called once, which compiles its kernels; memory is what PyTorch allocates beside the gradients."""
-    torch: Any = importlib.import_module("torch")
-    x, kernel, labels = (
-        torch.from_numpy(np.array(a, a.dtype if a.dtype == "int32" else "float32")) for a in arrays
-    )
+    from bench import on_torch
+
+    torch = on_torch.torch
+    x, kernel, labels = (torch.from_numpy(np.array(a, "int32" if a.ndim == 1 else "float32")) for a in arrays)
     x, weight = (a.to("cuda", getattr(torch, dtype)).contiguous().requires_grad_() for a in (x, kernel.T))
     labels = labels.to("cuda", torch.int64)
+    value: list[Any] = [None]
 
     def step() -> Any:
         mean = loss(x, weight, labels)
-        return mean, torch.autograd.grad(mean, (x, weight))
+        value[0] = mean.detach()
+        return torch.autograd.grad(mean, (x, weight))
 
-    value = [float(step()[0])]
-
-    def call(times: int) -> None:
-        for _ in range(times):
-            value[0] = step()[0].detach()
-        value[0] = float(value[0])  # waits for the device
-
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
+    call = repeated(step, on_torch.wait)
     call(1)
-    gradients = x.nbytes + weight.nbytes
-    return Ready(call, max(0, torch.cuda.max_memory_allocated() - before - gradients), value)
+    return Ready(call, on_torch.temp(step), lambda: float(value[0]))
+
+
+LIBRARIES = {"torch": _torch, "Liger": _liger, "cut-cross-entropy": _apple}  # all are plain cross-entropies

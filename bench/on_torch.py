@@ -1,4 +1,4 @@
-"""A contender as PyTorch runs it, eager or through `torch.compile`: the functions of `on_jax`.
+"""A contender as PyTorch runs it, eager or through `torch.compile`, as `on_jax` does in JAX.
 
 Only the loss is compiled, with its mean, as a user would; the head of a step stays eager. Where torch is
 missing this file cannot be imported, and no contender asks for it.
@@ -7,7 +7,6 @@ missing this file cannot be imported, and no contender asks for it.
 import importlib
 import time
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from bench.cases import Case, Data
 from bench.contenders import Contender
 from bench.on_jax import RATE, Ready
-from bench.timing import Call
+from bench.timing import repeated
 
 torch: Any = importlib.import_module("torch")
 if torch.cuda.is_available():
@@ -26,29 +25,21 @@ _dynamo.config.fail_on_recompile_limit_hit = True  # never eager in silence
 
 
 class Arrays:
-    """One batch on the device, the labels in both forms."""
+    """One batch on the device."""
 
     def __init__(self, case: Case, data: Data, dtype: str, device: str):
         """On the CPU float32 arrays share the memory of `data`."""
         _dynamo.reset()  # what was compiled for the case before
         self.device = "cuda" if device == "gpu" else "cpu"
-        self.axis, self.classes = case.axis, case.classes
         put = lambda x: torch.from_numpy(x).to(self.device, getattr(torch, dtype))  # noqa: E731
         self.logits, self.features, self.kernel = put(data.logits), put(data.features), put(data.kernel)
-        self._labels = torch.from_numpy(data.labels).to(self.device)
-
-    @cached_property
-    def _indices(self) -> Any:
-        return self._labels.long()
-
-    @cached_property
-    def _dense(self) -> Any:
-        assert self._labels.is_floating_point(), "no contender in torch wants one-hot labels"
-        return self._labels.to(self.logits.dtype)
+        labels = torch.from_numpy(data.labels).to(self.device)
+        self._labels = labels.to(self.logits.dtype) if labels.is_floating_point() else labels.long()
 
     def labels(self, contender: Contender) -> Any:
-        """As the contender wants them; made before anything is timed."""
-        return self._indices if contender.indices else self._dense
+        """Indices, or one per entry of a sigmoid; no contender here wants one-hot labels."""
+        assert self._labels.is_floating_point() != contender.indices
+        return self._labels
 
 
 def _mean(contender: Contender, gamma: Any, axis: int, alpha: Any) -> Callable:
@@ -60,22 +51,19 @@ def _mean(contender: Contender, gamma: Any, axis: int, alpha: Any) -> Callable:
     return torch.compile(mean, dynamic=False) if contender.compiled else mean
 
 
-def _wait() -> None:
+def wait(result: Any) -> None:
+    """Until the device is ready."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def ready(contender: Contender, case: Case, arrays: Arrays, program: str, gamma: Any, alpha: Any) -> Ready:
     """One of the programs of `on_jax` for a batch; the first call compiles where something is compiled."""
-    mean = _mean(contender, gamma, case.axis, alpha)
-    y = arrays.labels(contender)
+    mean, y = _mean(contender, gamma, case.axis, alpha), arrays.labels(contender)
     z = arrays.logits.clone() if contender.overwrites else arrays.logits.detach()
     kernel, features = arrays.kernel.clone(), arrays.features.detach()
-    if program == "step":
-        kernel.requires_grad_()
-        features.requires_grad_()
-    elif program == "value and gradient":
-        z.requires_grad_()
+    for operand in {"step": (kernel, features), "value and gradient": (z,)}.get(program, ()):
+        operand.requires_grad_()
 
     def value() -> Any:
         with torch.no_grad():
@@ -93,47 +81,26 @@ def ready(contender: Contender, case: Case, arrays: Arrays, program: str, gamma:
         return loss.detach(), by_features
 
     run = {"value": value, "value and gradient": value_and_gradient, "step": step}[program]
-
-    def call(times: int) -> None:
-        result = None
-        for _ in range(times):
-            result = run()
-        _wait()
-        del result
-
     start = time.perf_counter()
-    result = run()
-    _wait()
+    result, probe = run(), None
+    wait(result)
     compiling = time.perf_counter() - start if contender.compiled else None
-    probe = None
     if program == "value and gradient":
         probe = float(result[0]), float(result[1].float().abs().sum())
     del result
-    return Ready(call, probe, _temp(run) if arrays.device == "cuda" else None, compiling)
+    return Ready(repeated(run, wait), probe, temp(run) if arrays.device == "cuda" else None, compiling)
 
 
-def _temp(run: Callable) -> int:
+def temp(run: Callable[[], Any]) -> int:
     """Bytes that a call needs at its worst moment beside its operands and results."""
-    torch.cuda.synchronize()
+    wait(None)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     result = run()
-    torch.cuda.synchronize()
+    wait(result)
     peak, after = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
     del result
     return max(0, peak - max(before, after))
-
-
-def copy(arrays: Arrays) -> Call:
-    """The logits copied on the device: one read and one write, the floor of whatever moves them."""
-    target = torch.empty_like(arrays.logits)
-
-    def call(times: int) -> None:
-        for _ in range(times):
-            target.copy_(arrays.logits)
-        _wait()
-
-    return call
 
 
 def evaluate(
@@ -148,9 +115,7 @@ def evaluate(
     return losses.detach().cpu().numpy(), gradient.cpu().numpy()
 
 
-def traces(
-    contender: Contender, case: Case, arrays: Arrays, options: list[tuple[float, float]]
-) -> int | None:
+def traces(contender: Contender, case: Case, arrays: Arrays, options: list) -> int | None:
     """How many graphs `torch.compile` makes of the loss for several (gamma, alpha); None for eager."""
     if not contender.compiled:
         return None

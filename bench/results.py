@@ -1,4 +1,4 @@
-"""Results as JSON: where they are, what they say of the machine, and an unfinished run kept apart."""
+"""Results as JSON: what they say of the machine, and the loop that fills, keeps and shows them."""
 
 import contextlib
 import datetime
@@ -7,21 +7,18 @@ import json
 import os
 import platform
 import re
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+CONSOLE = Console()
 FOLDER = Path(__file__).parent / "results"
 VERSIONS = ("focaljax", "jax", "jaxlib", "optax", "keras", "torch", "torchvision", "kornia")
 COMPILERS = ("focaljax", "jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "optax")
-
-
-def versions(packages: tuple[str, ...] = VERSIONS) -> dict[str, str | None]:
-    """The versions that decide the numbers; None for what is not installed."""
-    found = dict.fromkeys(("python", *packages), None) | {"python": platform.python_version()}
-    for name in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -30,28 +27,22 @@ def machine(device: str) -> dict[str, Any]:
     model = re.search(r"^model name\s*:\s*(.*)$", text, re.M)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    found = {
-        "cpu": model[1] if model else platform.processor() or platform.machine(),
-        "cores": cores,
-        "memory_gib": round(memory, 1),
-        "device": "cpu",
-    }
     if device == "gpu":
         import jax
 
-        found["device"] = jax.devices("gpu")[0].device_kind
-    return found
+        device = jax.devices("gpu")[0].device_kind
+    cpu = model[1] if model else platform.processor() or platform.machine()
+    return {"cpu": cpu, "cores": cores, "memory_gib": round(memory, 1), "device": device}
 
 
 def header(bench: str, device: str = "cpu", packages: tuple[str, ...] = VERSIONS) -> dict[str, Any]:
-    """How every result begins."""
-    return {
-        "bench": bench,
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(device),
-        "versions": versions(packages),
-        "complete": False,
-    }
+    """How every result begins; the version of what is not installed is None."""
+    versions: dict[str, str | None] = {"python": platform.python_version(), **dict.fromkeys(packages)}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    when = {"bench": bench, "date": datetime.date.today().isoformat()}
+    return when | {"machine": machine(device), "versions": versions, "complete": False}
 
 
 def stem(result: dict[str, Any]) -> str:
@@ -60,52 +51,37 @@ def stem(result: dict[str, Any]) -> str:
     return f"{result['bench']}-{device}"
 
 
-class Writer:
-    """Writes a result again and again while it grows; what is not complete never replaces what is.
+@contextlib.contextmanager
+def writer(folder: Path, result: dict[str, Any], say: Callable = print) -> Iterator[Callable[[], None]]:
+    """Yields what writes the result so far, which replaces the last complete one only when it ends.
 
-    As a context it says, when it is left early, where the results so far are.
+    Left early, it says where the results so far are.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    file, partial = (folder / f"{stem(result)}{suffix}.json" for suffix in ("", ".partial"))
 
-    def __init__(self, folder: Path, result: dict[str, Any], say: Any = print):
-        """`say` prints a line."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.result, self.say = result, say
-        self.file = folder / f"{stem(result)}.json"
-        self.partial = folder / f"{stem(result)}.partial.json"
+    def write() -> None:
+        fresh = partial.with_suffix(".new")
+        fresh.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+        os.replace(fresh, partial)
 
-    def write(self) -> None:
-        """The results so far, in one move."""
-        fresh = self.partial.with_suffix(".new")
-        fresh.write_text(json.dumps(self.result, indent=1, allow_nan=False) + "\n")
-        os.replace(fresh, self.partial)
-
-    def __enter__(self) -> "Writer":
-        """Nothing is written yet."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Complete: the result takes its place."""
-        if kind is None:
-            self.result["complete"] = True
-            self.write()
-            os.replace(self.partial, self.file)
-            self.say(f"written: {_short(self.file)}")
-        elif self.partial.exists():
-            self.say(f"stopped; the results so far: {_short(self.partial)}")
+    try:
+        yield write
+    except BaseException:
+        if partial.exists():
+            say(f"stopped; the results so far: {os.path.relpath(partial)}")
+        raise
+    result["complete"] = True
+    write()
+    os.replace(partial, file)
+    say(f"written: {os.path.relpath(file)}")
 
 
-def previous(folder: Path, result: dict[str, Any], partial: bool = False) -> dict[str, Any] | None:
-    """The result that is there already, complete or not, if it is of the same machine and versions."""
+def previous(folder: Path, result: dict[str, Any], partial: bool = False) -> dict[str, Any]:
+    """The result that is there already, complete or not; empty if of another machine or other versions."""
     file = folder / f"{stem(result)}{'.partial' * partial}.json"
     old = json.loads(file.read_text()) if file.exists() else {}
-    same = all(old.get(key) == result[key] for key in ("machine", "versions"))
-    return old if same else None
-
-
-def _short(file: Path) -> str:
-    with contextlib.suppress(ValueError):
-        return str(file.resolve().relative_to(Path.cwd()))
-    return str(file)
+    return old if all(old.get(key) == result[key] for key in ("machine", "versions")) else {}
 
 
 def read(folder: Path, bench: str) -> list[tuple[str, dict[str, Any]]]:
@@ -113,3 +89,26 @@ def read(folder: Path, bench: str) -> list[tuple[str, dict[str, Any]]]:
     files = [f for f in sorted(folder.glob(f"{bench}-*.json")) if not f.name.endswith(".partial.json")]
     found = [(file.stem, json.loads(file.read_text())) for file in files]
     return sorted(found, key=lambda item: item[1]["machine"]["device"] != "cpu")
+
+
+def say(line: str) -> None:
+    """Prints a plain line, above the progress bar if there is one."""
+    CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def collect(args: Namespace, result: dict[str, Any], jobs: Iterable[tuple[str, Any]], do: Callable) -> None:
+    """Does the jobs under a bar that names them, writes `result` after each one, and shows its tables."""
+    from bench.tables import TABLES  # pandas: the process that linear.py measures must not load it
+
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()
+    bar = Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=CONSOLE)
+    with writer(args.out, result, say) as write, bar:
+        jobs, task = list(jobs), bar.add_task("")
+        for done, (words, job) in enumerate(jobs):
+            bar.update(task, description=words, completed=done, total=len(jobs))
+            do(job)
+            write()
+        bar.update(task, completed=len(jobs))
+    for table in TABLES[result["bench"]](result):
+        grid = table.frame.rename_axis(index=None, columns=None).to_string()
+        say("\n".join(["", table.title, grid, table.note]).rstrip())

@@ -24,9 +24,8 @@ UNITS = {
     "ALU": (2, r"[FIV]+MNMX|F?SEL|[FI]SETP?|HSETP|LOP3|SHF|PRMT|IADD|LEA|PLOP3|MOV|IABS|F2FP|I2FP|P2R|R2P"),
 }
 _LINE = re.compile(r"^\s*(?:(\.L_\w+):|/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);)", re.M)
-_LAUNCH = re.compile(
-    r"^\s*(\d+): .*?(\S+) grid: \[(\d+), (\d+), (\d+)\] threads: \[(\d+), (\d+), (\d+)\]", re.M
-)
+_SIZES = r"\[(\d+), (\d+), (\d+)\]"
+_LAUNCH = re.compile(rf"^\s*(\d+): .*?(\S+) grid: {_SIZES} threads: {_SIZES}", re.M)
 _THUNK = re.compile(r'profile_annotation: "([^"]+)"\s+thunk_id: (\d+)')
 _WIDTH = re.compile(r"^(?:LDG|STG|LDGSTS)\.E(?:\.\w+)*?\.(128|64|[US]16|[US]8)\b")
 
@@ -45,11 +44,9 @@ def disassembled(ptx: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file, cubin = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
         file.write_text(ptx)
-        for command in (["ptxas", "-arch=sm_90a", "-o", cubin, file], ["nvdisasm", "-c", cubin]):
-            done = subprocess.run(
-                [tool(str(command[0])), *command[1:]], capture_output=True, text=True, check=True
-            )
-    return done.stdout
+        run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
+        run([tool("ptxas"), "-arch=sm_90a", "-o", cubin, file])
+        return run([tool("nvdisasm"), "-c", cubin]).stdout
 
 
 def counts(text: str, moved: float) -> dict[str, float]:
@@ -93,9 +90,8 @@ class Schedule:
 
     def __init__(self, folder: Path):
         """Reads which kernel each instruction launches, and how many threads."""
-        metadata, sequence = (
-            next(folder.glob(f"*thunk_{x}.txt")).read_text() for x in ("metadata", "sequence")
-        )
+        files = (next(folder.glob(f"*thunk_{name}.txt")) for name in ("metadata", "sequence"))
+        metadata, sequence = (file.read_text() for file in files)
         named = {int(i): name for name, i in _THUNK.findall(metadata)}
         self.ptx, self.launched = {}, {}
         for number, kernel, *sizes in _LAUNCH.findall(sequence):
@@ -106,12 +102,7 @@ class Schedule:
             self.ptx |= dict.fromkeys(re.findall(r"\.entry (\w+)", text), text)
 
     def of(self, op: Op, moved: float) -> tuple[float, str]:
-        """Clocks of one run on one scheduler of an SM, and which unit fills them; none of cuBLAS and copies.
-
-        Raises:
-          KeyError: XLA launches or wrote no kernel for a fusion.
-          FileNotFoundError: NVIDIA's tools are not installed.
-        """
+        """Clocks of one run on one scheduler, and which unit fills them; none of cuBLAS and copies."""
         if op.name not in self.launched and op.code != "fusion":
             return 0.0, ""
         kernel, warps = self.launched[op.name]

@@ -1,10 +1,10 @@
 """`python -m bench schedule`: how long compiled programs should take, from their schedules, without hardware.
 
 A kernel takes the longest of three times: its bytes at the bandwidth of the chip, its flops of matmuls at its
-peak, and the clocks that its instructions need to be issued. A program takes the sum over its kernels. What
-that leaves out stands in README.md. A copy, a sum and a sum of exponentials test the estimate.
+peak, and the clocks to issue its instructions. A program takes the sum over its kernels.
 """
 
+import itertools
 import math
 import os
 import shutil
@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import pandas as pd
 
 import focaljax
-from bench import bundles, compiled, hlo, linear, sass, tables
-from bench.console import progress, say, show
-from bench.contenders import Contender, contenders, smoothed
-from bench.results import COMPILERS, Writer, header, previous
+from bench import bundles, compiled, hlo, linear, sass
+from bench.contenders import SMOOTHED, Contender, contenders, ours
+from bench.results import COMPILERS, collect, header, previous
+from bench.tables import GRADIENT, PASSES
 
 PACKAGES = (*COMPILERS, "tokamax", "nvidia-cuda-nvcc", "nvidia-cuda-nvdisasm")
 
@@ -43,9 +44,8 @@ CHIPS = {
     "h100": Chip(3350e9, 989e12, 1.83e9, 4 * 132),
     "h200": Chip(4800e9, 989e12, 1.83e9, 4 * 132),
 }
-SHAPES = {name: compiled.SHAPES[name] for name in ("rows", "head", "vocabulary", "pixels", "detection")}
-SHAPES["linear"] = (linear.LARGE, -1)  # rows, features, classes
-NAMES = tuple(SHAPES)
+NAMES = ("rows", "head", "vocabulary", "pixels", "detection", "linear")
+SHAPES = compiled.SHAPES | {"linear": (linear.LARGE, -1)}  # rows, features, classes
 DTYPES = ("float32", "bfloat16")
 SMALL = 0.02  # of a program's bytes: a kernel of a GPU that moves less costs what it moves; nvdisasm is slow
 KEY = ("case", "chip", "dtype", "contender", "program")
@@ -56,19 +56,15 @@ TESTS: dict[str, Callable] = {  # of the estimate, along the class axis: 2 passe
 }
 
 
-def positives(z: Any, y: Any, gamma: Any, axis: int, alpha: Any = None) -> jax.Array:
-    """Ours, of independent labels, one of them positive."""
-    return focaljax.sigmoid_focal_loss_with_integer_labels(z, y, gamma=gamma, alpha=alpha, axis=axis)
-
-
 def racing(case: str) -> list[Contender]:
     """The losses of a case; of the vocabulary those of class indices only, as the others are as in rows."""
     found, _ = contenders(libraries=("optax",))
     if case == "detection":
+        positives = ours(focaljax.sigmoid_focal_loss_with_integer_labels)
         found.insert(3, Contender("focaljax, integer labels", positives, family="sigmoid"))
         return [c for c in found if c.family == "sigmoid"]
     found = [c for c in found if c.family == "softmax"]
-    found.insert(1, Contender("focaljax, smoothed", smoothed))
+    found.insert(1, SMOOTHED)
     return [c for c in found if c.name in compiled.ENOUGH] if case == "vocabulary" else found
 
 
@@ -76,34 +72,29 @@ def jobs() -> Iterator[tuple[dict[str, str], Callable, tuple[jax.ShapeDtypeStruc
     """Every cell of the tables: what it is called, the program and its operands."""
     layers, _ = linear.contenders()
     layers.pop(linear.MOSAIC, None)  # what a kernel of Pallas moves the compiler does not know
-    for chip in CHIPS:
-        for dtype in DTYPES:
-            for case, (shape, axis) in list(SHAPES.items())[:-1]:
-                where = {"case": case, "chip": chip, "dtype": dtype}
-                for name, test in TESTS.items():
-                    logits = jax.ShapeDtypeStruct(shape, dtype)
-                    yield where | {"contender": name, "program": "value"}, partial(test, axis=axis), (logits,)
-                for c in racing(case):
-                    for program in tables.PASSES:
-                        options = {"indices": c.indices, "gradient": program != "value"}
-                        made = compiled.program_of(c.loss, shape, axis, dtype, **options)
-                        yield where | {"contender": c.name, "program": program}, *made
-        where = {"case": "linear", "chip": chip, "dtype": "bfloat16", "program": "value and gradient"}
-        for name, loss in layers.items():
-            yield where | {"contender": name}, linear.both(loss), linear.operands(linear.LARGE, "bfloat16")
+    large = linear.operands(linear.LARGE, "bfloat16")
+    for chip, dtype, case in itertools.product(CHIPS, DTYPES, NAMES):
+        where, (shape, axis) = {"case": case, "chip": chip, "dtype": dtype}, SHAPES[case]
+        if case == "linear":
+            for name, loss in layers.items() if dtype == "bfloat16" else ():
+                yield where | {"contender": name, "program": GRADIENT}, linear.both(loss), large
+            continue
+        logits = jax.ShapeDtypeStruct(shape, dtype)
+        for name, test in TESTS.items():
+            yield where | {"contender": name, "program": "value"}, partial(test, axis=axis), (logits,)
+        for c, program in itertools.product(racing(case), PASSES):
+            options = {"indices": c.indices, "gradient": program == GRADIENT}
+            made = compiled.program_of(c.loss, shape, axis, dtype, **options)
+            yield where | {"contender": c.name, "program": program}, *made
 
 
-def estimate(
-    f: Callable, operands: tuple[jax.ShapeDtypeStruct, ...], chip: str, folder: Path
-) -> dict[str, Any]:
+def estimate(f: Callable, operands: tuple, chip: str, folder: Path) -> dict[str, Any]:
     """Milliseconds of a program, of each of its three times alone, and of the kernels that matter.
 
     The environment must be as `dumping` makes it.
 
     Raises:
-      KeyError: A compiler did not write the schedule of a kernel.
-      Unavailable: As `bench.compiled.measure`.
-      FileNotFoundError: NVIDIA's tools are not installed.
+      KeyError, FileNotFoundError, Unavailable: A schedule, NVIDIA's tools or a compiler are missing.
     """
     shutil.rmtree(folder, ignore_errors=True)
     options = {} if chip[0] == "v" else sass.OPTIONS | {"xla_dump_to": str(folder)}
@@ -111,22 +102,21 @@ def estimate(
     runs = list(hlo.traffic_of_kernels(module))
     small = SMALL * sum(times * bytes for _, times, bytes in runs)
     schedule = sass.Schedule(folder) if options else bundles.Schedule(folder)
-    peak, kernels = CHIPS[chip], []
+    peak, names, kernels = CHIPS[chip], [], []
     for op, times, bytes in runs:
         clocks, unit = (0, "") if options and times * bytes < small else schedule.of(op, bytes)
-        parts = {"bytes": bytes / peak.bandwidth, "matmul": hlo.flops(module, op) / peak.flops}
-        issued = peak.issue if options else 1  # a TPU's core has all its bundles
-        parts["issue"] = clocks / peak.clock / issued
-        kernels.append((f"{times} x {op.name}", {part: 1e3 * times * s for part, s in parts.items()}, unit))
-    total = {part: sum(parts[part] for _, parts, _ in kernels) for part in ("bytes", "matmul", "issue")}
-    total["ms"] = sum(max(parts.values()) for _, parts, _ in kernels)
-    total["unissued"] = sum(max(parts["bytes"], parts["matmul"]) for _, parts, _ in kernels)
-    words = [
-        f"{name}: {', '.join(f'{part} {ms:.4f}' for part, ms in parts.items() if ms)} {unit}".strip()
-        for name, parts, unit in kernels
-        if max(parts.values()) > 0.05 * total["ms"]
-    ]
-    return {part: round(ms, 5) for part, ms in total.items()} | {"kernels": words}
+        issued = clocks / (peak.issue if options else 1)  # a TPU's core has all its bundles
+        parts = bytes / peak.bandwidth, hlo.flops(module, op) / peak.flops, issued / peak.clock
+        names.append((f"{times} x {op.name}", unit))
+        kernels.append([1e3 * times * seconds for seconds in parts])
+    table = pd.DataFrame(kernels, columns=["bytes", "matmul", "issue"])
+    longest, unissued = table.max(axis=1), table[["bytes", "matmul"]].max(axis=1).sum()
+    total = {**table.sum(), "ms": longest.sum(), "unissued": unissued}
+    words = []
+    for i in table.index[longest > 0.05 * total["ms"]]:
+        parts = ", ".join(f"{part} {ms:.4f}" for part, ms in table.loc[i].items() if ms)
+        words.append(f"{names[i][0]}: {parts} {names[i][1]}".strip())
+    return {part: round(float(ms), 5) for part, ms in total.items()} | {"kernels": words}
 
 
 def dumping(folder: Path) -> None:
@@ -135,25 +125,14 @@ def dumping(folder: Path) -> None:
     os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {bundles.FLAGS.format(folder)}"
 
 
-def unit(case: str, chip: str, dtype: str) -> float:
-    """Milliseconds of one pass over the logits; in the linear case of three matmuls."""
-    count, peak = math.prod(SHAPES[case][0]), CHIPS[chip]
-    return 1e3 * (
-        6 * count / peak.flops if case == "linear" else count * jnp.dtype(dtype).itemsize / peak.bandwidth
-    )
-
-
 def cell(key: dict[str, str], f: Callable, operands: tuple, folder: Path) -> dict[str, Any]:
-    """One row of the results."""
-    row = key | {"shape": list(SHAPES[key["case"]][0]), "unit": unit(key["case"], key["chip"], key["dtype"])}
-    try:
-        return row | estimate(f, operands, key["chip"], folder)
-    except (compiled.Unavailable, FileNotFoundError) as error:
-        return row | {"failed": str(error)}
-    except KeyError as error:
-        return row | {"failed": f"{key['chip']}: its compiler wrote no schedule of {error}"}
-    except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
-        return row | {"failed": f"{key['chip']}: {str(error).splitlines()[0]}"}
+    """One row of the results; the unit is one pass over the logits, in the linear case three matmuls."""
+    (shape, _), peak = SHAPES[key["case"]], CHIPS[key["chip"]]
+    seconds = math.prod(shape) * jnp.dtype(key["dtype"]).itemsize / peak.bandwidth
+    if key["case"] == "linear":
+        seconds = 6 * math.prod(shape) / peak.flops
+    row = key | {"shape": list(shape), "unit": 1e3 * seconds}
+    return compiled.attempt(row, key["chip"], lambda: estimate(f, operands, key["chip"], folder))
 
 
 def chosen(key: dict[str, str], args: Namespace) -> bool:
@@ -167,26 +146,19 @@ def main(args: Namespace) -> int:
     """Compiles what is asked for and writes the results; a run that was stopped goes on where it was."""
     chips = {name: chip._asdict() for name, chip in CHIPS.items()}
     result = header("schedule", packages=PACKAGES) | {"chips": chips, "rows": []}
-    every = list(jobs())
-    old, stopped = previous(args.out, result), previous(args.out, result, partial=True)
-    found = {_id(row): row for row in (old or {"rows": []})["rows"] if not chosen(row, args)}
-    found |= {_id(row): row for row in (stopped or {"rows": []})["rows"]}
-    todo = [job for job in every if chosen(job[0], args) and _id(job[0]) not in found]
+    old, stopped = (previous(args.out, result, partial).get("rows", []) for partial in (False, True))
+    found = {_id(row): row for row in [*(row for row in old if not chosen(row, args)), *stopped]}
+    every = {_id(key): (key, *made) for key, *made in jobs()}
+    todo = [(" ".join(i), job) for i, job in every.items() if chosen(job[0], args) and i not in found]
+    result["rows"] = [found[i] for i in every if i in found]
+    with tempfile.TemporaryDirectory() as folder:
 
-    def in_order():
-        return [found[_id(key)] for key, *_ in every if _id(key) in found]
+        def do(job: tuple[dict[str, str], Callable, tuple]) -> None:
+            found[_id(job[0])] = cell(*job, Path(folder))
+            result["rows"] = [found[i] for i in every if i in found]
 
-    result["rows"] = in_order()
-    with tempfile.TemporaryDirectory() as folder, Writer(args.out, result, say) as writer, progress() as bar:
         dumping(Path(folder))
-        task = bar.add_task("", total=len(todo))
-        for key, f, operands in todo:
-            bar.update(task, description=" ".join(_id(key)))
-            found[_id(key)] = cell(key, f, operands, Path(folder))
-            result["rows"] = in_order()
-            bar.advance(task)
-            writer.write()
-    show(tables.schedule(result))
+        collect(args, result, todo, do)
     return 0
 
 

@@ -1,11 +1,11 @@
 """`python -m bench sharded`: the programs of one device of a TPU pod, compiled without having one.
 
-The loss alone and the training step of `examples.pod`, data-parallel and with the classes sharded too, once
-as the compiler shards them and once as `jax.shard_map` does by hand. One pass is one read or write of an
-array of the size of the logits that lie on ONE device; what devices exchange is counted per device.
+The loss and the training step of `examples.pod`, sharded by the compiler and by hand. One pass is one read or
+write of an array of the size of the logits that lie on ONE device; exchanges are counted per device, too.
 """
 
 import functools
+import itertools
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
@@ -18,20 +18,19 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bench import compiled, hlo, tables
-from bench.console import progress, say, show
-from bench.results import COMPILERS, Writer, header
+from bench import compiled, hlo
+from bench.contenders import INTEGER
+from bench.results import COMPILERS, collect, header
 from examples import pod
-from focaljax import reduce_loss, softmax_focal_loss_with_integer_labels
+from focaljax import reduce_loss
 
 PODS = {"v5e 4x4": "v5e:4x4", "v5e 16x16": "v5e:16x16", "v5p 4x4x4": "v5p:4x4x4"}
 MODEL = {"v5e 4x4": 4, "v5e 16x16": 16, "v5p 4x4x4": 4}  # devices that share the classes
 LAYOUTS = ("data", "data x classes")
 CLASSES = (131_072, 1_048_576)
 FORMS = ("compiler", "shard_map")
-LOCAL = (
-    2**28
-)  # logits on each device, 1 GiB: no TPU fetches them into its VMEM first, which would count twice
+# Logits on each device, 1 GiB: no TPU fetches them into its VMEM first, which would count twice.
+LOCAL = 2**28
 HIDDEN = 512
 LOGITS = P("data", "model")
 
@@ -50,18 +49,12 @@ class Program(NamedTuple):
 
 @functools.cache
 def mesh_of(target: str, layout: str, kind: AxisType = AxisType.Auto) -> Mesh:
-    """All devices of a pod that need not be there.
-
-    Raises:
-      Unavailable: As `bench.compiled.place`.
-    """
+    """All devices of a pod that need not be there."""
     compiled.place("v5e")
     topology = topologies.get_topology_desc(PODS[target], platform="tpu")
     model = MODEL[target] if layout == "data x classes" else 1
-    devices = topologies.make_mesh(
-        topology, (len(topology.devices) // model, model), ("data", "model")
-    ).devices
-    return Mesh(devices, ("data", "model"), axis_types=(kind,) * 2)
+    sizes, names = (len(topology.devices) // model, model), ("data", "model")
+    return Mesh(topologies.make_mesh(topology, sizes, names).devices, names, axis_types=(kind,) * 2)
 
 
 def rows_of(mesh: Mesh, classes: int) -> int:
@@ -80,7 +73,7 @@ def compile_loss(
     form: str,
     dtype: str = "float32",
     *,
-    loss: Callable = softmax_focal_loss_with_integer_labels,
+    loss: Callable = INTEGER,
     soft: bool = False,
 ) -> Program:
     """The mean of a loss of class indices or `soft` labels, and its gradient with respect to the logits."""
@@ -109,11 +102,9 @@ def compile_step(mesh: Mesh, classes: int, form: str) -> Program:
     with jax.set_mesh(mesh):
         params = {name: struct(mesh, x.shape, x.dtype, pod.PARAMS[name]) for name, x in shapes.items()}
         state = jax.eval_shape(optimizer.init, params)
-        batch = pod.Batch(
-            struct(mesh, (rows, HIDDEN), "float32", pod.BATCH.inputs),
-            struct(mesh, (rows,), "int32", pod.BATCH.labels),
-            struct(mesh, (rows,), "float32", pod.BATCH.weights),
-        )
+        inputs = struct(mesh, (rows, HIDDEN), "float32", pod.BATCH.inputs)
+        labels = struct(mesh, (rows,), "int32", pod.BATCH.labels)
+        batch = pod.Batch(inputs, labels, struct(mesh, (rows,), "float32", pod.BATCH.weights))
         step = pod.make_step(optimizer, pod.by_hand(mesh) if form == "shard_map" else pod.objective)
         return measure(step.lower(params, state, batch), mesh, classes, "float32")
 
@@ -134,45 +125,24 @@ def measure(lowered: Any, mesh: Mesh, classes: int, dtype: str) -> Program:
     )
 
 
-def jobs() -> list[dict[str, Any]]:
-    """Every program of the table."""
-    return [
-        {"program": p, "target": t, "layout": layout, "classes": c, "form": f}
-        for p in ("loss", "step")
-        for t in PODS
-        for layout in LAYOUTS
-        for c in CLASSES
-        for f in FORMS
-    ]
-
-
-def run(job: dict[str, Any]) -> dict[str, Any]:
-    """One row of the results."""
-    try:
-        mesh = mesh_of(job["target"], job["layout"])
-        build = compile_loss if job["program"] == "loss" else compile_step
-        program = build(mesh, job["classes"], job["form"])
-    except compiled.Unavailable as error:
-        return {**job, "failed": str(error)}
-    except jax.errors.JaxRuntimeError as error:  # mostly: more memory than the device has
-        return {**job, "failed": f"{job['target']}: {str(error).splitlines()[0]}"}
-    numbers = program._asdict()
-    return {**job, **numbers, "passes": round(program.passes, 3), "temp": round(program.temp, 4)}
+def costs(job: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of one program."""
+    build = compile_loss if job["program"] == "loss" else compile_step
+    program = build(mesh_of(job["target"], job["layout"]), job["classes"], job["form"])
+    return program._asdict() | {"passes": round(program.passes, 3), "temp": round(program.temp, 4)}
 
 
 def main(args: Namespace) -> int:
     """Compiles all programs and writes the results."""
-    todo = jobs()
-    if args.quick:
-        todo = [j for j in todo if (j["target"], j["layout"]) == ("v5e 4x4", "data x classes")]
-        todo = [j for j in todo if j["classes"] == CLASSES[0]]
     result = header("sharded", packages=COMPILERS) | {"rows": []}
-    with Writer(args.out, result, say) as writer, progress() as bar:
-        task = bar.add_task("", total=len(todo))
-        for job in todo:
-            bar.update(task, description=f"{job['target']} {job['program']}, {job['layout']}")
-            result["rows"].append(run(job))
-            bar.advance(task)
-            writer.write()
-    show(tables.sharded(result))
+
+    def do(job: dict[str, Any]) -> None:
+        result["rows"].append(compiled.attempt(job, job["target"], functools.partial(costs, job)))
+
+    pods, layouts, classes = (
+        (PODS, LAYOUTS, CLASSES) if not args.quick else (["v5e 4x4"], LAYOUTS[1:], CLASSES[:1])
+    )
+    every = itertools.product(("loss", "step"), pods, layouts, classes, FORMS)
+    jobs = [dict(zip(("program", "target", "layout", "classes", "form"), key, strict=True)) for key in every]
+    collect(args, result, [(f"{job['target']} {job['program']}, {job['layout']}", job) for job in jobs], do)
     return 0

@@ -1,325 +1,240 @@
-"""The tables of each bench, made from its results: the terminal and README.md show the same ones."""
+"""The tables of each bench, made of its results: the terminal and README.md show the same ones."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from bench.contenders import BASELINE
+import pandas as pd
+
+from bench.contenders import BASELINE, COPY, LINEAR
 
 Result = dict[str, Any]
-COPY = "copy of the logits"
-LINEAR = f"matmul and {BASELINE}"
 PASSES = {"value": 1, "value and gradient": 3}  # the fewest as separate programs: read; read, read, write
+GRADIENT = "value and gradient"
+FAILED = "Failed: {contender}, {program} of {case}, {dtype} ({reason})."
 
 
 class Table(NamedTuple):
-    """Strings in a grid."""
+    """Cells of text; the index of `frame` names its rows."""
 
     title: str
-    header: list[str]
-    rows: list[list[str]]
+    frame: pd.DataFrame
     note: str = ""
 
     def markdown(self) -> str:
-        """The grid as GitHub draws it, numbers to the right."""
-        rule = ["---", *["---:"] * (len(self.header) - 1)]
-        lines = [f"| {' | '.join(row)} |" for row in (self.header, rule, *self.rows)]
-        parts = [f"**{self.title}**", "\n".join(lines), self.note]
+        """As GitHub draws it, numbers to the right."""
+        rule = ["---", *["---:"] * self.frame.shape[1]]
+        grid = (["", *self.frame.columns], rule, *self.frame.itertuples(name=None))
+        parts = [f"**{self.title}**", "\n".join(f"| {' | '.join(row)} |" for row in grid), self.note]
         return "\n\n".join(part for part in parts if part)
 
 
-def _pivot(
-    title: str, rows: list[Result], column: str, cell: Callable[[Result], str], note: str = ""
-) -> Table:
+def _rows(rows: list[Result]) -> Any:
+    """The rows of a result with why they failed, if any did."""
+    return pd.DataFrame({"failed": None} | row for row in rows)
+
+
+def _cells(rows: Any, cell: Callable[[Any], str]) -> Any:
+    """The rows with their cells: a dash for what failed."""
+    return rows.assign(cell=["-" if isinstance(r.failed, str) else cell(r) for r in rows.itertuples()])
+
+
+def _pivot(title: str, rows: Any, column: str, note: str = "") -> Table:
     """Contenders down, the values of `column` across, in the order they were measured."""
-    names, columns = _distinct(rows, "contender"), _distinct(rows, column)
-    cells = {(row["contender"], row[column]): cell(row) for row in rows}
-    header = ["", *(name.replace("-", " ") for name in columns)]
-    grid = [[name, *(cells.get((name, c), "-") for c in columns)] for name in names]
-    return Table(title, header, grid, note)
+    grid = rows.pivot(index="contender", columns=column, values="cell").fillna("-")
+    grid = grid.loc[rows.contender.unique(), rows[column].unique()]
+    return Table(title, grid.rename(columns=lambda name: name.replace("-", " ")), note or _failed(rows))
 
 
-def _distinct(rows: Iterable[Result], key: str) -> list[Any]:
-    return list(dict.fromkeys(row[key] for row in rows))
+def _failed(rows: Any) -> str:
+    return " ".join(f"-: {reason}" for reason in sorted(rows.failed.dropna().unique()))
 
 
-def _number(x: float | None, form: str = ".2f") -> str:
-    return "n/a" if x is None else f"{x:{form}}"
+def _number(x: float, form: str = ".2f") -> str:
+    return "n/a" if pd.isna(x) else f"{x:{form}}"
+
+
+def _times(title: str, rows: Any, column: str, base: str, unit: str = "ms", scale: float = 1e3) -> Table:
+    """Ratios to the times of `base`, which are the last row."""
+    times = rows[rows.contender == base].assign(contender=f"{base}, {unit}")
+    times = _cells(times, lambda row: f"{scale * row.seconds:.3g}")
+    return _pivot(title, pd.concat([_cells(rows, lambda row: _number(row.ratio)), times]), column)
 
 
 def speed(result: Result) -> list[Table]:
     """Ratios per program, memory, distance to the copy on a GPU, compile times."""
     found = []
-    for dtype in _distinct(result["rows"], "dtype"):
-        rows = [row for row in result["rows"] if row["dtype"] == dtype]
-        found += _ratios([r for r in rows if r["family"] == "softmax"], dtype, "case")
-        found += _ratios([r for r in rows if r["family"] == "sigmoid"], f"sigmoid, {dtype}", "program")
+    for dtype, rows in _rows(result["rows"]).groupby("dtype", sort=False):
+        for family, own in rows[rows.contender != COPY].groupby("family", sort=False):
+            found += _ratios(own, dtype if family == "softmax" else f"{family}, {dtype}", family)
         if result["machine"]["device"] != "cpu":
-            found.append(_bandwidth(rows, dtype))
-    return found + [_compile(result, family) for family in _distinct(result["compile"], "family")]
+            found.append(_bandwidth(rows[rows.program == GRADIENT], dtype))
+    compiling = _rows(result["compile"]).groupby("family", sort=False)
+    return found + [_compile(rows, family) for family, rows in compiling]
 
 
-def _ratios(rows: list[Result], words: str, column: str) -> list[Table]:
-    rows = [row for row in rows if row["contender"] != COPY]
-    if not rows:
-        return []
-
-    def cell(row: Result) -> str:
-        return _number(row["ratio"])
-
-    gradient = [row for row in rows if row["program"] == "value and gradient"]
-    temp = _pivot(
-        f"Temporary memory of value and gradient, in logits, {words}",
-        [row for row in gradient if row["temp"] is not None],
-        "case",
-        lambda row: _number(row["temp"]),
-    )
-    base = {(row["program"], row["case"]): row["seconds"] for row in rows if row["contender"] == BASELINE}
-    if column == "program":
-        milliseconds = ", ".join(f"{program} {1e3 * t:.3g} ms" for (program, _), t in base.items())
-        title = f"Time as a ratio to {BASELINE}, {words} ({', '.join(_distinct(rows, 'case'))})"
-        return [_pivot(title, rows, "program", cell, f"{BASELINE}: {milliseconds}."), temp]
-    tables = []
-    for program in _distinct(rows, "program"):
-        table = _pivot(
-            f"{program.capitalize()}: time as a ratio to {BASELINE}, {words}",
-            [row for row in rows if row["program"] == program],
-            "case",
-            cell,
-        )
-        times = [f"{1e3 * base[program, case]:.3g}" for case in _distinct(rows, "case")]
-        tables.append(table._replace(rows=[*table.rows, [f"{BASELINE}, ms", *times]]))
-    return [*tables, temp]
+def _ratios(rows: Any, words: str, family: str) -> list[Table]:
+    """A table per program, or one of all programs where the family has one case; and the memory."""
+    title = f"ime as a ratio to {BASELINE}, {words}"
+    if family == "sigmoid":
+        tables = [_times(f"T{title} ({', '.join(rows.case.unique())})", rows, "program", BASELINE)]
+    else:
+        programs = rows.groupby("program", sort=False)
+        tables = [_times(f"{name.capitalize()}: t{title}", own, "case", BASELINE) for name, own in programs]
+    stored = _cells(rows[(rows.program == GRADIENT) & rows.temp.notna()], lambda row: _number(row.temp))
+    return [*tables, _pivot(f"Temporary memory of {GRADIENT}, in logits, {words}", stored, "case")]
 
 
-def _bandwidth(rows: list[Result], dtype: str) -> Table:
-    copies = {(row["case"], row["program"]): row["seconds"] for row in rows if row["contender"] == COPY}
+def _bandwidth(rows: Any, dtype: str) -> Table:
+    copies = rows[rows.contender == COPY].set_index("case")
+    speeds = (2 * copies.bytes / copies.seconds / 1e12).items()
+    floors = PASSES[GRADIENT] * copies.seconds / 2
+    shares = _cells(rows[rows.contender != COPY], lambda row: f"{floors[row.case] / row.seconds:.0%}")
+    title = "Value and gradient: 3 passes over the logits at the copy's speed, as a share of the time"
+    note = f"The copy moves {', '.join(f'{speed:.2f} TB/s ({case})' for case, speed in speeds)}."
+    return _pivot(f"{title}, {dtype}", shares, "case", note)
 
-    def cell(row: Result) -> str:
-        floor = PASSES["value and gradient"] * copies[row["case"], row["program"]] / 2
-        return f"{floor / row['seconds']:.0%}"
 
-    gradient = [row for row in rows if row["program"] == "value and gradient" and row["contender"] != COPY]
-    speeds = {
-        row["case"]: 2 * row["bytes"] / row["seconds"] / 1e12
-        for row in rows
-        if row["contender"] == COPY and row["program"] == "value and gradient"
+def _compile(rows: Any, family: str) -> Table:
+    rows = rows[rows.seconds.notna() | rows.traces.notna()].set_index("contender")
+    cells = {
+        "compile, ms": (1e3 * rows.seconds).map(lambda x: _number(x, ".0f")),
+        "ratio": rows.ratio.map(_number),
     }
-    note = "The copy moves " + ", ".join(f"{s:.2f} TB/s ({case})" for case, s in speeds.items()) + "."
-    title = (
-        f"Value and gradient: 3 passes over the logits at the copy's speed, as a share of the time, {dtype}"
-    )
-    return _pivot(title, gradient, "case", cell, note)
-
-
-def _compile(result: Result, family: str) -> Table:
-    rows = [row for row in result["compile"] if row["family"] == family]
-    grid = [
-        [
-            row["contender"],
-            _number(row["seconds"] and 1e3 * row["seconds"], ".0f"),
-            _number(row["ratio"]),
-            "n/a" if row["traces"] is None else f"{row['traces']} for {row['options']}",
-        ]
-        for row in rows
-        if row["seconds"] is not None or row["traces"] is not None
-    ]
-    header = ["", "compile, ms", "ratio", "traces"]
+    traces = zip(rows.traces, rows.options, strict=True)
+    cells["traces"] = ["n/a" if pd.isna(made) else f"{made:.0f} for {asked}" for made, asked in traces]
     note = "Traces: programs made for several values of gamma and alpha."
-    return Table(f"Compile time of value and gradient, fresh, {family}", header, grid, note)
+    return Table(f"Compile time of {GRADIENT}, fresh, {family}", pd.DataFrame(cells, rows.index), note)
+
+
+ERRORS = {"rows": "rows", "worst_value": "worst value", "worst_gradient": "worst gradient"}
+ERRORS |= {"bad_value": "inf/NaN value", "bad_gradient": "inf/NaN gradient", "dead": "dead", "off": "off 1 %"}
 
 
 def accuracy(result: Result) -> list[Table]:
     """One table per family, all gammas together."""
-    return [_errors(result, family) for family in _distinct(result["rows"], "family")]
-
-
-def _errors(result: Result, family: str) -> Table:
-    rows = [row for row in result["rows"] if row["family"] == family]
-    grid, limits = [], []
-    for name in _distinct(rows, "contender"):
-        own = [row for row in rows if row["contender"] == name]
-        total = {key: sum(row[key] for row in own) for key in ("rows", "off", *_COUNTS)}
-        worst = [_error(max(row[key] for row in own)) for key in ("worst_value", "worst_gradient")]
-        counts = [str(total[key]) for key in _COUNTS]
-        grid.append([name, str(total["rows"]), *worst, *counts, f"{total['off'] / total['rows']:.1%}"])
-        limits += [f"{name}: {own[0]['note']}"] if own[0]["note"] else []
-    gammas = ", ".join(f"{g:g}" for g in _distinct(rows, "gamma"))
-    note = f"Gammas {gammas}. The worst relative errors are of what is finite. {'; '.join(limits)}."
-    return Table(f"Hard rows against the oracle, {family}, float32", _ERRORS, grid, note)
-
-
-_COUNTS = ("bad_value", "bad_gradient", "dead")
-_ERRORS = [
-    "",
-    "rows",
-    "worst value",
-    "worst gradient",
-    "inf/NaN value",
-    "inf/NaN gradient",
-    "dead",
-    "off 1 %",
-]
-
-
-def _error(x: float) -> str:
-    return ">= 1" if x >= 1 else f"{x:.1e}"
+    found = []
+    for family, rows in _rows(result["rows"]).groupby("family", sort=False):
+        groups = rows.groupby("contender", sort=False)
+        total, worst = groups.sum(numeric_only=True), groups[["worst_value", "worst_gradient"]].max()
+        frame = total.assign(off=(total.off / total["rows"]).map("{:.1%}".format)).astype(str)
+        frame = frame.assign(**worst.map(lambda x: ">= 1" if x >= 1 else f"{x:.1e}"))
+        gammas = ", ".join(f"{gamma:g}" for gamma in rows.gamma.unique())
+        limits = "; ".join(f"{name}: {note}" for name, note in groups.note.first().items() if note)
+        note = f"Gammas {gammas}. The worst relative errors are of what is finite. {limits}."
+        title = f"Hard rows against the oracle, {family}, float32"
+        found.append(Table(title, frame[list(ERRORS)].rename(columns=ERRORS), note))
+    return found
 
 
 def growth(result: Result) -> list[Table]:
     """The exponents, and the ends of the curves."""
-    found = []
-    for along in _distinct(result["rows"], "along"):
-        rows = [row for row in result["rows"] if row["along"] == along]
-        grid = []
-        for name in _distinct(rows, "contender"):
-            own = [row for row in rows if row["contender"] == name]
-            slopes = next(s for s in result["slopes"] if (s["along"], s["contender"]) == (along, name))
-            last = own[-1]
-            cells = [_number(slopes["time"]), _number(slopes["memory"])]
-            grid.append([name, *cells, f"{last['seconds']:.3g}", f"{last['memory'] / 2**30:.2f}"])
-        fixed, sizes = rows[0]["fixed"], _distinct(rows, "size")
-        header = ["", "time ~ size^", "memory ~ size^", f"s at {sizes[-1]:.0e}", f"GiB at {sizes[-1]:.0e}"]
-        title = f"Value and gradient against the number of {along}, {sizes[0]:g} to {sizes[-1]:g}, {fixed}"
-        found.append(Table(title, header, grid, "Exponents are fitted over the upper two decades."))
+    found, fits = [], pd.DataFrame(result["slopes"])
+    for along, rows in _rows(result["rows"]).groupby("along", sort=False):
+        last = rows.groupby("contender", sort=False).last()
+        slopes, sizes = (
+            fits[fits.along == along].set_index("contender").loc[last.index],
+            rows["size"].unique(),
+        )
+        cells = {"time ~ size^": slopes.time.map(_number), "memory ~ size^": slopes.memory.map(_number)}
+        cells[f"s at {sizes[-1]:.0e}"] = last.seconds.map("{:.3g}".format)
+        cells[f"GiB at {sizes[-1]:.0e}"] = (last.memory / 2**30).map(_number)
+        where = f"{sizes[0]:g} to {sizes[-1]:g}, {rows.fixed.iloc[0]}"
+        title = f"Value and gradient against the number of {along}, {where}"
+        found.append(Table(title, pd.DataFrame(cells), "Exponents are fitted over the upper two decades."))
     return found
 
 
 def compiled(result: Result) -> list[Table]:
     """For each shape, program and dtype: passes over the logits, and temporary memory, per target."""
+    rows = _cells(_rows(result["rows"]).rename(columns={"loss": "contender"}), _moved)
     found = []
-    keys = dict.fromkeys((row["shape"], row["gradient"], row["dtype"]) for row in result["rows"])
-    for key in keys:
-        rows = [row for row in result["rows"] if (row["shape"], row["gradient"], row["dtype"]) == key]
-        shape, gradient, dtype = key
-        title = f"{'Value and gradient' if gradient else 'Value'}, {shape} {rows[0]['logits']}, {dtype}"
-        table = _pivot(title, [row | {"contender": row["loss"]} for row in rows], "target", _moved)
-        failed = sorted({row["failed"] for row in rows if "failed" in row})
-        found.append(table._replace(note=" ".join(f"-: {words}" for words in failed)))
+    for (shape, gradient, dtype), own in rows.groupby(["shape", "gradient", "dtype"], sort=False):
+        title = f"{'Value and gradient' if gradient else 'Value'}, {shape} {own.logits.iloc[0]}, {dtype}"
+        found.append(_pivot(title, own, "target"))
     return found
 
 
-def _moved(row: Result) -> str:
+def _moved(row: Any) -> str:
     """Passes + memory; the memory only where it is a twentieth of the logits or more."""
-    if "failed" in row:
-        return "-"
-    least = ">" if row["loops"] and row["target"] != "h200" else ""
-    memory = f" + {row['temp']:.2f}" if row["temp"] >= 0.05 else ""
-    return f"{least}{row['passes']:.1f}{memory}"
+    least = ">" if row.loops and row.target != "h200" else ""
+    memory = f" + {row.temp:.2f}" if row.temp >= 0.05 else ""
+    return f"{least}{row.passes:.1f}{memory}"
 
 
 def schedule(result: Result) -> list[Table]:
     """The chips, then for each case and program the time per contender, on each chip in each dtype."""
-    units = {"bandwidth": ("GB/s", 1e-9), "flops": ("teraflops", 1e-12), "clock": ("GHz", 1e-9)}
-    units |= {"issue": ("issued a clock", 1)}
-    grid = [
-        [name, *(f"{c[key] * by:.4g}" for key, (_, by) in units.items())]
-        for name, c in result["chips"].items()
-    ]
-    found = [Table("The chips", ["", *(words for words, _ in units.values())], grid)]
-    for case, program in dict.fromkeys((row["case"], row["program"]) for row in result["rows"]):
-        rows = [row for row in result["rows"] if (row["case"], row["program"]) == (case, program)]
-        rows = [row | {"column": f"{row['chip']} {_SHORT[row['dtype']]}"} for row in rows]
-        base = {row["column"]: row["unit"] for row in rows}
+    units = {"GB/s": 1e-9, "teraflops": 1e-12, "GHz": 1e-9, "issued a clock": 1}
+    chips = pd.DataFrame(result["chips"]).T.set_axis(list(units), axis=1).mul(units)
+    found, rows = [Table("The chips", chips.map("{:.4g}".format))], _cells(_rows(result["rows"]), _scheduled)
+    rows["column"] = rows.chip + " " + rows.dtype.map({"float32": "f32", "bfloat16": "bf16"})
+    for (case, program), own in rows.groupby(["case", "program"], sort=False):
         words = "three matmuls at their peak" if case == "linear" else "one pass"
-        title = f"{program.capitalize()}, {case} {rows[0]['shape']}: time in units of {words}"
-        table = _pivot(title, rows, "column", _scheduled)
-        failed = sorted({row["failed"] for row in rows if "failed" in row})
-        last = [f"{words}, ms", *(f"{ms:.3f}" for ms in base.values())]
-        note = " ".join(f"-: {reason}" for reason in failed)
-        found.append(table._replace(rows=[*table.rows, last], note=note))
+        title = f"{program.capitalize()}, {case} {own['shape'].iloc[0]}: time in units of {words}"
+        base = own.drop_duplicates("column").assign(contender=f"{words}, ms", failed=None)
+        found.append(_pivot(title, pd.concat([own, _cells(base, lambda row: f"{row.unit:.3f}")]), "column"))
     return found
 
 
-_SHORT = {"float32": "f32", "bfloat16": "bf16"}
-
-
-def _scheduled(row: Result) -> str:
+def _scheduled(row: Any) -> str:
     """With a star where instructions take a tenth longer than the bytes and the matmuls."""
-    if "failed" in row:
-        return "-"
-    star = "*" if row["ms"] > 1.1 * row["unissued"] else ""
-    return f"{row['ms'] / row['unit']:.2f}{star}"
+    return f"{row.ms / row.unit:.2f}{'*' if row.ms > 1.1 * row.unissued else ''}"
 
 
 def sharded(result: Result) -> list[Table]:
     """For each program and layout what one device of each pod moves, stores and exchanges."""
     found = []
-    for key in dict.fromkeys((row["program"], row["layout"]) for row in result["rows"]):
-        rows = [row for row in result["rows"] if (row["program"], row["layout"]) == key]
-        failed = sorted({row["failed"] for row in rows if "failed" in row})
-        note = " ".join(f"-: {words}" for words in failed)
-        title = {"loss": "Value and gradient", "step": "Training step"}[key[0]]
-        found.append(Table(f"{title}, {key[1]}", _EXCHANGED, [_exchanged(row) for row in rows], note))
+    for (program, layout), rows in _rows(result["rows"]).groupby(["program", "layout"], sort=False):
+        title = {"loss": "Value and gradient", "step": "Training step"}[program]
+        names = [f"{row.target}, {row.classes}, {row.form}" for row in rows.itertuples()]
+        cells = [_exchanged(row) for row in rows.itertuples()]
+        frame = pd.DataFrame(cells, names, ["passes", "memory", "exchanged", "by"])
+        found.append(Table(f"{title}, {layout}", frame, _failed(rows)))
     return found
 
 
-_EXCHANGED = ["", "passes", "memory", "exchanged", "by"]
-
-
-def _exchanged(row: Result) -> list[str]:
-    words = f"{row['target']}, {row['classes']}, {row['form']}"
-    if "failed" in row:
-        return [words, *["-"] * (len(_EXCHANGED) - 1)]
-    kinds = ", ".join(f"{count} {kind}" for kind, count in row["collectives"].items())
-    return [words, _number(row["passes"]), _number(row["temp"]), _bytes(row["exchanged"]), kinds]
-
-
-def _bytes(x: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if x >= size:
-            return f"{x / size:.3g} {unit}"
-    return f"{x:.0f} B"
+def _exchanged(row: Any) -> list[str]:
+    if isinstance(row.failed, str):
+        return ["-"] * 4
+    sizes = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
+    unit = next((unit for unit, size in sizes.items() if row.exchanged >= size), "B")
+    exchanged = f"{row.exchanged / sizes.get(unit, 1):.3g} {unit}"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in row.collectives.items())
+    return [_number(row.passes), _number(row.temp), exchanged, kinds]
 
 
 def linear(result: Result) -> list[Table]:
     """Measured times and memory per shape, the process with a million classes, and the compiled programs."""
     found = []
-    for dtype in _distinct(result["rows"], "dtype"):
-        rows = [row for row in result["rows"] if row["dtype"] == dtype and "failed" not in row]
-        base = [f"{row['seconds']:.3g}" for row in rows if row["contender"] == LINEAR]
+    for dtype, rows in _rows(result["rows"]).groupby("dtype", sort=False) if result["rows"] else ():
+        rows = rows[rows.failed.isna()].assign(words=lambda frame: frame["shape"].map(_shape))
         title = f"Value and gradient: time as a ratio to {LINEAR}, {dtype}"
-        rows = [row | {"words": _shape(row)} for row in rows]
-        times = _pivot(title, rows, "words", lambda row: _number(row["ratio"]))
-        found.append(times._replace(rows=[*times.rows, [f"{LINEAR}, s", *base]]))
+        found.append(_times(title, rows, "words", LINEAR, "s", 1))
         title = f"Memory of value and gradient beside operands and results, GB, {dtype}"
-        found.append(_pivot(title, rows, "words", lambda row: _gigabytes(row["temp"])))
+        found.append(_pivot(title, _cells(rows, lambda row: _gigabytes(row.temp)), "words"))
     for row in result["million"]:
-        cells = [_shape(row), f"{row['seconds']:.1f}", _gigabytes(row["peak"])]
-        header = ["", "s", "all memory of the process, GB"]
-        found.append(
-            Table("A million classes: one value and gradient in a process of its own", header, [cells])
-        )
-    return found + ([_linear_compiled(result["compiled"])] if result["compiled"] else [])
+        cells = {"s": f"{row['seconds']:.1f}", "all memory of the process, GB": _gigabytes(row["peak"])}
+        title = "A million classes: one value and gradient in a process of its own"
+        found.append(Table(title, pd.DataFrame(cells, [_shape(row["shape"])])))
+    if result["compiled"]:
+        rows = _cells(_rows(result["compiled"]), _layer)
+        title = f"Value and gradient, compiled, {_shape(rows['shape'].iloc[0])}, {rows.dtype.iloc[0]}"
+        title += ": flops of matmuls, GB of temporary memory + GB moved"
+        found.append(_pivot(title, rows, "target"))
+    return found
 
 
-def _linear_compiled(rows: list[Result]) -> Table:
-    def cell(row: Result) -> str:
-        if "failed" in row:
-            return "-"
-        matmuls = "?" if row["matmuls"] is None else f"{2 * row['matmuls']:.2f}".rstrip("0").rstrip(".")
-        moved = "?" if row["moved"] is None else f"{row['moved'] / 1e9:.0f}"
-        return f"{matmuls} NDC, {_gigabytes(row['temp'])} + {moved}"
-
-    failed = sorted({row["failed"] for row in rows if "failed" in row})
-    words = f"{_shape(rows[0])}, {rows[0]['dtype']}"
-    title = f"Value and gradient, compiled, {words}: flops of matmuls, GB of temporary memory + GB moved"
-    return _pivot(title, rows, "target", cell, " ".join(f"-: {reason}" for reason in failed))
+def _layer(row: Any) -> str:
+    matmuls = "?" if pd.isna(row.matmuls) else f"{2 * row.matmuls:.2f}".rstrip("0").rstrip(".")
+    moved = "?" if pd.isna(row.moved) else f"{row.moved / 1e9:.0f}"
+    return f"{matmuls} NDC, {_gigabytes(row.temp)} + {moved}"
 
 
-def _shape(row: Result) -> str:
-    return "N {}, D {}, C {}".format(*row["shape"])
+def _shape(shape: list[int]) -> str:
+    return "N {}, D {}, C {}".format(*shape)
 
 
-def _gigabytes(x: float | None) -> str:
-    return "n/a" if x is None else f"{x / 1e9:.2f}"
+def _gigabytes(x: float) -> str:
+    return _number(x if pd.isna(x) else x / 1e9)
 
 
-TABLES: dict[str, Callable[[Result], list[Table]]] = {
-    "speed": speed,
-    "accuracy": accuracy,
-    "growth": growth,
-    "compiled": compiled,
-    "schedule": schedule,
-    "sharded": sharded,
-    "linear": linear,
-}
+TABLES = {table.__name__: table for table in (speed, accuracy, growth, compiled, schedule, sharded, linear)}

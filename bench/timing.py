@@ -1,14 +1,13 @@
 """Times of several calls that can be compared: interleaved in one process, so that all meet the same machine.
 
-Every round times each call once, in a new random order, and a ratio is taken within its round: what slows the
-machine for a while slows both. Medians over the rounds are reported, with quartiles.
+Every round times each call once, in a new random order, and a ratio is taken within its round.
 """
 
 import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +40,18 @@ class Timing(NamedTuple):
     rounds: int
 
 
+def repeated(run: Callable[[], Any], wait: Callable[[Any], Any]) -> Call:
+    """A call of `run`, which waits for its last result."""
+
+    def call(times: int) -> None:
+        result = None
+        for _ in range(times):
+            result = run()
+        wait(result)
+
+    return call
+
+
 def timed(call: Call, repeats: int = 1) -> float:
     """Seconds per repetition."""
     start = time.perf_counter()
@@ -48,25 +59,21 @@ def timed(call: Call, repeats: int = 1) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def interleaved(
-    calls: Mapping[str, Call], effort: Effort, baseline: str | None = None, seed: int = 0
-) -> dict[str, Timing]:
+def interleaved(calls: Mapping[str, Call], effort: Effort, baseline: str) -> dict[str, Timing]:
     """The timing of every call; all have been called once before, which compiles them."""
     first = {name: timed(call) for name, call in calls.items()}
     repeats = {name: max(1, min(100, math.ceil(effort.aim / t))) for name, t in first.items()}
     one_round = sum(first[name] * n for name, n in repeats.items())
     rounds = max(effort.least, min(effort.most, int(effort.seconds / one_round)))
-    order, shuffle = list(calls), random.Random(seed).shuffle
+    order, shuffle = list(calls), random.Random(0).shuffle
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         shuffle(order)
         for name in order:
             seconds[name].append(timed(calls[name], repeats[name]))
-    base = seconds.get(baseline) if baseline else None
-    return {name: _summary(np.array(found), base) for name, found in seconds.items()}
-
-
-def _summary(seconds: np.ndarray, base: list[float] | None) -> Timing:
-    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
-    ratio = None if base is None else float(np.median(seconds / np.array(base)))
-    return Timing(median, low, high, ratio, len(seconds))
+    base, found = seconds.get(baseline), {}
+    for name, measured in seconds.items():
+        low, median, high = np.quantile(measured, (0.25, 0.5, 0.75)).tolist()
+        ratio = None if base is None else float(np.median(np.divide(measured, base)))
+        found[name] = Timing(median, low, high, ratio, rounds)
+    return found

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("optax")
 pytest.importorskip("keras")
 pytest.importorskip("matplotlib")
+pytest.importorskip("pandas")
 pytest.importorskip("rich")
 
 from bench import __main__ as command
@@ -53,7 +54,7 @@ def run(folder, *arguments):
     ((stem, result),) = results.read(folder, arguments[0])
     assert result["complete"] and not list(folder.glob("*.partial*"))
     assert result["machine"]["cores"] >= 1 and result["versions"]["jax"] == jax.__version__
-    assert all(table.rows for table in tables.TABLES[arguments[0]](result))
+    assert all(len(table.frame) for table in tables.TABLES[arguments[0]](result))
     plots.draw(arguments[0], result, folder / f"{stem}.png")
     assert (folder / f"{stem}.png").stat().st_size > 5_000
     return result
@@ -87,7 +88,7 @@ def test_speed(tmp_path):
     result["machine"]["device"] = "NVIDIA H200"  # there the distance to the copy is shown as well
     assert results.stem(result) == "speed-nvidia-h200"
     (shares,) = (t for t in tables.speed(result) if "copy's speed" in t.title)
-    assert len(shares.rows) == len(racing) and all(row[1].endswith("%") for row in shares.rows)
+    assert set(shares.frame.index) == racing and shares.frame["detection"].str.endswith("%").all()
 
 
 def test_a_run_of_some_cases_keeps_the_others():
@@ -175,8 +176,8 @@ def test_a_run_that_is_stopped_leaves_the_last_result(tmp_path):
     for attempt in (False, True):
         result = results.header("growth") | {"rows": [], "stopped": attempt}
         try:
-            with results.Writer(tmp_path, result, lines.append) as writer:
-                writer.write()
+            with results.writer(tmp_path, result, lines.append) as write:
+                write()
                 if attempt:
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -239,9 +240,9 @@ def test_a_schedule_that_was_stopped_goes_on_and_keeps_what_is_not_asked_for(tmp
     result = run(tmp_path, "schedule", "--chip", "h200", "--dtype", "bfloat16")
     assert [row["chip"] for row in result["rows"]] == 10 * ["v5e"] + 5 * ["h200"]
     chips, value, _ = tables.schedule(result)
-    assert [row[0] for row in chips.rows] == ["v5e", "v5p", "v6e", "h100", "h200"]
-    assert value.header[1:] == ["v5e f32", "v5e bf16", "h200 bf16"]
-    assert all(cell.endswith("*") for row in value.rows[:-1] for cell in row[1:])
+    assert list(chips.frame.index) == ["v5e", "v5p", "v6e", "h100", "h200"]
+    assert list(value.frame.columns) == ["v5e f32", "v5e bf16", "h200 bf16"]
+    assert value.frame[:-1].map(lambda cell: cell.endswith("*")).all(axis=None)
 
 
 KERNEL = """
