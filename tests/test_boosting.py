@@ -20,6 +20,8 @@ from focaljax.boosting import Objective
 from focaljax.calibration import log_posterior
 from focaljax.terms import Asymmetric, Detached, Focal, Poly, Term
 
+pytestmark = pytest.mark.unoptimized
+
 pytest.importorskip("lightgbm")
 pytest.importorskip("xgboost")
 

@@ -16,6 +16,8 @@ from test_linear_sigmoid import plain as plain_sigmoid
 
 from focaljax import linear_sigmoid_focal_loss, linear_softmax_focal_loss
 
+pytestmark = pytest.mark.unoptimized
+
 pytest.importorskip("rich")
 
 from bench import __main__ as command
