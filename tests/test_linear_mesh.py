@@ -16,14 +16,13 @@ from test_linear_sigmoid import plain as plain_sigmoid
 
 from focaljax import linear_sigmoid_focal_loss, linear_softmax_focal_loss
 
-pytestmark = pytest.mark.unoptimized
-
 pytest.importorskip("rich")
 
 from bench import __main__ as command
 from bench import hlo, results, tables
 from bench import linear as bench
 
+pytestmark = pytest.mark.unoptimized
 SPECS = {
     "inputs": P("data"),
     "kernel": P(None, "model"),
