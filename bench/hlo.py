@@ -16,11 +16,12 @@ COLLECTIVES += ("ragged-all-to-all", "reduce-scatter")
 
 
 class Array(NamedTuple):
-    """Elements and bytes of one array."""
+    """Elements, bytes and shape of one array."""
 
     size: int
     bytes: float
     inside: bool = False  # a TPU's VMEM: no kernel reads it from memory
+    shape: tuple[int, ...] = ()
 
 
 class Op(NamedTuple):
@@ -40,6 +41,7 @@ Module = dict[str, dict[str, Op]]  # computations by name, their instructions by
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _ARRAY = re.compile(r"\b([a-z]+(\d*)[a-z0-9]*)\[([\d,]*)\](\{[^{}]*S\(1\)[^{}]*\})?")
 _CALLED = re.compile(r"(?:calls|to_apply|body|(?:branch|true|false)_computations?)=(\{.*?\}|\S+)")
+_BATCH = re.compile(r"lhs_batch_dims=\{([\d,]+)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _TILED = re.compile(r"\{(\d+),(\d+)[\d,]*:(T\(8,128\)\S*?)[}S]")
@@ -84,8 +86,9 @@ def _until_closed(text: str) -> tuple[str, str]:
 
 
 def _array(dtype: str, bits: str, dims: str, inside: str) -> Array:
-    size = math.prod(int(n) for n in dims.split(",") if n)
-    return Array(size, size * int(bits or (8 if dtype == "pred" else 0)) / 8, bool(inside))
+    shape = tuple(int(n) for n in dims.split(",") if n)
+    size = math.prod(shape)
+    return Array(size, size * int(bits or (8 if dtype == "pred" else 0)) / 8, bool(inside), shape)
 
 
 def kernels(module: Module, computation: str = "", unknown: int | None = None) -> Iterator[tuple[Op, int]]:
@@ -119,16 +122,16 @@ def _called(op: Op) -> list[str]:
     return [name for found in _CALLED.findall(op.attributes) for name in re.findall(r"[\w.\-]+", found)]
 
 
-def traffic(module: Module) -> float:
+def traffic(module: Module, unknown: int | None = None) -> float:
     """Bytes that the kernels of a module read and write; an operand that is named twice is read once."""
-    return sum(times * moved for _, times, moved in traffic_of_kernels(module))
+    return sum(times * moved for _, times, moved in traffic_of_kernels(module, unknown))
 
 
-def traffic_of_kernels(module: Module) -> Iterator[tuple[Op, int, float]]:
+def traffic_of_kernels(module: Module, unknown: int | None = None) -> Iterator[tuple[Op, int, float]]:
     """Every kernel, how often it runs and the bytes that it then reads and writes."""
     opened = _opened(module)
     owners = {id(op): opened[name] for name, ops in module.items() for op in ops.values()}
-    for op, times in kernels(module):
+    for op, times in kernels(module, unknown=unknown):
         # The result of a start names both sides.
         yield op, times, _bytes(op) if op.code.endswith("-start") else _moved(opened, owners[id(op)], op)
 
@@ -162,8 +165,10 @@ def flops(module: Module, kernel: Op) -> float:
     found = 0.0
     for op, ops in _inside(module, kernel):
         if op.code in ("dot", "convolution") or "__cublas" in op.attributes:
-            left, right = (ops[name].result[0].size for name in op.operands[:2])
-            found += 2 * math.sqrt(left * right * op.result[0].size)  # MK, KN, MN: of matrices
+            left, right = (ops[name].result[0] for name in op.operands[:2])
+            axes = _BATCH.search(op.attributes)  # a long sum, in parts
+            batch = math.prod(left.shape[int(i)] for i in axes[1].split(",")) if axes else 1
+            found += 2 * math.sqrt(left.size * right.size * op.result[0].size / batch)  # MK, KN, MN
     return found
 
 

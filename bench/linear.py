@@ -28,7 +28,12 @@ from bench.agreement import DISAGREES, Disagreement
 from bench.contenders import LINEAR, OURS, Absent, gathered, reason, textbook
 from bench.results import COMPILERS, collect, header, previous, say
 from bench.timing import EFFORT, Effort, interleaved
-from focaljax import linear_softmax_focal_loss, softmax_focal_loss_with_integer_labels
+from focaljax import (
+    linear_sigmoid_focal_loss,
+    linear_softmax_focal_loss,
+    sigmoid_focal_loss_with_integer_labels,
+    softmax_focal_loss_with_integer_labels,
+)
 
 Shape = tuple[int, int, int]  # N, D, C
 Loss = Callable[..., jax.Array]  # of inputs, kernel and labels: their mean
@@ -39,11 +44,17 @@ SHAPES: dict[str, dict[str, Shape]] = {  # what is measured
     "gpu": {"vocab-32k": (8192, 4096, 32_768), "vocab-128k": LARGE},
 }
 SMALL: Shape = (64, 16, 512)
-NAMES = [*SHAPES["cpu"], "million", "compiled"]
+LABELS = 20  # of each row of a sigmoid loss, in a padded list
+TURNS = 4  # labels of a row in one chunk of classes, at most: the turns of the loop that finds them
+NAMES = [*SHAPES["cpu"], "million", "compiled", "items"]
 PACKAGES = (*COMPILERS, "tokamax", "torch", "liger-kernel", "cut-cross-entropy")
 FORMS: dict[str, Loss] = {
     "in chunks of rows": partial(linear_softmax_focal_loss, strategy="rows"),
     "in chunks of classes": partial(linear_softmax_focal_loss, strategy="classes"),
+}
+SIGMOID: dict[str, Loss] = {
+    "sigmoid in chunks of rows": partial(linear_sigmoid_focal_loss, strategy="rows"),
+    "sigmoid in chunks of classes": partial(linear_sigmoid_focal_loss, strategy="classes"),
 }
 MOSAIC = "tokamax cross-entropy, Pallas"
 
@@ -52,20 +63,24 @@ def contenders() -> tuple[dict[str, Loss], list[Absent]]:
     """Mean losses at gamma 2, and who cannot be had; Optax and tokamax have the cross-entropy only."""
     import optax
 
-    def of_logits(loss):
-        def mean(inputs, kernel, labels):
-            logits = jnp.matmul(inputs, kernel, preferred_element_type=jnp.float32)
-            return jnp.mean(loss(logits, labels))
-
-        return mean
-
     absent: list[Absent] = []
     found = FORMS | {
-        f"matmul and {OURS}": of_logits(softmax_focal_loss_with_integer_labels),
-        "matmul and textbook focal": of_logits(lambda z, y: textbook(z, y, 2.0, -1)),
-        LINEAR: of_logits(optax.softmax_cross_entropy_with_integer_labels),
+        f"matmul and {OURS}": partial(of_logits, softmax_focal_loss_with_integer_labels),
+        "matmul and textbook focal": partial(of_logits, lambda z, y: textbook(z, y, 2.0, -1)),
+        LINEAR: partial(of_logits, optax.softmax_cross_entropy_with_integer_labels),
     }
     return found | dict(gathered({"tokamax": _tokamax}, absent)), absent
+
+
+def of_logits(loss: Callable, inputs: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
+    """The mean over the examples of a loss of whole logits."""
+    logits = jnp.matmul(inputs, kernel, preferred_element_type=jnp.float32)
+    return jnp.sum(loss(logits, labels)) / labels.shape[0]
+
+
+def of_sigmoid() -> dict[str, Loss]:
+    """The sigmoid losses of lists of positive classes; none but ours takes lists."""
+    return SIGMOID | {f"matmul and {OURS}": partial(of_logits, sigmoid_focal_loss_with_integer_labels)}
 
 
 def _tokamax() -> list[tuple[str, Loss]]:
@@ -85,30 +100,34 @@ def both(loss: Callable) -> Callable:
     return jax.value_and_grad(loss, (0, 1))
 
 
-def operands(shape: Shape, dtype: str) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Inputs, kernel and labels."""
+def operands(shape: Shape, dtype: str, labels: tuple[int, ...] = ()) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Inputs, kernel and labels, of which an example has so many."""
     n, d, c = shape
-    return tuple(jax.ShapeDtypeStruct(*x) for x in (((n, d), dtype), ((d, c), dtype), ((n,), "int32")))
+    kinds = ((n, d), dtype), ((d, c), dtype), ((n, *labels), "int32")
+    return tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds)
 
 
 def matmuls(text: str, shape: Shape) -> float:
     """The flops of all matmuls of an optimised program, times their loops' turns, in 2 N D C."""
     module = hlo.parse(text)
-    return sum(times * hlo.flops(module, op) for op, times in hlo.kernels(module)) / (2 * math.prod(shape))
+    flops = (times * hlo.flops(module, op) for op, times in hlo.kernels(module, unknown=TURNS))
+    return sum(flops) / (2 * math.prod(shape))
 
 
-def program(loss: Loss, shape: Shape, dtype: str, target: str) -> dict[str, Any]:
+def program(
+    loss: Loss, shape: Shape, dtype: str, target: str, labels: tuple[int, ...] = ()
+) -> dict[str, Any]:
     """Temporary bytes, matmuls and moved bytes of value and gradient, compiled for one device of `target`.
 
     What happens inside a kernel of Pallas the compiler does not know.
     """
-    done = compiled.compile(both(loss), operands(shape, dtype), target)
+    done = compiled.compile(both(loss), operands(shape, dtype, labels), target)
     text = compiled.text_of(done, target)
     opaque = 'custom_call_target="tpu_custom_call"' in text
     return {
         "temp": done.memory_analysis().temp_size_in_bytes,
         "matmuls": None if opaque else matmuls(text, shape),
-        "moved": None if opaque else hlo.traffic(hlo.parse(text)),
+        "moved": None if opaque else hlo.traffic(hlo.parse(text), TURNS),
     }
 
 
@@ -231,6 +250,13 @@ def jobs(args: Namespace, chosen: list[str]) -> Iterator[tuple[str, tuple[str, C
                 row = {"target": target, "contender": name, "shape": list(LARGE), "dtype": "bfloat16"}
                 make = partial(program, loss, LARGE, "bfloat16", target)
                 yield f"{target} {name}", ("compiled", partial(compiled.attempt, row, target, make))
+    if args.device == "cpu" and "items" in chosen:
+        shape = SMALL if args.quick else MILLION
+        for target, (name, loss) in itertools.product(compiled.TARGETS, of_sigmoid().items()):
+            if target == "v5e" or not args.quick:
+                row = {"target": target, "contender": name, "shape": list(shape), "dtype": "bfloat16"}
+                make = partial(program, loss, shape, "bfloat16", target, (LABELS,))
+                yield f"{target} {name}", ("items", partial(compiled.attempt, row, target, make))
 
 
 def main(args: Namespace) -> int:
@@ -241,7 +267,7 @@ def main(args: Namespace) -> int:
     result = header("linear", args.device, PACKAGES) | {"absent": [a._asdict() for a in absent]}
     chosen, old = args.case or NAMES, previous(args.out, result)
     result["rows"] = [row for row in old.get("rows", []) if row["case"] not in chosen]
-    result |= {key: [] if key in chosen else old.get(key, []) for key in ("million", "compiled")}
+    result |= {key: [] if key in chosen else old.get(key, []) for key in ("million", "compiled", "items")}
     agree({name: loss for name, loss in found.items() if name != MOSAIC})
 
     def do(job: tuple[str, Callable[[], Any]]) -> None:

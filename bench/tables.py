@@ -215,11 +215,12 @@ def linear(result: Result) -> list[Table]:
         cells = {"s": f"{row['seconds']:.1f}", "all memory of the process, GB": _gigabytes(row["peak"])}
         title = "A million classes: one value and gradient in a process of its own"
         found.append(Table(title, pd.DataFrame(cells, [_shape(row["shape"])])))
-    if result["compiled"]:
-        rows = _cells(_rows(result["compiled"]), _layer)
-        title = f"Value and gradient, compiled, {_shape(rows['shape'].iloc[0])}, {rows.dtype.iloc[0]}"
-        title += ": flops of matmuls, GB of temporary memory + GB moved"
-        found.append(_pivot(title, rows, "target"))
+    for part, words in (("compiled", ""), ("items", ", lists of 20 labels")):
+        if result.get(part):
+            rows = _rows(result[part])
+            title = f"Value and gradient, compiled, {_shape(rows['shape'].iloc[0])}, {rows.dtype.iloc[0]}"
+            title += f"{words}: flops of matmuls, GB of temporary memory + GB moved"
+            found.append(_pivot(title, _cells(rows, _layer), "target"))
     return found
 
 
