@@ -4,7 +4,6 @@ Help and version need no package of the extra `demo`: the options are read befor
 """
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ CRITERIA = (
     "calibrated-ece",
 )
 STEPS, QUICK_STEPS, SEEDS, QUICK_SEEDS = 1000, 200, 3, 2
+MODELS = ("network", "trees")
 FILES = ("csv", "parquet", "npz")
 
 ABOUT = """\
@@ -99,6 +99,7 @@ def _study(options: argparse.Namespace) -> None:
             seeds=options.seeds or (QUICK_SEEDS if options.quick else SEEDS),
             seed=options.seed,
             epochs=options.epochs,
+            model=options.model,
             steps=QUICK_STEPS if options.quick else STEPS,
             name=name,
             notes=notes,
@@ -153,35 +154,32 @@ def _parser() -> argparse.ArgumentParser:
     add("--label", metavar="NAME", help="the column to predict, all others are features; in --npz the labels")
     add("--features", metavar="NAME", help="in --npz the features")
     add("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
-    add(
-        "--sep",
-        type=_mark,
-        metavar="C",
-        help="what separates cells of --csv (default: , ; | or tab, as the header has)",
-    )
+    sep = "what separates cells of --csv (default: , ; | or tab, as the header has)"
+    add("--sep", type=_mark, metavar="C", help=sep)
     rows = "of a longer table so many are taken, each class in proportion (default: %(default)s)"
-    add("--rows", type=_whole(100, 2**31 - 1), default=1_000_000, metavar="N", help=rows)
+    add("--rows", type=_within(int, 100, 2**31 - 1), default=1_000_000, metavar="N", help=rows)
 
     add = parser.add_argument_group("the losses (cross-entropy and priors taken out always run)").add_argument
     gammas = "focusing parameters; 0 is cross-entropy (default: 0 0.5 1 2 5)"
-    add("--gamma", nargs="+", type=_number(100.0), metavar="G", help=gammas)
-    alphas = (
-        "class weights: none, inverse frequency, effective number; each gamma with each alpha (default: all)"
-    )
+    add("--gamma", nargs="+", type=_within(float, 0, 100), metavar="G", help=gammas)
+    alphas = "class weights: none, inverse frequency, effective number; each with each gamma (default: all)"
     add("--alpha", nargs="+", choices=ALPHAS, help=alphas)
     criterion = "what the recommendation goes by (default: %(default)s)"
     add("--for", dest="criterion", choices=CRITERIA, default=CRITERIA[0], help=criterion)
     margin = "the least difference in it worth having (default: %(default)s)"
-    add("--margin", type=_number(math.inf), default=0.01, metavar="D", help=margin)
+    add("--margin", type=_within(float, 0, 1e9), default=0.01, metavar="D", help=margin)
 
     add = parser.add_argument_group("the training").add_argument
     folds = "at least 3: one to test, one to stop by, the others to train (default: 5)"
-    add("--folds", type=_whole(3, 100), metavar="K", help=folds)
-    add("--seeds", type=_whole(1, 1000), metavar="N", help=f"times to deal the folds (default: {SEEDS})")
+    add("--folds", type=_within(int, 3, 100), metavar="K", help=folds)
+    seeds = f"times to deal the folds (default: {SEEDS})"
+    add("--seeds", type=_within(int, 1, 1000), metavar="N", help=seeds)
     seed = "the first seed; the others follow it (default: 0)"
-    add("--seed", type=_whole(0, 2**31 - 1001), default=0, metavar="S", help=seed)
-    epochs = f"passes over the training rows (default: as many as make {STEPS} steps, at least 3)"
-    add("--epochs", type=_whole(1, 100_000), metavar="N", help=epochs)
+    add("--seed", type=_within(int, 0, 2**31 - 1001), default=0, metavar="S", help=seed)
+    model = "a small network, or LightGBM's trees, which need the extra boosting (default: %(default)s)"
+    add("--model", choices=MODELS, default=MODELS[0], help=model)
+    epochs = f"passes over the rows (default: what makes {STEPS} steps, at least 3); rounds of trees (100)"
+    add("--epochs", type=_within(int, 1, 100_000), metavar="N", help=epochs)
 
     add = parser.add_argument_group("the report").add_argument
     out = "a new or empty folder (default: %(default)s)"
@@ -190,29 +188,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {low} to {high}")
-        return value
-
-    return parse
-
-
-def _number(high: float) -> Callable[[str], float]:
+def _within(kind: type, low: float, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not 0.0 <= value <= high or math.isinf(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {high:g}")
+        value = kind(text)
+        if not low <= value <= high:  # nor NaN
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
         return value
 
+    parse.__name__ = {int: "whole number", float: "number"}[kind]  # in argparse's words on what is none
     return parse
 
 

@@ -281,6 +281,37 @@ def test_compare_refuses(options: dict, said: str):
         compare(np.arange(24.0)[:, None] ** 2, np.arange(24) % 2, **options)
 
 
+def test_trees():
+    """Their curves are those of the logits that are measured, and the words speak of rounds."""
+    x, y = overlapping((0.7, 0.2, 0.1), 200)
+    table = pd.DataFrame(
+        {"a": x[:, 0], "b": np.where(x[:, 1] > 2, np.nan, x[:, 1]), "c": np.where(x[:, 0] > 0, "+", "-")}
+    )
+    outcome = compare(table, y, model="trees", gamma=[0, 2], alpha=["none"], folds=3, seeds=1, epochs=5)
+    assert list(outcome.frame.index) == [
+        "cross-entropy",
+        "focal gamma=2",
+        settings.ADJUSTED,
+        settings.POST_HOC,
+    ]
+    assert outcome.nll.shape == (5, 2, 1, 3, 3)
+    np.testing.assert_allclose(outcome.end.validation["nll"][..., :3], outcome.nll[-1, 0], rtol=1e-5)
+    np.testing.assert_allclose(outcome.end.test["nll"][..., :3], outcome.nll[-1, 1], rtol=1e-5)
+    np.testing.assert_allclose(
+        outcome.stopped.validation["nll"][..., :3], outcome.nll[:, 0].min(0), rtol=1e-5
+    )
+    assert (outcome.end.test["balanced_accuracy"] > 0.4).all()
+    said = outcome.numbers()
+    assert said["training"]["model"].startswith("LightGBM")
+    assert "after the round of lowest plain NLL" in " ".join(said["caveats"])
+
+
+def test_trees_without_lightgbm_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    with pytest.raises(StudyError, match=r"lightgbm not found; pip install focaljax\[boosting\]"):
+        compare(np.eye(6), [0, 1] * 3, model="trees")
+
+
 def test_a_hundred_classes_have_legible_pictures():
     rng = np.random.default_rng(0)
     y = np.concatenate([np.arange(100), np.arange(100), np.arange(100), rng.choice(100, 300)])
@@ -412,7 +443,9 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path):
 
 
 def test_the_options_are_those_of_the_study():
-    assert cli.ALPHAS == settings.ALPHAS and cli.CRITERIA == tuple(verdict.CRITERIA)
+    assert (
+        cli.MODELS == run.MODELS and cli.ALPHAS == settings.ALPHAS and cli.CRITERIA == tuple(verdict.CRITERIA)
+    )
     assert (cli.STEPS, cli.SEEDS) == (run.STEPS, run.SEEDS)
     options = cli._parser().parse_args([])
     assert options.margin == run.MARGIN

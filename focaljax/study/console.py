@@ -19,10 +19,8 @@ STYLES = {"better": "green", "worse": "red"}
 @contextmanager
 def progress_bar(console: Console) -> Iterator[network.Progress]:
     """Show one bar per kind of work, with the time that is left, and sentences above them."""
-    columns = [progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TaskProgressColumn()]
-    columns += [progress.TimeElapsedColumn(), progress.TextColumn("left:"), progress.TimeRemainingColumn()]
-    tasks: dict[str, progress.TaskID] = {}
-    with progress.Progress(*columns, console=console) as bar:
+    usual, tasks = progress.Progress.get_default_columns(), {}
+    with progress.Progress(*usual, progress.TimeElapsedColumn(), console=console) as bar:
 
         def show(what: str, done: int, total: int) -> None:
             if not total:
@@ -48,20 +46,13 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     console.print(_table(outcome))
     console.print(_text(console, words.headline(outcome)), style="bold", highlight=False)
     show_lines(console, words.reasons(outcome))
-    console.print(
-        Syntax(words.code(outcome), "python", theme="ansi_dark", background_color="default", padding=(1, 2))
-    )
+    console.print(Syntax(words.code(outcome), "python", theme="ansi_dark", background_color="default"))
 
 
 def _table(outcome: Outcome) -> Table:
     """The means over runs, stopped early, marked against cross-entropy."""
-    grid = Table(
-        title=f"Test folds, mean over {words.runs(outcome)}, {outcome.stopped.when}",
-        caption=words.MARKS,
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=0,
-    )
+    title = f"Test folds, mean over {words.runs(outcome)}, {outcome.stopped.when}"
+    grid = Table(title=title, caption=words.MARKS, box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     grid.add_column("setting", no_wrap=True)
     for metric in JUDGED:
         name = " ".join(word if word.isupper() else f"{word[:4]}." for word in metric.name.split())

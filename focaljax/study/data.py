@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.io.common import dedup_names
 
 from focaljax.study.errors import StudyError
 
@@ -112,14 +113,8 @@ def make(features: Any, labels: Any, name: str = "the data", notes: Sequence[str
 
 
 def unique(names: Iterable[str]) -> list[str]:
-    """Return names of which each is there once, as pandas makes them: a, a.1, a.2."""
-    found: dict[str, int] = {}
-    for name in names:
-        new, count = name, 0
-        while new in found:
-            new, count = f"{name}.{count + 1}", count + 1
-        found[new] = count
-    return list(found)
+    """Return names of which each is there once: a, a.1, a.2."""
+    return list(dedup_names(list(names), is_potential_multiindex=False))
 
 
 def renamed(names: Iterable[Any], found: Sequence[str]) -> list[str]:
@@ -184,11 +179,11 @@ class _Columns:
 
     def all_notes(self) -> list[str]:
         """Return one sentence for each thing that is to be said."""
-        lists = {reason: [*names[:MOST_NAMED]] for reason, names in self.grouped.items()}
-        more = {
-            r: f" and {len(n) - MOST_NAMED} more" * (len(n) > MOST_NAMED) for r, n in self.grouped.items()
-        }
-        return [*self.notes, *(f"{r}: {', '.join(names)}{more[r]}" for r, names in lists.items())]
+        found = list(self.notes)
+        for reason, names in self.grouped.items():
+            more = f" and {len(names) - MOST_NAMED} more" * (len(names) > MOST_NAMED)
+            found.append(f"{reason}: {', '.join(names[:MOST_NAMED])}{more}")
+        return found
 
     def add(self, name: str, column: pd.Series) -> None:
         """Add what a column of a table is."""

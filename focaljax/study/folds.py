@@ -70,6 +70,11 @@ class Folds:
                 rows[s, k] = shuffled[_trains(of, k, self.count)][: rows.shape[-1]]
         yield from rows.reshape(*rows.shape[:2], parts, steps, batch).transpose(2, 0, 1, 3, 4)
 
+    def roles(self, s: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the rows that a run trains, validates and tests on."""
+        of, last = self.of[s], validation_fold(k, self.count)
+        return tuple(np.flatnonzero(mine) for mine in (_trains(of, k, self.count), of == last, of == k))
+
     def measuring(self) -> Picks:
         """Return all rows to validate and to test on, [2, S, K, ...]."""
         roles = np.arange(self.count)

@@ -8,7 +8,7 @@ of each class against the rest, of two classes of the rarer one.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from focaljax.calibration import (
     log_posterior,
 )
 from focaljax.study.data import rarest
-from focaljax.study.network import Networks, Progress, Study
+from focaljax.study.network import Progress, Study
 from focaljax.study.settings import ADJUSTED, POST_HOC, log_priors
 
 ECE = ExpectedCalibrationError(bins=15, from_logits=True)
@@ -62,7 +62,15 @@ class Judged(NamedTuple):
     bins: CalibrationState
 
 
-def results(study: Study, model: Networks, stopped: bool, when: str, progress: Progress) -> Results:
+class Model(Protocol):
+    """What the study knows of trained runs."""
+
+    def logits(self, stopped: bool, s: int, k: int, a: int) -> jax.Array:
+        """Return the logits [2, rows, C] of a run's `Folds.measuring` rows."""
+        ...
+
+
+def results(study: Study, model: Model, stopped: bool, when: str, progress: Progress) -> Results:
     """Return what a model is worth on all its held-out rows."""
     folds, shape = study.folds, (*study.shape[:2], len(study.settings))
     picks, rare = folds.measuring(), rarest(study.problem.class_counts)
@@ -77,9 +85,8 @@ def results(study: Study, model: Networks, stopped: bool, when: str, progress: P
         labels, setting = study.problem.labels[rows], study.settings[a]
         logits = model.logits(stopped, s, k, 0 if setting.alpha == POST_HOC else a)
         shifts = (-priors[s, k] * (setting.alpha == POST_HOC), priors[s, k] * (setting.alpha == ADJUSTED))
-        judged = jax.device_get(
-            judge(logits, labels, counts, np.float32(setting.gamma), alpha[s, k, a], *shifts)
-        )
+        loss = np.float32(setting.gamma), alpha[s, k, a]
+        judged = jax.device_get(judge(logits, labels, counts, *loss, *shifts))
         bins[a].append(judged.bins)
         recall[s, k, a] = judged.recall[1]
         for role, real in enumerate(counts > 0):

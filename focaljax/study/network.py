@@ -25,6 +25,7 @@ from focaljax.study.settings import POST_HOC, Setting
 
 HIDDEN = 64
 LEARNING_RATE = 5e-3
+PASS, LAST = "epoch", "after the last epoch, when the learning rate is 0"
 DESCRIPTION = f"one hidden layer of {HIDDEN}; Adam, cosine schedule from {LEARNING_RATE}"
 
 Params = dict[str, jax.Array]
@@ -214,12 +215,11 @@ def _learner(study: Study) -> Callable[..., State]:
             x = inputs(study, mine, fold)
 
             def objective(params: Params) -> jax.Array:
-                logits = outputs(params, x) + loss.shift[None, :]
-                return reduce_loss(
-                    softmax_focal_loss_with_integer_labels(
-                        logits, mine.labels, gamma=loss.gamma, alpha=loss.alpha
-                    )
+                logits, options = outputs(params, x) + loss.shift[None, :], {"gamma": loss.gamma}
+                losses = softmax_focal_loss_with_integer_labels(
+                    logits, mine.labels, alpha=loss.alpha, **options
                 )
+                return reduce_loss(losses)
 
             gradient = jax.grad(objective)(state.params)
             with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction: float ** int32

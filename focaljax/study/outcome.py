@@ -72,6 +72,11 @@ class Outcome:
         return advise(self.metric, self.margin, table, validation, test, int(self.class_counts.min()))
 
     @property
+    def unit(self) -> str:
+        """What a pass over the training rows is called."""
+        return self.about.get("training", {}).get("pass", "epoch")
+
+    @property
     def best_epoch(self) -> np.ndarray:
         """[S, K, A'], counted from 1."""
         return self.nll[:, 0].argmin(axis=0) + 1

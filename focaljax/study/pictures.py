@@ -70,9 +70,8 @@ def differences(axes: Axes, outcome: Outcome, metrics: tuple[Metric, ...]) -> No
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.margins(x=0.08)
-    axes.set_xlabel(
-        f"difference to cross-entropy ({'right' if metrics[0].higher_is_better else 'left'} is better)"
-    )
+    side = "right" if metrics[0].higher_is_better else "left"
+    axes.set_xlabel(f"difference to cross-entropy ({side} is better)")
     verdicts = [row[metrics[0]].verdict for row in table[1:]]
     counted = ", ".join(f"{verdicts.count(word)} {word}" for word in ("better", "worse") if word in verdicts)
     axes.set_title(f"{metrics[0].title}: {counted or NOTHING}")
@@ -87,7 +86,7 @@ def curves(axes: Axes, outcome: Outcome) -> None:
         marker = {"marker": style.pop("marker"), "color": style["color"], "linestyle": "", "markersize": 6}
         axes.plot(epochs, nll[:, index], linewidth=1.7, **style)
         axes.plot(stop[index], np.interp(stop[index], epochs, nll[:, index]), **marker)
-    axes.set(xlabel="epoch", ylabel="NLL of the test folds", title=_title(outcome, verdict.NLL))
+    axes.set(xlabel=outcome.unit, ylabel="NLL of the test folds", title=_title(outcome, verdict.NLL))
     for axis, values in ((axes.xaxis, epochs), (axes.yaxis, nll)):
         if values.max() > 8 * values.min():  # so many that 1, 2, 5, 10 are ticks enough
             (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
@@ -114,12 +113,8 @@ def recalls(axes: Axes, outcome: Outcome, most: int = MOST_NAMES) -> None:
     axes.set_yticks(places, names, fontsize=8.5 if len(order) <= SOME else 6.5)
     axes.set(xlabel="recall", xlim=(-0.02, 1.02), ylim=(len(order) - 0.4, -0.6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    few = (
-        f"\n(the {most} rarest of {len(outcome.class_counts)} classes)"
-        if len(order) < len(outcome.class_counts)
-        else ""
-    )
-    axes.set_title(_title(outcome, verdict.RARE) + few)
+    few = f"\n(the {most} rarest of {len(outcome.class_counts)} classes)"
+    axes.set_title(_title(outcome, verdict.RARE) + few * (len(order) < len(outcome.class_counts)))
 
 
 def reliabilities(axes: Axes, outcome: Outcome) -> None:
@@ -131,9 +126,8 @@ def reliabilities(axes: Axes, outcome: Outcome) -> None:
     for index in _shown(outcome):
         share, confidence, accuracy = map(np.asarray, outcome.stopped.reliability[index])
         full = share * rows >= LEAST_IN_BIN
-        axes.plot(
-            confidence[full], accuracy[full], **_look(outcome, index) | {"linewidth": 1.4, "markersize": 4}
-        )
+        style = _look(outcome, index) | {"linewidth": 1.4, "markersize": 4}
+        axes.plot(confidence[full], accuracy[full], **style)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set(xlabel="probability of the predicted class", ylabel="share that is right")
     axes.set_title(_title(outcome, verdict.ECE))
@@ -159,9 +153,8 @@ def make(outcome: Outcome) -> dict[str, bytes]:
 def svg(name: str, outcome: Outcome) -> str:
     """Return a panel as an <svg> element; its ids begin with the name, so that many fit on one page."""
     with _style(0):
-        element = _saved(
-            _alone(name, outcome), format="svg", metadata={"Date": None}, transparent=True
-        ).decode()
+        options: Any = {"format": "svg", "metadata": {"Date": None}, "transparent": True}
+        element = _saved(_alone(name, outcome), **options).decode()
     element = re.sub(r"^.*?(?=<svg)", "", element, flags=re.S)
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.S)
     element = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", element)
@@ -195,9 +188,8 @@ def _sheet(outcome: Outcome) -> Figure:
     heights = [max(3.0, 1.1 + 0.22 * (len(outcome.settings) - 1)), 4.9]
     figure = Figure(figsize=(17, sum(heights) + 0.8), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=heights)
-    for axes, panel in zip(
-        halves[0].subplots(1, len(OF_SETTINGS), sharey=True), OF_SETTINGS.values(), strict=True
-    ):
+    above = halves[0].subplots(1, len(OF_SETTINGS), sharey=True)
+    for axes, panel in zip(above, OF_SETTINGS.values(), strict=True):
         panel(axes, outcome)
         axes.set_xlabel(axes.get_xlabel().replace("difference to cross-entropy ", ""))
     halves[0].suptitle(READING.replace("filled:", "\nfilled:"), fontsize=10)

@@ -3,7 +3,8 @@
 import math
 import platform
 from collections.abc import Iterable, Sequence
-from importlib import metadata
+from importlib import import_module, metadata
+from importlib.util import find_spec
 from typing import Any
 
 import focaljax
@@ -14,7 +15,8 @@ from focaljax.study.network import Progress, silent
 from focaljax.study.outcome import Outcome
 from focaljax.study.verdict import CRITERIA
 
-STEPS, SEEDS, MARGIN = 1000, 3, 0.01
+STEPS, SEEDS, MARGIN, ROUNDS = 1000, 3, 0.01, 100
+MODELS = ("network", "trees")
 STOPPED, END = "stopped early", "at the end of training"
 
 
@@ -31,13 +33,15 @@ def compare(
     seed: int = 0,
     epochs: int | None = None,
     steps: int = STEPS,
+    model: str = "network",
     name: str = "the data",
     notes: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Outcome:
     """Which gamma and which alpha for this data: cross-validate them, and say what is better, if anything is.
 
-    One small network per setting, fold and seed, all trained in one compiled program.
+    One small network, or one booster of trees, per setting, fold and seed. All networks are trained in one
+    compiled program.
 
     Args:
       X: a DataFrame of numbers, categories, text and dates, or an array ``[N, ...]`` of numbers.
@@ -50,8 +54,10 @@ def compare(
       folds: how many, at least 3; None for 5, or fewer if a class has fewer rows.
       seeds: how many times the folds are dealt.
       seed: the first seed; the others follow it.
-      epochs: passes over the training rows; None for as many as make about `steps` steps.
-      steps: of the optimiser, about; at least 3 epochs.
+      epochs: passes over the training rows; None for as many as make about `steps` steps. Of trees the
+        number of rounds; None for 100.
+      steps: of the optimiser, about; at least 3 epochs. Trees have none.
+      model: "network", or "trees": LightGBM with :class:`focaljax.boosting.Objective`.
       name: what the data is called in the report.
       notes: sentences for the report about where it comes from, without a full stop.
       progress: is called with what is done, how far it is, and of how much; a sentence comes with 0 of 0.
@@ -85,6 +91,7 @@ def compare(
     ):
         if value is not None and not value >= least:
             raise StudyError(f"expected {option} of at least {least}, got {value!r}")
+    kind = _model(model)
     problem = data.make(X, y, name, notes)
     count, few = choose_count(problem, folds)
     chosen, same = settings.choose(gammas, alphas, problem.class_counts)
@@ -94,13 +101,13 @@ def compare(
         problem,
         deal(problem, range(seed, seed + seeds), count),
         chosen,
-        epochs or epochs_for(len(problem.labels), count, steps),
+        epochs or (ROUNDS if model == "trees" else epochs_for(len(problem.labels), count, steps)),
     )
     progress(f"{problem.description}.", 0, 0)
     for note in (*problem.notes, *few, *same):
         progress(words.sentence(note), 0, 0)
-    model = network.fit(study, progress)
-    stopped, end = (measures.results(study, model, *at, progress) for at in ((True, STOPPED), (False, END)))
+    runs = kind.fit(study, progress)
+    stopped, end = (measures.results(study, runs, *at, progress) for at in ((True, STOPPED), (False, END)))
     return Outcome(
         settings=chosen,
         seeds=study.folds.seeds,
@@ -111,12 +118,21 @@ def compare(
         margin=margin,
         stopped=stopped,
         end=end,
-        nll=model.nll,
-        about=_about(study, [*problem.notes, *few, *same]),
+        nll=runs.nll,
+        about=_about(study, kind, [*problem.notes, *few, *same]),
     )
 
 
-def _about(study: network.Study, notes: list[str]) -> dict[str, Any]:
+def _model(name: str) -> Any:
+    """Return the module that trains it: `fit`, `DESCRIPTION`, and what a pass over the rows is called."""
+    if name not in MODELS:
+        raise StudyError(f"expected a model out of {', '.join(MODELS)}; got {name!r}")
+    if name == "trees" and find_spec("lightgbm") is None:
+        raise StudyError("lightgbm not found; pip install focaljax[boosting]")
+    return import_module(f"focaljax.study.{name}")
+
+
+def _about(study: network.Study, kind: Any, notes: list[str]) -> dict[str, Any]:
     """Return what the report says of the data and the training."""
     problem = study.problem
     names = ("jax", "jaxlib", "optax", "numpy", "scikit-learn")
@@ -131,7 +147,10 @@ def _about(study: network.Study, notes: list[str]) -> dict[str, Any]:
             "rows_per_class": problem.class_counts.tolist(),
         },
         "training": {
-            "model": network.DESCRIPTION,
+            "kind": kind.__name__.split(".")[-1],
+            "model": kind.DESCRIPTION,
+            "pass": kind.PASS,
+            "last": kind.LAST,
             "batch": study.folds.steps[2],
             "epochs": study.epochs,
             "folds": study.folds.count,

@@ -64,10 +64,11 @@ class Setting:
         """Return [..., C], what training adds to the logits."""
         return log_priors(counts) * (self.alpha == ADJUSTED)
 
-    def call(self, classes: int) -> str:
-        """Return the lines of a program that has this loss, for integer labels."""
+    def call(self, classes: int, trees: bool = False) -> str:
+        """Return the lines of a program that has this loss, of integer labels or as an objective of trees."""
         arguments, after = [f"gamma={self.gamma:g}"], []
-        imports, lines = ["from focaljax import softmax_focal_loss_with_integer_labels"], []
+        function = "Objective" if trees else "softmax_focal_loss_with_integer_labels"
+        imports, lines = [f"from focaljax{'.boosting' if trees else ''} import {function}"], []
         if self.alpha != "none":
             imports = ["import jax.numpy as jnp", *imports]
             lines = [f"counts = jnp.bincount(train_labels, length={classes})"]
@@ -79,11 +80,16 @@ class Setting:
             lines.append("beta = 1 - 1 / counts.mean()")
             arguments.append('alpha=effective_number(counts, beta=beta, normalize="examples")')
         elif self.alpha == ADJUSTED:
-            lines.append("logits = logits + jnp.log(counts / counts.sum())  # in training only")
+            shifted = "init_score =" if trees else "logits = logits +"
+            lines.append(f"{shifted} jnp.log(counts / counts.sum())  # in training only")
         elif self.alpha == POST_HOC:
             after = ["logits = logits - jnp.log(counts / counts.sum())  # to predict, after training"]
-        call = "losses = softmax_focal_loss_with_integer_labels("
-        lines += [call, f"    logits, labels, {', '.join(arguments)}", ")", *after]
+        given = ", ".join(arguments)
+        if trees:
+            lines.append(f'objective = {function}("softmax", {given})')
+        else:
+            lines += [f"losses = {function}(", f"    logits, labels, {given}", ")"]
+        lines += after
         return "\n".join([*imports, "", *lines])
 
 

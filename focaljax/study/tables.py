@@ -126,10 +126,8 @@ def read_npz(path: Path, features: str | None = None, label: str | None = None) 
         pairs = [(features or x, label or y) for x, y in PAIRS]
         found = [(x, y) for x, y in pairs if x in file.files and y in file.files and x != y]
         if not found:
-            usual = ", ".join(f"{x} and {y}" for x, y in PAIRS)
-            raise StudyError(
-                f"{path} has no usual pair of arrays ({usual}); {has}; name them with --features and --label"
-            )
+            usual = f"no usual pair of arrays ({', '.join(f'{x} and {y}' for x, y in PAIRS)})"
+            raise StudyError(f"{path} has {usual}; {has}; name them with --features and --label")
         others = [name for name in file.files if name not in found[0]]
         notes = ["the features are the array {!r}, the labels {!r}".format(*found[0])]
         notes += [f"left out, other arrays of the file: {', '.join(others)}"] if others else []
@@ -177,11 +175,8 @@ def _sample(batches: Batches, names: list[str], label: str, most: int) -> tuple[
         return pd.concat(read, ignore_index=True), []
     read.clear()
     labels = pd.concat((batch[label] for batch in batches([label])), ignore_index=True)
-    rng, keep, share = (
-        np.random.default_rng(0),
-        np.zeros(len(labels), bool),
-        most / np.count_nonzero(labels.notna()),
-    )
+    rng, keep = np.random.default_rng(0), np.zeros(len(labels), bool)
+    share = most / np.count_nonzero(labels.notna())
     for rows in labels.groupby(labels).indices.values():
         kept = max(int(len(rows) * share), min(len(rows), FEWEST))
         keep[rng.choice(rows, kept, replace=False)] = True
@@ -201,24 +196,21 @@ def _usable(kind: pa.DataType) -> bool:
 
 def _series(column: pa.Array) -> pd.Series:
     """Return a column of Parquet as pandas has it: dictionaries as values, all that measures as numbers."""
-    t = pa.types
-    if t.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    kind = column.type
+    t, kind = pa.types, column.type
+    kind = kind.value_type if t.is_dictionary(kind) else kind
     if t.is_decimal(kind):
-        column = column.cast(pa.float64())
+        kind = pa.float64()
     elif t.is_time(kind):
-        column = column.cast(pa.int32() if t.is_time32(kind) else pa.int64())
+        column, kind = column.cast(kind), pa.int32() if t.is_time32(kind) else pa.int64()
     elif t.is_date(kind):
-        column = column.cast(pa.timestamp("s"))
-    return column.to_pandas()
+        kind = pa.timestamp("s")
+    return column.cast(kind).to_pandas()
 
 
 def _file(path: Path) -> Path:
     if not path.is_file():
-        raise StudyError(
-            f"expected a file, got the folder {path}" if path.is_dir() else f"there is no file {path}"
-        )
+        folder = f"expected a file, got the folder {path}"
+        raise StudyError(folder if path.is_dir() else f"there is no file {path}")
     return path
 
 

@@ -62,7 +62,8 @@ def code(outcome: "Outcome") -> str:
     """Return the lines of the loss to use, or, while that is undecided, of the one to try."""
     setting = outcome.settings[outcome.advice.shown]
     first = {BETTER: "To use", EQUAL: "To keep"}.get(outcome.advice.verdict, "Undecided. To try")
-    return f"# {first}: {setting.name}.\n{setting.call(len(outcome.class_names))}"
+    trees = outcome.about.get("training", {}).get("kind") == "trees"
+    return f"# {first}: {setting.name}.\n{setting.call(len(outcome.class_names), trees)}"
 
 
 def marked(compared: Comparison) -> str:
@@ -72,13 +73,14 @@ def marked(compared: Comparison) -> str:
 
 def caveats(outcome: "Outcome") -> list[str]:
     """Say what the numbers do not show."""
+    unit, training = outcome.unit, outcome.about.get("training", {})
     said = [
         f"Intervals are {LEVEL:.0%} t intervals over {runs(outcome)}, paired, and widened because the "
         "runs share training rows (Nadeau and Bengio 2003). Verdicts are corrected for the number of "
         "settings that differ (Holm), in each metric and at each time by itself. They speak of this data "
-        "and this network only.",
-        f"{outcome.stopped.when.capitalize()}: after the epoch of lowest plain NLL on the validation fold. "
-        f"{outcome.end.when.capitalize()}: after the last epoch, when the learning rate is 0.",
+        "and this model only.",
+        f"{outcome.stopped.when.capitalize()}: after the {unit} of lowest plain NLL on the validation fold. "
+        f"{outcome.end.when.capitalize()}: {training.get('last', 'after the last one')}.",
         "NLL and ECE (equal bins of the predicted class's probability) are those of the softmax as it "
         "is. At its minimum a focal or weighted loss does not give the class probabilities: "
         "focaljax.calibration.log_posterior recovers them (NLL and ECE of posteriors), and a temperature "
@@ -92,7 +94,7 @@ def caveats(outcome: "Outcome") -> list[str]:
     last = (outcome.best_epoch[..., 0] == len(outcome.nll)).mean()
     if last > 0.5:
         said.append(
-            f"In {last:.0%} of the runs of cross-entropy the last of {len(outcome.nll)} epochs was the "
+            f"In {last:.0%} of the runs of cross-entropy the last of {len(outcome.nll)} {unit}s was the "
             "best: more (--epochs) may change the picture."
         )
     return said
