@@ -1,4 +1,4 @@
-"""What may be passed: every rule about arguments and every error message.
+"""Rules about arguments, and their error messages.
 
 The rules run while a program is traced. They look at shapes and dtypes always, and at values where these are
 known: Python numbers, lists, NumPy arrays, and small JAX arrays outside a transformation. JAX arrays of
@@ -65,7 +65,7 @@ def array(name: str, x: Any) -> jax.Array:
 
 
 def without_gradient(*arguments: Any) -> tuple[Any, ...]:
-    """The arguments as constants of a differentiation; what is no JAX array is one already."""
+    """The arguments without derivatives."""
     return jax.tree.map(lambda x: lax.stop_gradient(x) if isinstance(x, jax.Array) else x, arguments)
 
 
@@ -155,7 +155,7 @@ def in_range(
 
 
 def positive(name: str, x: Any) -> None:
-    """No known value, of those at least 0, is 0."""
+    """Known values, all at least 0, are above it."""
     values = known(x)
     if values is not None and np.any(values == 0):
         raise ValueError(f"`{name}` must be above 0, got {values[values == 0][0]}.")

@@ -1,4 +1,4 @@
-"""What is asked of entries: whether their class is the label, whether any of them; and to be made again."""
+"""Elementwise helpers: is this entry the label's, is any flag set, compute this again."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,13 +29,13 @@ def is_any_class(labels: jax.Array, shape: Sequence[int], axis: int) -> jax.Arra
 
 
 def is_known(shape: Sequence[int]) -> bool:
-    """Whether all sizes are numbers; an exported program may leave some to be known later."""
+    """Whether all sizes are numbers: those of an exported program may be symbols."""
     return all(isinstance(n, int) for n in shape)
 
 
 @jax.custom_batching.custom_vmap
 def any_row(flags: jax.Array) -> jax.Array:
-    """Whether any flag is set; one answer for a whole batch, so that a condition runs one of its branches."""
+    """Whether any flag is set; under vmap of the whole batch, so that `cond` stays a branch."""
     return jnp.any(flags)
 
 
@@ -46,9 +46,9 @@ def _any_of_batch(size, batched, flags):
 
 
 def apart(x: Any) -> Any:
-    """The same numbers; nothing is made in common of what is made of `x` and of them.
+    """Identity that blocks common-subexpression elimination.
 
-    What two kernels share XLA stores, an array of logits size, on CPU and GPU also where computing it again
-    costs less. TPUs decide better.
+    XLA stores what two kernels share, an array of logits size. On CPU and GPU it does so even where computing
+    it again costs less. TPUs decide better.
     """
     return lax.platform_dependent(x, tpu=lambda x: x, default=lax.optimization_barrier)

@@ -1,4 +1,4 @@
-"""Sums that do not forget: each is a pair high + low of floats, with high = the sum rounded to one float.
+"""Sums without rounding loss: each is a pair high + low of floats, with high = the sum rounded to one float.
 
 An addition of terms of one sign has a relative error of at most 3 u^2 (1.1e-14 in float32). Streams of
 counts and of weights are held so, within a batch and from batch to batch: where a float32 count stops at
@@ -36,7 +36,7 @@ def two_sum(a: jax.Array, b: jax.Array) -> Pair:
 
 
 def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``x - y`` and its rounding error, exactly; an infinite one has none, and makes no NaN on the way."""
+    """``x - y`` and its rounding error, exactly; the error of an infinite difference is 0, never NaN."""
     gap = x - y
     x, y = lax.stop_gradient((x, y))
     y = jnp.where(jnp.isfinite(y), y, 0)
@@ -50,7 +50,7 @@ def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:
 
 
 def _fast_two_sum(a: jax.Array, b: jax.Array) -> Pair:
-    """The same for ``|a| >= |b|`` (Dekker 1971)."""
+    """``a + b`` and its rounding error for ``|a| >= |b|`` (Dekker 1971)."""
     total = a + b
     return total, b - (total - a)
 
@@ -66,7 +66,7 @@ def sum_over(terms: jax.Array, axes: tuple[int, ...]) -> Pair:
 
 
 def sum_pairs(terms: Pair, axes: tuple[int, ...]) -> Pair:
-    """The sums over some axes of what are pairs already."""
+    """The sums of pairs over some axes."""
     zero = jnp.zeros((), terms[0].dtype)
     high, low = lax.reduce(terms, (zero, zero), add, axes)
     return high, low
@@ -106,7 +106,7 @@ def _delayed(x: jax.Array, by: jax.Array) -> jax.Array:
 
 
 def count(number: int, dtype: Any) -> Pair:
-    """A Python integer."""
+    """A Python integer as a pair."""
     high = np.asarray(number, dtype)
     return jnp.asarray(high), jnp.asarray(number - int(high), dtype)
 

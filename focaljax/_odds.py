@@ -70,7 +70,7 @@ class Odds(NamedTuple):
 
 
 def complete(p: jax.Array, q: jax.Array, log_p: jax.Array, log_q: jax.Array) -> Odds:
-    """Adds `phi` to the other four."""
+    """The odds with `phi` computed from the other four numbers."""
     return Odds(p, q, log_p, jnp.where(q > 0, log_q, 0), _phi(p, q, log_p))
 
 
@@ -102,7 +102,7 @@ def odds_from_gap(gap: jax.Array, err: jax.Array, rest: jax.Array) -> Odds:
 
 @jax.custom_jvp
 def along(u: jax.Array, odds: Odds) -> Odds:
-    """The same odds, differentiated by the closed rule along `u`; the value of `u` is not used."""
+    """The odds with the closed rule of their derivatives along `u`; the value of `u` is not used."""
     del u
     return odds
 
@@ -123,7 +123,7 @@ def rises(odds: Odds) -> Odds:
 
 @jax.custom_jvp
 def finite(odds: Odds) -> Odds:
-    """The same with a finite ``log p``: products such as ``p * log p`` then have the limit 0, not 0 * inf."""
+    """The odds with a finite ``log p``, so that ``p * log p`` has its limit 0 and not 0 * inf."""
     return odds._replace(log_p=jnp.maximum(odds.log_p, jnp.finfo(odds.log_p.dtype).min))
 
 
@@ -141,7 +141,7 @@ def inverse_of_q(odds: Odds) -> jax.Array:
 
 @jax.custom_jvp
 def beyond(odds: Odds, margin: jax.Array) -> Odds:
-    """The odds with ``max(q - margin, 0)`` in the place of q: what is left of a wrong answer."""
+    """The odds with ``max(q - margin, 0)`` in the place of q (Ridnik et al. 2021)."""
     excess = jnp.maximum(odds.q - margin, 0)
     p = jnp.where(excess > 0, odds.p + margin, 1)
     log_p = jnp.where(excess < 0.5, jnp.log1p(-excess), jnp.log(p))

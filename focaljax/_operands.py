@@ -1,4 +1,4 @@
-"""Options become data: what a user may say, checked and folded into the few operands of one operation.
+"""Options become arrays: arguments are checked and folded into the few operands of one operation.
 
 `alpha`, `label_smoothing`, `where` and `ignore_index` all end in one weight per row or per class, and a
 weight of 0 is silent in every operation, so masks need no rule of their own. All public losses of logits
@@ -36,7 +36,7 @@ class Words(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a user says."""
+    """The arguments of a loss, as the caller gave them."""
 
     logits: Values
     labels: Values
@@ -96,7 +96,7 @@ def independent_labels(
 
 
 def independent_indices(given: Given, words: Words) -> jax.Array:
-    """The same from the indices of the positive classes of each row."""
+    """One loss per logit from the indices of the positive classes of each row."""
     ignored = _arguments.index(words.ignored, given.ignored)
     logits, axis, name, where = _logits(given, words)
     classes = logits.shape[axis] * _sharding.shards(name)
@@ -201,7 +201,7 @@ def _independent(
 
 
 def _answers(like, fixed, moving, *, axis, name, ignored, reading):
-    """What is asked of each logit."""
+    """Label, mask and options of each logit."""
     (indices, kept), (labels, term, alpha, smoothing) = fixed, moving
     zeros = _zeros(like, wide(like.dtype))
     if indices is not None:

@@ -1,4 +1,4 @@
-"""What objects and their states hold: options as plain Python values, and arrays that are theirs."""
+"""Options of objects as plain Python values, and checks of their states."""
 
 import dataclasses
 import math
@@ -65,7 +65,7 @@ def positive_weight(alpha: Any, balanced: bool) -> None:
 
 
 def state(x: Any, cls: Any, shape: tuple[int, ...]) -> Any:
-    """A state of a stream: all its arrays have `shape` and one dtype, float32 or float64."""
+    """Checks the state of a stream: arrays of `shape` and of one dtype, float32 or float64."""
     leaves = vars(x).values() if type(x) is cls else ()
     found = {(np.shape(leaf), str(getattr(leaf, "dtype", type(leaf).__name__))) for leaf in leaves}
     if len(found) == 1 and found <= {(shape, "float32"), (shape, "float64")}:

@@ -49,7 +49,7 @@ def _value(term, p):
 
 
 def _where_defined(defined, loss, silent):
-    """NaN where there is no answer, or 0 where nothing depends on it."""
+    """NaN in undefined rows, or 0 where their weight is 0."""
     return jnp.where(defined, loss, jnp.where(silent, 0, jnp.nan))
 
 

@@ -1,4 +1,4 @@
-"""Streams: states that hold sums as pairs, and how states of several batches, runs and devices merge.
+"""Streams: states of exact sums, and how those of batches, runs and devices merge.
 
 A state is a pytree whose leaves alternate: high, low, high, low. States merge leaf by leaf.
 """
@@ -20,7 +20,7 @@ State = TypeVar("State")
 
 
 class Stream(Generic[State]):
-    """What gathers a state of sums; a subclass, a frozen dataclass, says of which, how to see and to tell."""
+    """Base of all streams; a subclass is a frozen dataclass of options with `update` and `result`."""
 
     _state: ClassVar[Any]
     dtype: DTypeLike | None
@@ -37,7 +37,7 @@ class Stream(Generic[State]):
         return ()
 
     def _own(self, state: State) -> State:
-        """`state`, known to be one of this object."""
+        """The state, checked to be one of this object."""
         return _options.state(state, self._state, self._shape)
 
     def init(self, axis_name: AxisName | None = None) -> State:

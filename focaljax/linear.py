@@ -71,7 +71,7 @@ def linear_softmax_focal_loss(
       alpha: Class weights: a scalar, [C], or [..., 1] per example; None weighs every class with 1.
       label_smoothing: Scalar s in [0, 1]: labels become ``y * (1 - s) + s / C``, C counts what takes part.
       label_weights: How much of a soft label each class of `labels` is, at least 0, [..., L]: the top classes
-        of a teacher, or two classes mixed up. A class named twice has both parts. One that is outside [0, C)
+        of a teacher, or two mixed classes. A class named twice has both parts. One that is outside [0, C)
         must have the weight 0.
       where: Booleans, [C] for classes that take part, as in a padded vocabulary; or [..., 1] for examples
         that count. The rest is silent, whatever kernel, bias and inputs hold there.

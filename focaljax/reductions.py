@@ -1,4 +1,4 @@
-"""How the losses of many examples become one number.
+"""Weights, masks and reductions of losses.
 
 With losses v and weights w, both of one shape with n entries:
 

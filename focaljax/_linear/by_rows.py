@@ -22,7 +22,7 @@ from focaljax._linear.layer import Fixed, Head, How
 
 
 def losses(of_rows: Any, how: How, x: jax.Array, head: Head, fixed: Fixed, rows: Any, classes: Any) -> Any:
-    """The loss of each row, and what is logged; ``of_rows(z, fixed, rows, classes, how)`` knows the loss."""
+    """The loss and the `LinearAux` of each row, by ``of_rows(z, fixed, rows, classes, how)``."""
 
     def step(nothing, part):
         x, labels, rows = part
@@ -44,7 +44,7 @@ def gradient(
     ct: jax.Array,
     waits: bool = False,
 ) -> Any:
-    """The losses and what is logged; and the gradients of the sum of losses weighed by `ct`."""
+    """Returns ((losses, aux), gradients of ``sum(ct * losses)``)."""
 
     def step(sums, part):
         x, labels, rows, ct = part
@@ -66,13 +66,13 @@ def gradient(
 
 
 def _cast(x, head, kept):
-    """The layer cast and gathered over D, once for all chunks."""
+    """The layer, cast and gathered over D once for all chunks."""
     head = layer.cast(x, head, kept)
     return head._replace(kernel=_gathered(head.kernel))
 
 
 def _gathered(x):
-    """Not sharded over the first axis, where the compiler shards on a mesh that is known; else as it is."""
+    """`x` with its first axis unsharded on a mesh of Auto axes; elsewhere unchanged."""
     mesh = jax.typeof(x).sharding.mesh
     if mesh.size == 1 or AxisType.Auto not in mesh.axis_types:
         return x

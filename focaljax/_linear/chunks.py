@@ -13,7 +13,7 @@ from focaljax._linear.layer import Classes, Fixed, Head, How
 
 
 def zeros(x: jax.Array, dtype: Any, like: jax.Array | None = None) -> jax.Array:
-    """As many, differing over the same mesh axes as those of `x` or `like`."""
+    """Zeros of the shape of `x` that vary over the same mesh axes as `x` or `like`."""
     return _sharding.vary(jnp.zeros(x.shape, dtype), _sharding.varying(x if like is None else like))
 
 
@@ -37,7 +37,7 @@ def of_rows(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, arrays: Any
 
 
 def _unknown_rows(step, carry, arrays, chunk, size):
-    """The same for a `size` that is a symbol of an exported program: silent rows fill up the last chunk."""
+    """`of_rows` for a symbolic `size` of an exported program: silent rows fill up the last chunk."""
     count = size // chunk + 1
 
     def filled(x):
@@ -49,7 +49,7 @@ def _unknown_rows(step, carry, arrays, chunk, size):
 
 
 def _whole_chunks(step, carry, arrays, chunk, count):
-    """The first `count` chunks of the arrays."""
+    """Scans over the first `count` chunks of the arrays."""
     parts = jax.tree.map(lambda x: x[: count * chunk].reshape(chunk, count, *x.shape[1:]), arrays)
 
     def body(carry, k):
@@ -62,7 +62,7 @@ def _whole_chunks(step, carry, arrays, chunk, count):
 
 
 class Chunk(NamedTuple):
-    """Some of the classes, as operands of a layer that has only these."""
+    """Some of the classes, as operands of a layer with only these."""
 
     head: Head  # cast
     fixed: Fixed

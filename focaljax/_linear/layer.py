@@ -31,14 +31,14 @@ class How(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The layer."""
+    """Kernel and bias of the layer."""
 
     kernel: jax.Array  # [D, C]
     bias: jax.Array | None  # [C]
 
 
 class Fixed(NamedTuple):
-    """What has no gradient."""
+    """Operands without a gradient."""
 
     labels: jax.Array  # class indices from the first of all devices' classes, [N] or [N, L]; -1 is no class
     kept: jax.Array | None  # [C], which classes take part; None is all
@@ -46,7 +46,7 @@ class Fixed(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Options with one entry per row; where the loss has no such option, None."""
+    """Options per row; None if the loss has no such option."""
 
     weight: jax.Array  # multiplies the loss
     term: Term
@@ -55,13 +55,13 @@ class Rows(NamedTuple):
     shares: jax.Array | None = None  # [N, L]: how much of a soft label each of its classes is
 
     def silent(self, ct: jax.Array) -> jax.Array:
-        """Rows without a gradient, whatever their loss is, where that is weighed by `ct`."""
+        """Rows whose gradient is 0 whatever their loss is, for the cotangent `ct`."""
         silent = self.weight * ct == 0
         return silent if self.zeta is None else silent & (self.zeta * ct == 0)
 
 
 class Classes(NamedTuple):
-    """Options with one entry per class, where not only the labelled class has a term."""
+    """Options per class, if every class has a term."""
 
     alpha: jax.Array | None
     term: Term  # its options are added to those of the row
@@ -69,7 +69,7 @@ class Classes(NamedTuple):
 
 
 def cast(x: jax.Array, head: Head, kept: jax.Array | None) -> Head:
-    """The layer with its kernel in the dtype of the matmul, and with 0 for classes that take no part."""
+    """The layer with its kernel in the dtype of the matmul, and 0 for masked classes."""
     kernel, bias = head
     if kept is not None:  # 0 times NaN would be NaN
         kernel = jnp.where(kept[None, :], kernel, 0)
@@ -137,7 +137,7 @@ def product(x: jax.Array, y: jax.Array, axes: tuple[int, int], how: How) -> jax.
 
 
 def silenced(x: jax.Array, rows: Rows, ct: jax.Array) -> jax.Array:
-    """`x` without the NaN and infinity of rows that have no gradient: 0 times these would be NaN."""
+    """`x` with 0 for NaN and infinity in rows without a gradient, since 0 * NaN is NaN."""
     silent = rows.silent(ct) & ~jnp.all(jnp.isfinite(x), 1)
     return jnp.where(silent[:, None], 0, x)
 
@@ -148,7 +148,7 @@ def kept_dtype(dtype: Any) -> Any:
 
 
 def rounded(gradients: Any, like: Any, waits: bool) -> Any:
-    """The gradients in the dtypes of their operands, or in which they wait."""
+    """The gradients in the dtypes of their operands, or in the storage dtype if they wait."""
 
     def one(gradient, like):
         return gradient.astype(kept_dtype(like.dtype) if waits else like.dtype)

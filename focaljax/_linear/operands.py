@@ -22,7 +22,7 @@ from focaljax.terms import Term
 
 
 class Given(NamedTuple):
-    """What a user says."""
+    """The arguments of a linear loss, as the caller gave them."""
 
     inputs: Values
     kernel: Values
@@ -49,7 +49,7 @@ class Given(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """What is checked; `alpha` and the options of `term` in the rank of the logits."""
+    """Checked arguments; `alpha` and the options of `term` have the rank of the logits."""
 
     inputs: jax.Array
     kernel: jax.Array
@@ -66,7 +66,7 @@ class Operands(NamedTuple):
 
 
 class Static(NamedTuple):
-    """What chooses the program beside `How`."""
+    """Static options beside `How`; changing one recompiles."""
 
     form: Form
     reduction: Reduction
@@ -76,7 +76,7 @@ class Static(NamedTuple):
 
 
 def softmax_loss(given: Given) -> tuple[jax.Array, LinearAux | None]:
-    """The loss, and what is logged."""
+    """The softmax loss, and its `LinearAux` or None."""
     layer = _layer(given)
     ignored, count = _arguments.index("ignore_index", given.ignore_index), _count(layer)
     rows = layer.logits.shape[:-1]
@@ -95,7 +95,7 @@ def softmax_loss(given: Given) -> tuple[jax.Array, LinearAux | None]:
 
 
 def sigmoid_loss(given: Given) -> jax.Array:
-    """The loss."""
+    """The sigmoid loss."""
     layer = _layer(given)
     ignored = _arguments.index("ignore_index", given.ignore_index)
     last = len(layer.logits.shape) - 1
@@ -142,13 +142,13 @@ def _operands(given, layer, labels, binary):
 
 
 def _unless_zero(x, dtype):
-    """An option, or None where it is known to do nothing."""
+    """The option as an array, or None if it is known to be 0."""
     value = _arguments.known(x)
     return None if value is not None and value == 0 else jnp.asarray(x).astype(dtype)
 
 
 def _run(given, layer, operands, forms, limits, ignored, reading=None):
-    """The program, on any mesh."""
+    """Plans the chunks and runs the loss, on any mesh."""
     strategy, size = plan.plan(layer, given.strategy, _arguments.chunk(given.chunk), limits)
     blocks = plan.devices(layer) if strategy == "classes" else 1
     cap, precision = _arguments.cap(given.logit_soft_cap), _arguments.precision(given.precision)
@@ -163,7 +163,7 @@ def _run(given, layer, operands, forms, limits, ignored, reading=None):
 
 @partial(jax.jit, static_argnames=("how", "static"), inline=True)
 def _loss(operands, *, how, static):
-    """Folds the options into one weight, term and zeta per row, on the devices where the rows are."""
+    """Folds the options into one weight, term and zeta per row, on the devices that hold the rows."""
     everywhere = frozenset().union(*(_sharding.varying(x) for x in jax.tree.leaves(operands)))
     x, kernel, bias, smoothing = jax.tree.map(
         lambda x: _sharding.vary(x, everywhere),
@@ -193,7 +193,7 @@ def _all_count(operands, static):
 
 
 def _weights(operands, counts, static):
-    """What weighs each row before the operation, and what the sum after it."""
+    """Returns (weight of each row, factor of the sum)."""
     dtype = wide(operands.inputs.dtype)
     weight = 1 if operands.weights is None else operands.weights.reshape(-1)
     weight = jnp.where(counts, jnp.asarray(weight, dtype), 0)
@@ -207,7 +207,7 @@ def _weights(operands, counts, static):
 
 
 def _options(operands, fixed, counts, weight, smoothing, everywhere, how, static):
-    """Options by row and by class; the latter where every class has a term."""
+    """Options per row, and per class if every class has a term."""
     shape, classes = operands.inputs.shape[:-1], operands.kernel.shape[1]
     sigmoid = static.reading is not None
     every = sigmoid or smoothing is not None or operands.shares is not None
@@ -235,7 +235,7 @@ def _options(operands, fixed, counts, weight, smoothing, everywhere, how, static
 
 
 def _fixed(operands, everywhere, how, static):
-    """Labels, classes that take part and their number; and the rows that count."""
+    """Returns (labels, mask and number of classes that take part; mask of rows that count)."""
     shape, classes = operands.inputs.shape[:-1], operands.kernel.shape[1]
     every = classes * _sharding.shards(how.name)
     labels = operands.labels.reshape(math.prod(shape), *operands.labels.shape[len(shape) :])
@@ -262,7 +262,7 @@ def _or_zero(x):
 
 
 def _of_counted(logs, counts, shape):
-    """What is logged, False and 0 for rows that do not count; no derivative."""
+    """The `LinearAux` without derivatives; False and 0 in rows that do not count."""
     if logs is None:
         return None
     found = LinearAux(logs.correct & counts, jnp.where(counts, logs.logsumexp, 0))
@@ -270,7 +270,7 @@ def _of_counted(logs, counts, shape):
 
 
 def _parts(option, labels, shape, classes, name) -> Any:
-    """What an option gives to rows and to classes, of which one is None; with `labels` all to rows."""
+    """An option as (per row, per class), one of them None; with `labels` always per row."""
     if option.shape[-1] == 1 and (name is None or not _sharding.varies(option, name)):
         return jnp.broadcast_to(option[..., 0], shape).reshape(-1), None
     part = _sharding.part(option.reshape(-1), 0, classes, name)

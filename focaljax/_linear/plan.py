@@ -1,4 +1,4 @@
-"""What is chunked, how large a chunk is, and on which mesh."""
+"""Rows or classes, and how many per chunk."""
 
 import math
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ SIGMOID = Limits(rows=2**29, classes=2**25, prefers_classes=True)
 
 
 def plan(layer: Layer, strategy: str | None, chunk: int | None, limits: Limits) -> tuple[Any, int]:
-    """What is chunked, and into how many rows or classes."""
+    """Returns ("rows" or "classes", size of a chunk)."""
     sizes = (math.prod(layer.logits.shape[:-1]), *layer.kernel.shape)
     rows, width, classes = (n if isinstance(n, int) else m for n, m in zip(sizes, TYPICAL, strict=True))
     shares, one = devices(layer), layer.logits.dtype.itemsize
@@ -47,7 +47,7 @@ def plan(layer: Layer, strategy: str | None, chunk: int | None, limits: Limits) 
 
 
 def _even(size: Any, chunk: int) -> int:
-    """About as many rows in each of some more chunks, if they are then of one size."""
+    """A slightly smaller chunk that divides the rows, or nearly does."""
     if not isinstance(size, int) or chunk >= size:
         return chunk
     least = -(-size // chunk)
@@ -56,6 +56,6 @@ def _even(size: Any, chunk: int) -> int:
 
 
 def devices(layer: Layer) -> int:
-    """How many share the work: those of the mesh, where it is not `shard_map` that shares it."""
+    """Number of devices that the compiler spreads the work over: without the axes of `shard_map`."""
     mesh = _sharding.mesh_of(layer[:3])
     return math.prod(mesh.shape[name] for name in mesh.axis_names if name not in mesh.manual_axes)

@@ -22,7 +22,7 @@ FEW = 4  # labels: comparing with so many costs less than to store what was foun
 
 
 def of_rows(reading: str, z: jax.Array, fixed: Fixed, rows: Rows, classes: Classes, how: How) -> tuple:
-    """The losses of rows, nothing to be logged, and the pull-back to logits, rows and classes."""
+    """Returns (losses of rows, None, pull-back to logits, rows and classes)."""
     mine = _sharding.local(fixed.labels, z.shape[1], how.name)
     loss, pull_back = _of_chunk(reading, z, fixed._replace(labels=mine), rows, classes)
 
@@ -33,7 +33,7 @@ def of_rows(reading: str, z: jax.Array, fixed: Fixed, rows: Rows, classes: Class
 
 
 def _of_chunk(reading, z, fixed, rows, classes):
-    """The sum over some classes, from the first of which the labels count."""
+    """Returns (sum over some classes, pull-back); labels count from the first of these classes."""
     read, yes = independent.READINGS[reading], _positives(fixed.labels, z.shape).astype(rows.weight.dtype)
     kept = None if fixed.kept is None else fixed.kept[None, :]
 
@@ -52,7 +52,7 @@ def _of_chunk(reading, z, fixed, rows, classes):
 
 
 def _positives(labels, shape):
-    """Which classes of a chunk are labels; comparisons only with as many as a row has in it."""
+    """Mask of the labelled classes of a chunk; one comparison per label that a row has in it."""
     if labels.shape[1] <= FEW:
         return _entries.is_any_class(labels, shape, 1)
     here = (labels >= 0) & (labels < shape[1])
@@ -69,7 +69,7 @@ def _positives(labels, shape):
 def losses(
     reading: str, how: How, x: jax.Array, head: Head, fixed: Fixed, rows: Rows, classes: Classes
 ) -> Any:
-    """The loss of each row by chunks of classes, and nothing to be logged."""
+    """Returns (loss of each row, None), by chunks of classes."""
 
     def step(sums, chunk):
         z = layer.capped(layer.logits(x, chunk.head, how), how)
@@ -91,7 +91,7 @@ def gradient(
     ct: jax.Array,
     waits: bool = False,
 ) -> Any:
-    """The same in one sweep with the gradients of the sum of losses weighed by `ct`."""
+    """Returns ((losses, None), gradients of ``sum(ct * losses)``), in one sweep."""
     x, ct = layer.silenced(x, rows, ct), _sharding.cotangent(ct, how.name)
     rows = jax.tree.map(lambda r: _sharding.vary(r, _sharding.varying(x)), rows)  # summed once, not by chunk
 
@@ -119,7 +119,7 @@ def gradient(
 
 
 def _forms(reading):
-    """By what is chunked, for a reading of labels between 0 and 1."""
+    """The forms by strategy, for one reading of soft labels."""
     here = partial(of_rows, reading)
     return {
         "rows": form(partial(by_rows.losses, here), partial(by_rows.gradient, here)),

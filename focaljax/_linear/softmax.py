@@ -38,7 +38,7 @@ class LinearAux(NamedTuple):
 
 
 def of_rows(z: jax.Array, fixed: Fixed, rows: Rows, classes: Classes | None, how: How) -> tuple:
-    """The losses of rows of all classes, what is logged, and the pull-back to logits, rows and classes."""
+    """Returns (losses, aux or None, pull-back to logits, rows and classes) of rows with all classes."""
     z = masked(z, fixed.kept)
     mine = fixed._replace(labels=_sharding.local(fixed.labels, z.shape[1], how.name))
     found = _of_integers if classes is None else _of_soft
@@ -52,19 +52,19 @@ def of_rows(z: jax.Array, fixed: Fixed, rows: Rows, classes: Classes | None, how
 
 
 def masked(z: jax.Array, kept: jax.Array | None) -> jax.Array:
-    """The logits, -inf where a class takes no part."""
+    """The logits, -inf for masked classes."""
     return z if kept is None else jnp.where(kept[None, :], z, -jnp.inf)
 
 
 class Seen(NamedTuple):
-    """What accuracy needs of some classes of each row; both None if nothing is logged."""
+    """What accuracy needs of some classes of each row; both None without `has_aux`."""
 
     highest: jax.Array | None  # logit; the `top` of the statistics may lie above it
     label: jax.Array | None  # its logit, of a soft label that of its first class; 0 if it is not among them
 
 
 def seen(z: jax.Array, labels: jax.Array, how: How) -> Seen:
-    """Of these logits; the labels count from the first of them."""
+    """Highest logit and logit of the label; labels count from the first of these classes."""
     if not how.logs:
         return Seen(None, None)
     z = jax.lax.stop_gradient(z)
@@ -73,7 +73,7 @@ def seen(z: jax.Array, labels: jax.Array, how: How) -> Seen:
 
 
 def logged(seen: Seen, lse: jax.Array, how: How) -> LinearAux | None:
-    """What is logged, if it is, from what this device has seen."""
+    """The `LinearAux` from what this device has seen; None without `has_aux`."""
     if seen.highest is None or seen.label is None:
         return None
     label, highest = _sharding.total(seen.label, how.name), _sharding.highest(seen.highest, how.name)
@@ -81,7 +81,7 @@ def logged(seen: Seen, lse: jax.Array, how: How) -> LinearAux | None:
 
 
 def _of_integers(z, fixed, mine, rows, classes, how) -> Any:
-    """Losses, logsumexp and pull-back without smoothing and penalty."""
+    """Returns (losses, logsumexp, pull-back) of class indices, without penalty."""
     del classes
     stats = statistics.rivals(z, fixed.labels, 1, how.name)
     loss = indexed.losses(stats, rows.weight, rows.term)
@@ -101,7 +101,7 @@ def slopes(stats: statistics.Rivals, rows: Rows, ct: jax.Array, how: How) -> ind
 
 
 def _of_soft(z, fixed, mine, rows, classes, how) -> Any:
-    """The same for labels with several classes."""
+    """Returns (losses, logsumexp, pull-back) of soft labels, without penalty."""
     (weights, term), unfold = jax.vjp(partial(folded, mine), rows, classes)
     every = statistics.peak(z, 1, how.name)
     peak = statistics.known(every, answered(fixed.labels, rows), 1)
@@ -116,13 +116,13 @@ def _of_soft(z, fixed, mine, rows, classes, how) -> Any:
 
 
 def answered(labels: jax.Array, rows: Rows) -> jax.Array:
-    """Rows whose label is known: no part of it is a class that does not exist."""
+    """Rows all of whose labels are classes."""
     known = labels >= 0
     return known if rows.shares is None else jnp.all(known | (rows.shares == 0), 1)
 
 
 def folded(fixed: Fixed, rows: Rows, classes: Classes) -> tuple[jax.Array, Term]:
-    """Weight and term of every class of some, from the first of which the labels count."""
+    """Returns (weights, term) of every class; labels count from the first of these classes."""
     labels, kept, number = fixed
     alpha, shares = cast(jax.Array, classes.alpha), rows.shares
     shape = (labels.shape[0], alpha.shape[0])
@@ -145,7 +145,7 @@ def folded(fixed: Fixed, rows: Rows, classes: Classes) -> tuple[jax.Array, Term]
 
 
 def lse_of_rivals(stats: statistics.Rivals) -> jax.Array:
-    """The logarithm of the sum over all classes, from the statistics of the target and the others."""
+    """The logsumexp of all classes, from the statistics of the target and the others."""
     alone = stats.rest == 0
     others = stats.top + jnp.log(jnp.where(alone, 1, stats.rest))
     target = jnp.where(jnp.isnan(stats.target), -jnp.inf, stats.target)  # no class: all are others
@@ -154,7 +154,7 @@ def lse_of_rivals(stats: statistics.Rivals) -> jax.Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def lse_of_peak(z: jax.Array, peak: statistics.Peak, name: _sharding.AxisName | None) -> jax.Array:
-    """The same from the highest class, whose statistics are constants to derivatives."""
+    """The logsumexp from the peak, whose statistics are constants to derivatives."""
     del z, name
     return jnp.squeeze(peak.top + jnp.log1p(peak.excess), 1)
 
@@ -173,7 +173,7 @@ def penalty(rows: Rows, lse: jax.Array) -> jax.Array:
 
 
 def d_penalty(z: jax.Array, rows: Rows, lse: jax.Array, ct: jax.Array, how: How) -> jax.Array:
-    """The derivative by the logits of some classes."""
+    """Derivative of the penalty by the logits of some classes."""
     if rows.zeta is None:
         return jnp.zeros((), z.dtype)
     slope = _sharding.cotangent(scaled(2 * rows.zeta * ct, lse), how.name)
@@ -181,7 +181,7 @@ def d_penalty(z: jax.Array, rows: Rows, lse: jax.Array, ct: jax.Array, how: How)
 
 
 def d_rows_of(rows: Rows, of_loss: Rows, lse: jax.Array, ct: jax.Array) -> Rows:
-    """Adds the derivative by zeta; a weight of 0 hides what is not finite, which alpha would make NaN."""
+    """Adds the derivative by zeta; a non-finite derivative by a weight of 0 becomes 0."""
     weight = _hidden(rows.weight, of_loss.weight)
     zeta = None if rows.zeta is None else _hidden(rows.zeta, scaled(ct, lse * lse))
     return of_loss._replace(weight=weight, zeta=zeta)

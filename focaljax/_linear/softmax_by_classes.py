@@ -49,13 +49,13 @@ def _each_bwd(how, residuals, ct):
 
 
 def _by_rows(how, x, head):
-    """The same program in chunks of rows, with logits of about the same size."""
+    """Options of the program in chunks of rows, with chunks of about the same bytes."""
     return how._replace(chunk=max(1, x.shape[0] * how.chunk // head.kernel.shape[1]), logs=False)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _forward(how, x, head, fixed, rows, classes) -> Any:
-    """The losses, what is logged, and the statistics that the backward pass needs."""
+    """Returns (losses, aux or None, statistics for the backward pass)."""
     found = _of_integers if classes is None else _of_soft
     losses, seen, lse, stats = found(how, x, head, fixed, rows, classes)
     return losses + softmax.penalty(rows, lse), softmax.logged(seen, lse, how), stats
@@ -80,7 +80,7 @@ def _no_tangent(x):
 
 
 def _of_integers(how, x, head, fixed, rows, classes):
-    """Losses, what is seen of the classes, logsumexp and statistics of class indices."""
+    """Returns (losses, `Seen`, logsumexp, statistics) of class indices."""
 
     def part_of(z, labels):
         top, rest, target = statistics.rivals_part(z, labels, 1)
@@ -93,7 +93,7 @@ def _of_integers(how, x, head, fixed, rows, classes):
 
 
 def _merged(part_of, merge, sums, how, x, head, fixed, classes):
-    """The statistics of all classes of this device, a top and some `sums`, and what is seen of them."""
+    """Returns (statistics of this device's classes, a top and `sums` sums; `Seen`)."""
     none = zeros(x[:, 0] if x.shape[1] else jnp.sum(x, 1), wide(x.dtype))
 
     def step(state, chunk):
@@ -110,7 +110,7 @@ def _merged(part_of, merge, sums, how, x, head, fixed, classes):
 
 
 def _of_soft(how, x, head, fixed, rows, classes):
-    """The same of soft labels; the statistics are the peak of a row and the sums of what its classes pull."""
+    """Returns (losses, `Seen`, logsumexp, statistics) of soft labels."""
 
     def part_of(z, labels):
         del labels
@@ -134,7 +134,7 @@ def _of_soft(how, x, head, fixed, rows, classes):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _backward(how, x, head, fixed, rows, classes, stats, ct) -> Any:
-    """The gradients of the sum of the losses weighed by `ct`."""
+    """Gradients of ``sum(ct * losses)``."""
     x = layer.silenced(x, rows, ct)
     pull_back = _pull_integers if classes is None else _pull_soft
     start, pull, finish, lse = pull_back(how, x, rows, classes, stats, ct)
@@ -170,7 +170,7 @@ def _backward_jvp(how, primals, tangents):
 
 
 class _Pull(NamedTuple):
-    """How the chunks of a backward pass are made and gathered."""
+    """Steps of a backward pass over chunks of classes."""
 
     start: Any  # sums over the chunks, of none
     of_chunk: Callable  # (logits, chunk) -> gradient by the logits, summands, gradients by the options

@@ -23,7 +23,7 @@ from focaljax.terms import Term, weighed_apart
 
 
 class Answers(NamedTuple):
-    """What is asked of each logit; all of its shape."""
+    """Label, mask and options of each logit, all of its shape."""
 
     yes: jax.Array  # the label
     no: jax.Array  # 1 - yes, as exactly as the caller knows it
@@ -40,7 +40,7 @@ def asked(
     smoothing: jax.Array | None,
     reading: str,
 ) -> Answers:
-    """What is asked where the labels are `yes`, from options that broadcast to them.
+    """The :class:`Answers` of labels `yes`, from options that broadcast to them.
 
     `alpha` weighs the answer "yes" and ``1 - alpha`` the answer "no". What is not `kept` is silent.
     """

@@ -97,13 +97,13 @@ def _by_maximum(logits, labels, axis):
 
 
 def _is_counted(logits, axis):
-    """Whether every class has a number of its own among the floats, and all have one by now."""
+    """Whether the number of classes is known and each index is exact in a float."""
     classes = logits.shape[axis]
     return is_known((classes,)) and classes <= 2 ** jnp.finfo(logits.dtype).nmant
 
 
 def _width(logits, axis):
-    """How many classes make a run, of which one per row is read twice. None where runs do not pay."""
+    """Classes per run, one run per row being read twice; None if runs do not pay."""
     classes = logits.shape[axis]
     if axis != logits.ndim - 1 or classes < MANY:
         return None

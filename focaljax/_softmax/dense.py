@@ -25,14 +25,14 @@ from focaljax.terms import Term, by_options, weighed
 
 
 class Pulls(NamedTuple):
-    """Sums of A over the classes of each row; NaN where the row has no answer but a class that weighs."""
+    """Sums of A over the classes of each row; NaN in an undefined row with a nonzero weight."""
 
     highest: jax.Array
     lower: jax.Array  # of all but the highest
 
 
 class Gradients(NamedTuple):
-    """By each operand, in the shape that it has."""
+    """Gradients by the operands, in their shapes."""
 
     logits: jax.Array
     weights: jax.Array
@@ -75,7 +75,7 @@ def _bwd(axis, name, residuals, ct):
 def sums(
     z: jax.Array, weights: jax.Array, term: Term, peak: Peak, axis: int, name: _sharding.AxisName | None
 ) -> tuple[jax.Array, Pulls]:
-    """The loss and the pulls of each row, `axis` of size 1.
+    """Returns (loss, pulls) of each row, with `axis` of size 1.
 
     Each is made from odds of its own, or XLA would store these.
     """

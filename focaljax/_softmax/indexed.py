@@ -27,7 +27,7 @@ NEAR = 2.0**11  # a top from which `z - top` is exact, or its exponential 0 even
 
 
 class Slopes(NamedTuple):
-    """What the statistics of a row decide of its gradients."""
+    """The gradients of a row that follow from its statistics alone."""
 
     target: jax.Array  # dL/dz_t; NaN where the row has no answer but should have one
     silent: jax.Array  # rows without an answer whose weight or cotangent is 0
@@ -70,14 +70,14 @@ def _bwd(axis, name, residuals, ct):
 
 
 def losses(stats: Rivals, alpha: jax.Array, term: Term) -> jax.Array:
-    """The loss of each row: NaN where it has no answer, unless it weighs nothing."""
+    """The loss of each row; NaN in an undefined row unless its weight is 0."""
     stats, undefined = statistics.settled(stats)
     loss = weighed(term, odds_of(stats), alpha)
     return jnp.where(undefined, jnp.where(alpha == 0, 0, jnp.nan), loss)
 
 
 def slopes(stats: Rivals, alpha: jax.Array, term: Term, ct: jax.Array) -> Slopes:
-    """The gradients that the statistics decide, of losses weighed by `ct`."""
+    """The gradients of ``sum(ct * losses)`` that follow from the statistics."""
     stats, undefined = statistics.settled(stats)
     odds = odds_of(stats)
     silent = undefined & ((alpha == 0) | (ct == 0))
@@ -141,7 +141,7 @@ def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name, exact):
 
 
 def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
-    """The same where masks are not free: XLA:CPU overlaps the memory accesses of short loops only."""
+    """`_spread` for XLA:CPU, where a mask over many classes costs as much as a pass."""
     # A scatter would have to be told where its result lies, and what sizes its indices have.
     if any(jax.typeof(z).sharding.spec) or not _entries.is_known(z.shape):
         return _spread_by_mask(z, labels, silent, slope, stats, axis=axis, name=name, exact=exact)

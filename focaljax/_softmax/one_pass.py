@@ -33,7 +33,7 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int, chained: bool) ->
 
 
 def _form(logits, axis):
-    """How the classes meet: which blocks the shape has, on as many devices as the compiler may use."""
+    """The blocks of classes that a shape has, on as many devices as the compiler may use."""
     split, after = parts(logits), logits.ndim - 1 - axis
     if not split or not is_known(logits.shape):
         return _of_entries
@@ -81,7 +81,7 @@ def _of_columns(logits, labels, axis, chained):
 
 
 def _of_slices(logits, labels, axis, block, width, chained):
-    """Blocks of one class of each of so many slices of that width, and what is left beside them."""
+    """The statistics of `block` slices of the classes, of that width, and of the classes left over."""
     slices = [lax.slice_in_dim(logits, i * width, (i + 1) * width, axis=axis) for i in range(block)]
     member = labels // width
     own = is_class(labels - member * width, slices[0].shape, axis)
@@ -134,7 +134,7 @@ def _reduced(part: Part, axes: tuple[int, ...]) -> Part:
 
 
 def _add(left: Part, right: Part) -> Part:
-    """`statistics.merge` of finite tops and whole sums: no guard, and the sum itself is all that is asked."""
+    """Merges parts with finite tops and sums of at least 0: `statistics.merge` without its guards."""
     top = lax.max(left[0], right[0])
     weight = jnp.exp(lax.min(left[0], right[0]) - top)
     ahead = left[0] >= right[0]

@@ -27,7 +27,7 @@ Part = tuple[jax.Array, ...]
 class Rivals(NamedTuple):
     """A target and its competitors: the statistics of the integer-label losses, one entry per row."""
 
-    top: jax.Array  # highest competing logit, or a number near the log-sum of all; -inf without one
+    top: jax.Array  # highest competing logit, or a reference exponent near it; -inf without one
     rest: jax.Array  # sum over the competitors of exp(z - top), at least 1; 0 without one
     target: jax.Array  # logit of the target; NaN where the label is no class
 
@@ -43,7 +43,7 @@ Stats = TypeVar("Stats", Rivals, Peak)
 
 
 def settled(stats: Stats) -> tuple[Stats, jax.Array]:
-    """The statistics with zeros in the rows that have no answer, and where these are.
+    """The statistics with zeros in undefined rows, and the mask of these rows.
 
     A row has none with NaN or +inf among its logits, nothing but -inf, or a label that is no class. What
     follows is computed from the zeros, so that no derivative of any order multiplies NaN by 0.
@@ -144,7 +144,7 @@ def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
 
 
 def rivals_of_all(part: Part, labels: jax.Array, classes: int, name: _sharding.AxisName | None) -> Rivals:
-    """From the part that holds the `classes` of this device."""
+    """The statistics of all devices, from the part of this one with its `classes`."""
     top, rest, target = part
     if name is not None:
         own, top = top, _sharding.highest(top, name)
@@ -174,7 +174,7 @@ def peak(logits: jax.Array, axis: int, name: _sharding.AxisName | None) -> Peak:
 
 
 def known(peak: Peak, rows: jax.Array | None, axis: int) -> Peak:
-    """The same without an answer where a row is not known; None is everywhere."""
+    """The peak, NaN in rows that are not `known`; None means that all are."""
     if rows is None:
         return peak
     return peak._replace(excess=jnp.where(jnp.expand_dims(rows, axis), peak.excess, jnp.nan))
@@ -187,7 +187,7 @@ def peak_part(logits: jax.Array, axis: int) -> Part:
 
 
 def peak_of_all(part: Part, axis: int, name: _sharding.AxisName | None) -> Peak:
-    """From the part that holds the classes of this device."""
+    """The peak of all devices, from the part of this one."""
     top, excess = part
     if name is not None:
         own, top = top, _sharding.highest(top, name)

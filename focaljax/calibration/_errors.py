@@ -77,7 +77,7 @@ class _CalibrationError(_streams.Stream[CalibrationState]):
 
     @property
     def _classes(self) -> tuple[int, ...]:
-        """How many classes have bins of their own; none if the predicted one alone counts."""
+        """Number of classes with bins of their own; 0 if only the predicted class is binned."""
         return ()
 
     @property

@@ -1,4 +1,4 @@
-"""What a batch of examples becomes before it is counted: rows of classes, labels and weights."""
+"""A batch of examples as rows of classes, labels and weights."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ def examples(
     axis: int,
     names: tuple[str, str, str],
 ) -> Examples:
-    """Checked, the class axis last; the weight of a label outside is NaN."""
+    """Checks a batch and moves the class axis last; the weight of a label outside [0, C) is NaN."""
     name, labels_name, ignored_name = names
     x, labels, sample_weight = _arguments.without_gradient(x, labels, sample_weight)
     x, axis = _arguments.logits(name, x, axis)
@@ -46,6 +46,6 @@ def examples(
 
 
 def flat(examples: Examples) -> Examples:
-    """The same in one row."""
+    """The examples flattened to rows."""
     x, labels, weights = examples
     return Examples(x.reshape(-1, x.shape[-1]), labels.reshape(-1), weights.reshape(-1))

@@ -84,7 +84,7 @@ def log_posterior(
 
 
 def _odds(logits: jax.Array, axis: int) -> Odds:
-    """Of every class against all others, with log q to its last bits: it is divided by, so may not vanish."""
+    """Odds of every class against all others, with q > 0 and log q to its last bits."""
     indices = lax.broadcasted_iota(jnp.int32, logits.shape, axis)
     top = indices == jnp.expand_dims(lax.argmax(logits, axis, jnp.int32), axis)
     # The highest logit by its index, not as a maximum: at ties that one would have another derivative.

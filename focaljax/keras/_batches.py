@@ -1,4 +1,4 @@
-"""What Keras hands to a loss or a metric, as focaljax wants it."""
+"""Converts what Keras passes to a loss or a metric."""
 
 from typing import Any
 
