@@ -300,7 +300,7 @@ def test_trees():
     np.testing.assert_allclose(
         outcome.stopped.validation["nll"][..., :3], outcome.nll[:, 0].min(0), rtol=1e-5
     )
-    assert (outcome.end.test["balanced_accuracy"] > 0.4).all()
+    assert (outcome.nll[-1, ..., :2] < np.log(3)).all()  # what scores of 0 have
     said = outcome.numbers()
     assert said["training"]["model"].startswith("LightGBM")
     assert "after the round of lowest plain NLL" in " ".join(said["caveats"])

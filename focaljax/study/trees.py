@@ -15,6 +15,7 @@ from scipy.special import log_softmax
 
 from focaljax.boosting import Objective
 from focaljax.study.errors import StudyError
+from focaljax.study.folds import LARGE
 from focaljax.study.network import Progress, Study, silent
 
 OPTIONS = {"learning_rate": 0.1, "num_leaves": 15, "min_sum_hessian_in_leaf": 1e-4, "verbose": -1, "seed": 0}
@@ -55,10 +56,9 @@ def fit(study: Study, progress: Progress = silent) -> Trees:
     what = f"training {boosters.size} boosters"
     for done, (s, k) in enumerate(np.ndindex(study.shape[:2])):
         roles = study.folds.roles(s, k)
-        train, *held_out = (
-            lightgbm.Dataset(features[rows], problem.labels[rows], categorical_feature=categories)
-            for rows in roles
-        )
+        tables = [{"data": features[rows], "label": problem.labels[rows]} for rows in roles]
+        train = lightgbm.Dataset(**tables[0], categorical_feature=categories)
+        held_out = [lightgbm.Dataset(**table, reference=train) for table in tables[1:]]
         for a, setting in enumerate(study.trained):
             progress(what, done * len(study.trained) + a, boosters.size)
             counts = study.folds.class_counts[s, k]
@@ -67,8 +67,8 @@ def fit(study: Study, progress: Progress = silent) -> Trees:
             train.set_init_score(start)
             boosters[s, k, a], nll[:, :, s, k, a] = _run(study, objective, train, held_out)
             if not np.isfinite(nll[:, :, s, k, a]).all():
-                where = f"{setting.name}, seed {study.folds.seeds[s]}, fold {k + 1}"
-                raise StudyError(f"training diverged with {where}")
+                run = f"{setting.name}, seed {study.folds.seeds[s]}, fold {k + 1}"
+                raise StudyError(f"training diverged with {run}")
     progress(what, boosters.size, boosters.size)
     return Trees(study, features, boosters, nll)
 
@@ -76,9 +76,8 @@ def fit(study: Study, progress: Progress = silent) -> Trees:
 def _run(study: Study, objective: Objective, train: Any, held_out: list[Any]) -> tuple[Any, np.ndarray]:
     """Return a booster and the NLL [rounds, 2] of its held-out rows."""
     options = OPTIONS | {"objective": objective, "num_class": len(study.problem.class_names)}
+    options["num_threads"] = 1 if len(study.problem.labels) < LARGE else 0  # all would wait for each other
     curves, names = {}, ["validation", "test"]
-    for data in held_out:
-        data.set_reference(train)
     measured = {"valid_sets": held_out, "valid_names": names, "feval": _plain_nll}
     recorded = [lightgbm.record_evaluation(curves)]
     booster = lightgbm.train(options, train, study.epochs, **measured, callbacks=recorded)
