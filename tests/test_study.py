@@ -325,29 +325,36 @@ def test_a_hundred_classes_have_legible_pictures():
 # What an interruption and a full disk leave.
 
 
-def started(*arguments: object, blocks: int | None = None) -> subprocess.Popen:
+MODULE = (sys.executable, "-m", "focaljax")
+SCRIPT = (str(Path(sys.executable).with_name("focaljax")),)
+
+
+def started(
+    *arguments: object, program: tuple[str, ...] = MODULE, blocks: int | None = None
+) -> subprocess.Popen:
     """Start the program; with `blocks` no file may grow beyond so many blocks."""
     limit = ["bash", "-c", f'ulimit -f {blocks}; exec "$@"', "bash"] if blocks else []
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(focaljax.__file__).parents[1])}
-    command = [*limit, sys.executable, "-m", "focaljax", *map(str, arguments)]
+    command = [*limit, *program, *map(str, arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
 
 
 @pytest.mark.parametrize(
-    ("seconds", "number"),
+    ("seconds", "number", "program"),
     [
-        (1.0, signal.SIGINT),
-        (2.0, signal.SIGTERM),
-        (4.0, signal.SIGINT),
-        (7.0, signal.SIGINT),
-        (11.0, signal.SIGINT),
+        (1.0, signal.SIGINT, MODULE),
+        (1.0, signal.SIGINT, SCRIPT),
+        (2.0, signal.SIGTERM, MODULE),
+        (4.0, signal.SIGINT, MODULE),
+        (7.0, signal.SIGINT, SCRIPT),
+        (11.0, signal.SIGINT, MODULE),
     ],
 )
-def test_an_interruption_at_any_second_is_one_line(seconds: float, number: signal.Signals, tmp_path: Path):
+def test_an_interruption_at_any_second_is_one_line(seconds, number, program, tmp_path: Path):
     """While modules are imported, files read, programs compiled, and runs trained."""
-    program = started("--epochs", 100_000, "--out", tmp_path / "out")
+    program = started("--epochs", 100_000, "--out", tmp_path / "out", program=program)
     time.sleep(seconds)
     program.send_signal(number)
     out, error = program.communicate(timeout=60)
@@ -471,7 +478,8 @@ def test_a_missing_demo_extra_is_named_but_help_needs_none(monkeypatch: pytest.M
     assert said.err == "focaljax: error: pandas, rich not found; pip install focaljax[demo]\n"
 
 
-def test_the_module_is_the_program():
-    program = started("--version")
-    assert program.communicate(timeout=60) == (f"focaljax {focaljax.__version__}\n", "")
-    assert program.returncode == 0
+@pytest.mark.parametrize("program", [MODULE, SCRIPT], ids=["module", "script"])
+def test_the_module_and_the_script_are_the_program(program):
+    running = started("--version", program=program)
+    assert running.communicate(timeout=60) == (f"focaljax {focaljax.__version__}\n", "")
+    assert running.returncode == 0
