@@ -170,7 +170,7 @@ def inverse_frequency(
       counts: How often each class was seen, [C], at least 0; or the state of a :class:`ClassCounts`.
       power: 1 makes all classes weigh the same in the sum, 0.5 is the square root that is usual for long
         tails, 0 is no weights.
-      normalize: A name from the table at the top of this file.
+      normalize: A name from the table of :mod:`focaljax.class_weights`.
       unseen: The weight of a class with the count 0.
 
     Returns:
@@ -216,7 +216,7 @@ def effective_number(
     Args:
       counts: How often each class was seen, [C], at least 0; or the state of a :class:`ClassCounts`.
       beta: In [0, 1]; the paper's are 0.9, 0.99, 0.999 and 0.9999.
-      normalize: A name from the table at the top of this file; the paper's is "classes".
+      normalize: A name from the table of :mod:`focaljax.class_weights`; the paper's is "classes".
       unseen: The weight of a class with the count 0.
 
     Returns:

@@ -1,16 +1,6 @@
 """Weights, masks and reductions of losses.
 
-With losses v and weights w, both of one shape with n entries:
-
-========================================  =========================
-``"sum_over_batch_size"``, ``"mean"``     sum(w v) / n
-the same, with a `normalizer` c           sum(w v) / max(sum(c), 1)
-``"mean_with_sample_weight"``             sum(w v) / sum(w)
-``"sum"``                                 sum(w v)
-``"none"``, None                          w v
-========================================  =========================
-
-What holds for the whole file:
+What holds for all of them:
 
 * **Empty batch.** A mean divides by zero where nothing was counted: it is then 0, with gradient 0.
 * **Silence.** A weight of exactly 0 silences NaN and infinite losses, in value and gradient. The
@@ -43,7 +33,17 @@ def reduce_loss(
     normalizer: Values | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    """Weighs the losses and gathers them by the table at the top of this file.
+    """Weighs, masks and reduces losses.
+
+    With losses v and weights w, both of one shape with n entries:
+
+    ========================================  =========================
+    ``"sum_over_batch_size"``, ``"mean"``     sum(w v) / n
+    the same, with a `normalizer` c           sum(w v) / max(sum(c), 1)
+    ``"mean_with_sample_weight"``             sum(w v) / sum(w)
+    ``"sum"``                                 sum(w v)
+    ``"none"``, None                          w v
+    ========================================  =========================
 
     An entry that `where` leaves out has weight 0 and is not counted in n, so that a mean is over
     the valid entries only. Inside `jax.shard_map` or `jax.vmap`, `axis_name` gathers over that axis
