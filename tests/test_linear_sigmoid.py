@@ -14,7 +14,6 @@ from test_linear import STRATEGIES, assert_same, factors, operands, program
 from focaljax import linear_sigmoid_focal_loss, reduce_loss, sigmoid_focal_loss_with_integer_labels
 from focaljax.terms import Asymmetric, Detached, Focal, Poly
 
-pytestmark = pytest.mark.unoptimized
 ROWS, WIDTH, CLASSES, LABELS = 12, 5, 32, 7  # chunks of 4 divide them
 OPTIONS = {
     "plain": {},
