@@ -123,7 +123,7 @@ def local(labels: jax.Array, classes: int, name: AxisName | None) -> jax.Array:
 
 def part(option: jax.Array, axis: int, classes: int, name: AxisName | None) -> jax.Array:
     """Of an option with an entry for every class, those of this shard's `classes`."""
-    if option.shape[axis] in (1, classes):
+    if name is None or option.shape[axis] in (1, classes):
         return option
     return lax.dynamic_slice_in_dim(option, index(name) * classes, classes, axis)
 

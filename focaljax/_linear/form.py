@@ -59,12 +59,12 @@ def form(losses: Any, gradient: Any) -> Form:
     def each_bwd(how, operands, ct):
         return _with_fixed(gradient(how, *operands, ct[0])[1])
 
-    def total_or_each(how, *operands):
+    def total_or_each(how: Any, *operands: Any) -> Any:
         """Gradients that wait are those of one cotangent for all devices, so where JAX tracks the axis."""
         if _sharding.is_tracked(how.name):
             return total(how, *operands)
-        found, logs = each(how, *operands)
-        return jnp.sum(found), logs
+        found: Any = each(how, *operands)
+        return jnp.sum(found[0]), found[1]
 
     total.defvjp(total_fwd, total_bwd)
     each.defvjp(each_fwd, each_bwd)

@@ -114,7 +114,7 @@ def make(features: Any, labels: Any, name: str = "the data", notes: Sequence[str
 
 def unique(names: Iterable[str]) -> list[str]:
     """Return names of which each is there once: a, a.1, a.2."""
-    return list(dedup_names(list(names), is_potential_multiindex=False))
+    return [str(name) for name in dedup_names(list(names), is_potential_multiindex=False)]
 
 
 def renamed(names: Iterable[Any], found: Sequence[str]) -> list[str]:

@@ -70,7 +70,7 @@ class Folds:
                 rows[s, k] = shuffled[_trains(of, k, self.count)][: rows.shape[-1]]
         yield from rows.reshape(*rows.shape[:2], parts, steps, batch).transpose(2, 0, 1, 3, 4)
 
-    def roles(self, s: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def roles(self, s: int, k: int) -> tuple[np.ndarray, ...]:
         """Return the rows that a run trains, validates and tests on."""
         of, last = self.of[s], validation_fold(k, self.count)
         return tuple(np.flatnonzero(mine) for mine in (_trains(of, k, self.count), of == last, of == k))

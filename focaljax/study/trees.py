@@ -56,9 +56,9 @@ def fit(study: Study, progress: Progress = silent) -> Trees:
     what = f"training {boosters.size} boosters"
     for done, (s, k) in enumerate(np.ndindex(study.shape[:2])):
         roles = study.folds.roles(s, k)
-        tables = [{"data": features[rows], "label": problem.labels[rows]} for rows in roles]
-        train = lightgbm.Dataset(**tables[0], categorical_feature=categories)
-        held_out = [lightgbm.Dataset(**table, reference=train) for table in tables[1:]]
+        tables = [(features[rows], problem.labels[rows]) for rows in roles]
+        train = lightgbm.Dataset(*tables[0], categorical_feature=categories)
+        held_out = [lightgbm.Dataset(*table, reference=train) for table in tables[1:]]
         for a, setting in enumerate(study.trained):
             progress(what, done * len(study.trained) + a, boosters.size)
             counts = study.folds.class_counts[s, k]
