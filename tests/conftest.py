@@ -33,14 +33,14 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-# What `-m "not slow"` runs: rules about arguments, the house, and the losses of soft labels by the oracle.
-QUICK = ("api", "arguments", "class_weights", "dense", "docs", "layers", "recipes", "types", "verdict")
+# What `-m "not slow"` runs: rules about arguments, the house, README's programs, other libraries' formulas.
+QUICK = ("api", "arguments", "class_weights", "docs", "layers", "recipes", "types", "verdict")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One file after the other, in each the form of CPU first: in between JAX forgets its programs."""
     for item in items:
-        if item.path.stem.removeprefix("test_") not in QUICK or "howto" in item.name:
+        if item.path.stem.removeprefix("test_") not in QUICK or "docs/" in item.nodeid:
             item.add_marker("slow")
     files = {path: i for i, path in enumerate(dict.fromkeys(item.path for item in items))}
     items.sort(key=lambda item: (files[item.path], FORMS.index(form_of(item))))
