@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "focaljax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 DOOR = "focaljax"  # __init__.py: re-exports and nothing else; only the top floors come in through it
-OPEN = {DOOR, "boosting", "calibration", "class_weights", "metrics", "terms"}  # rooms with a public name of their own
+OPEN = {DOOR, "boosting", "calibration", "class_weights", "metrics", "terms"}  # rooms with a public name
 FLOORS = {
     "_entries": 0,
     "_exact": 0,
