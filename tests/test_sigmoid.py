@@ -1,5 +1,6 @@
 """The sigmoid operation against the oracle: value, every gradient, second derivative, infinite logits."""
 
+import functools
 from functools import partial
 
 import cases
@@ -223,41 +224,51 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("kind", LABELS)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"alpha": 0.25, "gamma": 0.5},
-        {"alpha": [0.1, 0.9, 0.5, 0.7], "label_smoothing": 0.1},
-        {"term": Poly(1.0, [[0.5]])},
-        {"term": Asymmetric(0.5, 3.0, 0.1), "alpha": 0.75},
-    ],
+OPTIONS = (
+    {},
+    {"alpha": 0.25, "gamma": 0.5},
+    {"alpha": [0.1, 0.9, 0.5, 0.7], "label_smoothing": 0.1},
+    {"term": Poly(1.0, [[0.5]])},
+    {"term": Asymmetric(0.5, 3.0, 0.1), "alpha": 0.75},
 )
-@pytest.mark.parametrize("axis", [-1, 0])
-def test_indices_of_positives_are_their_labels(kind, options, axis):
+
+
+def factors(losses):
+    return jnp.cos(jnp.arange(losses.size, dtype=losses.dtype)).reshape(losses.shape)
+
+
+@functools.cache
+def of_dense(options):
+    """One program for all labels."""
+
+    def total(logits, moving, dense):
+        fixed = {name: x for name, x in OPTIONS[options].items() if name == "label_smoothing"}
+        losses = sigmoid_focal_loss(logits, dense, **moving, **fixed)
+        return jnp.sum(factors(losses) * losses)
+
+    return jax.jit(jax.value_and_grad(total, (0, 1)))
+
+
+@pytest.mark.parametrize(("kind", "axis"), [*((kind, -1) for kind in LABELS), ("lists", 0)])
+@pytest.mark.parametrize("options", range(len(OPTIONS)))
+def test_indices_of_positives_are_their_labels(kind, axis, options):
     """In value and every gradient; duplicates and what is no class too."""
     labels = LABELS[kind]
     logits = jnp.asarray(np.random.default_rng(2).normal(size=(*ROWS, CLASSES)), jnp.float32)
-    dense = one_hot(labels, CLASSES)
     given = labels[..., 0] if kind == "one" else labels.astype(np.int16)
-    moving = {name: x for name, x in options.items() if name != "label_smoothing"}
-    fixed = {name: x for name, x in options.items() if name == "label_smoothing"}
+    moving = {name: x for name, x in OPTIONS[options].items() if name != "label_smoothing"}
     moving = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), moving)
 
     def of_indices(logits, moving):
         z = jnp.moveaxis(logits, -1, axis)
-        found = sigmoid_focal_loss_with_integer_labels(z, jnp.asarray(given), axis=axis, **moving, **fixed)
-        return jnp.sum(
-            jnp.cos(jnp.arange(found.size, dtype=found.dtype)).reshape(logits.shape)
-            * jnp.moveaxis(found, axis, -1)
+        losses = sigmoid_focal_loss_with_integer_labels(
+            z, jnp.asarray(given), axis=axis, **OPTIONS[options] | moving
         )
+        losses = jnp.moveaxis(losses, axis, -1)
+        return jnp.sum(factors(losses) * losses)
 
-    def of_dense(logits, moving):
-        found = sigmoid_focal_loss(logits, dense, **moving, **fixed)
-        return jnp.sum(jnp.cos(jnp.arange(found.size, dtype=found.dtype)).reshape(logits.shape) * found)
-
-    found, want = (jax.jit(jax.value_and_grad(f, (0, 1)))(logits, moving) for f in (of_indices, of_dense))
+    found = jax.jit(jax.value_and_grad(of_indices, (0, 1)))(logits, moving)
+    want = of_dense(options)(logits, moving, one_hot(labels, CLASSES))
     chex.assert_trees_all_close(found, want, rtol=tolerances.rtol("same"), atol=tolerances.rtol("same"))
 
 
