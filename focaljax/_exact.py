@@ -38,9 +38,9 @@ def two_sum(a: jax.Array, b: jax.Array) -> Pair:
 def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """``x - y`` and its rounding error, exactly; the error of an infinite difference is 0, never NaN."""
     gap = x - y
-    x, y = lax.stop_gradient((x, y))
-    y = jnp.where(jnp.isfinite(y), y, 0)
-    return gap, two_sum(jnp.where(jnp.isfinite(x - y), x, y), -y)[1]
+    finite = lax.stop_gradient(jnp.isfinite(gap))
+    x, y = (jnp.where(finite, lax.stop_gradient(one), 0) for one in (x, y))
+    return gap, two_sum(x, -y)[1]
 
 
 def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:
