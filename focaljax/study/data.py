@@ -9,11 +9,11 @@ in silence: the problem's notes name every column and row that is.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.io.common import dedup_names
 
 from focaljax.study.errors import StudyError
 
@@ -113,8 +113,12 @@ def make(features: Any, labels: Any, name: str = "the data", notes: Sequence[str
 
 
 def unique(names: Iterable[str]) -> list[str]:
-    """Return names of which each is there once: a, a.1, a.2."""
-    return [str(name) for name in dedup_names(list(names), is_potential_multiindex=False)]
+    """Return names of which each is there once, as pandas reads them: a, a.1, a.2."""
+    found: dict[str, None] = {}
+    for name in names:
+        tries = (f"{name}.{i}" if i else name for i in count())
+        found[next(new for new in tries if new not in found)] = None
+    return list(found)
 
 
 def renamed(names: Iterable[Any], found: Sequence[str]) -> list[str]:

@@ -85,10 +85,8 @@ def compare(
         raise StudyError(f"expected finite gammas of at least 0, got {gammas}")
     if alphas is not None and not (alphas and {*alphas} <= {*settings.ALPHAS}):
         raise StudyError(f"expected alphas out of {', '.join(settings.ALPHAS)}; got {alphas}")
-    for option, value, least in (
-        *(("folds", folds, LEAST), ("seeds", seeds, 1), ("epochs", epochs, 1)),
-        *(("margin", margin, 0.0), ("seed", seed, 0)),
-    ):
+    whole = (("folds", folds, LEAST), ("seeds", seeds, 1), ("epochs", epochs, 1), ("seed", seed, 0))
+    for option, value, least in (*whole, ("margin", margin, 0.0)):
         if value is not None and not value >= least:
             raise StudyError(f"expected {option} of at least {least}, got {value!r}")
     kind = _model(model)
