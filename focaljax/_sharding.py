@@ -78,7 +78,7 @@ def index(name: AxisName) -> jax.Array:
     try:
         return lax.axis_index(name)
     except NameError as error:  # the axis was there for the loss, but JAX batches its derivative without it
-        raise NotImplementedError(
+        raise ValueError(
             f"The gradient of a loss with axis_name={name!r} must be taken inside `jax.vmap`, not around it."
         ) from error
 

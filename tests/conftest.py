@@ -47,17 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forget_programs(request: pytest.FixtureRequest):
-    """Frees the compiled programs of a file, which all together are gigabytes.
-
-    A file of the mark `unoptimized` has XLA make machine code of the same program in half the time.
-    """
+def forget_programs():
+    """Frees the compiled programs of a file, which all together are gigabytes."""
+    yield
     import jax
 
-    option, before = "jax_disable_most_optimizations", jax.config.read("jax_disable_most_optimizations")
-    jax.config.update(option, before or request.node.get_closest_marker("unoptimized") is not None)
-    yield
-    jax.config.update(option, before)
     jax.clear_caches()
 
 

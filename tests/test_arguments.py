@@ -33,8 +33,6 @@ from focaljax import (
 from focaljax.keras import losses as losses_of_keras
 from focaljax.keras import metrics as metrics_of_keras
 
-pytestmark = pytest.mark.unoptimized
-
 N, C = 4, 3
 Z = jnp.ones((N, C))
 SQUARE = jnp.ones((C, C))

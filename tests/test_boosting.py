@@ -30,7 +30,6 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.metrics import roc_auc_score
 from sklearn.multioutput import MultiOutputClassifier
 
-pytestmark = pytest.mark.unoptimized
 GAMMAS = (0.0, 0.5, 2.0, 5.0)
 LOGITS = np.linspace(-40, 40, 41, dtype=np.float32)  # times 4 gammas and 2 answers: 328 questions
 RNG = np.random.default_rng(0)

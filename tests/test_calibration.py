@@ -23,8 +23,6 @@ from focaljax.calibration import (
     log_posterior,
 )
 
-pytestmark = pytest.mark.unoptimized
-
 U = 2.0**-24
 POSTERIORS = np.array(
     [

@@ -11,7 +11,7 @@ from jax.experimental import checkify
 import focaljax
 from focaljax import linear_sigmoid_focal_loss, linear_softmax_focal_loss
 
-pytestmark = [pytest.mark.unoptimized, pytest.mark.usefixtures("one_device")]
+pytestmark = pytest.mark.usefixtures("one_device")
 
 ROWS, CLASSES, WIDTH = 6, 40, 4  # more classes than a mask is best for on CPU
 RNG = np.random.default_rng(0)

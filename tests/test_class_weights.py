@@ -16,8 +16,6 @@ from sklearn.utils.class_weight import compute_class_weight
 from focaljax import class_weights, softmax_focal_loss_with_integer_labels
 from focaljax.class_weights import ClassCounts, CountState, effective_number, inverse_frequency
 
-pytestmark = pytest.mark.unoptimized
-
 U = 2.0**-24
 RTOL = 16 * U  # a quotient of sums of C terms; nothing cancels
 LONG_TAIL = np.array([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])  # CIFAR-10-LT, factor 100

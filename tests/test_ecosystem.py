@@ -15,7 +15,7 @@ from focaljax import calibration, class_weights, metrics
 from focaljax.clu import metric_class
 
 FOCAL = metrics.SparseCategoricalFocalCrossentropy(from_logits=True)
-pytestmark = [pytest.mark.unoptimized, pytest.mark.usefixtures("jax_defaults")]
+pytestmark = pytest.mark.usefixtures("jax_defaults")
 
 
 def batch(n=24, seed=0):

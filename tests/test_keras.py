@@ -20,11 +20,7 @@ from focaljax.keras import losses, metrics  # noqa: E402
 
 # Keras writes weights by np.array of a variable, in NumPy 1's manner.
 OLD_ARRAY = "ignore:__array__ implementation doesn't accept:DeprecationWarning"
-pytestmark = [
-    pytest.mark.filterwarnings(OLD_ARRAY),
-    pytest.mark.unoptimized,
-    pytest.mark.usefixtures("jax_defaults"),
-]
+pytestmark = [pytest.mark.filterwarnings(OLD_ARRAY), pytest.mark.usefixtures("jax_defaults")]
 ROOT = Path(__file__).parents[1]
 NAMES = ("CategoricalFocalCrossentropy", "SparseCategoricalFocalCrossentropy", "BinaryFocalCrossentropy")
 LOSSES = [getattr(losses, name) for name in NAMES]

@@ -32,8 +32,6 @@ from focaljax._softmax import cpu
 from focaljax._softmax.dense import dense
 from focaljax._softmax.indexed import indexed
 
-pytestmark = pytest.mark.unoptimized
-
 ROWS, CLASSES = 6, 5
 
 

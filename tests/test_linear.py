@@ -11,7 +11,6 @@ import tolerances
 import focaljax
 from focaljax import linear_softmax_focal_loss
 
-pytestmark = pytest.mark.unoptimized
 # Chunks of 4, 6 and 12 divide them: what is left over is another body to compile, and has a test of its own.
 ROWS, WIDTH, CLASSES = 12, 5, 36
 STRATEGIES = ("rows", "classes")

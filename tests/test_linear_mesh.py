@@ -22,7 +22,6 @@ from bench import __main__ as command
 from bench import hlo, results, tables
 from bench import linear as bench
 
-pytestmark = pytest.mark.unoptimized
 SPECS = {
     "inputs": P("data"),
     "kernel": P(None, "model"),

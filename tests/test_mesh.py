@@ -19,8 +19,6 @@ from jax.sharding import PartitionSpec as P
 import focaljax
 from focaljax._softmax import cpu
 
-pytestmark = pytest.mark.unoptimized
-
 C = 8
 SHARDINGS = {
     "examples": P(("data", "model"), None),

@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 
 from focaljax import crossentropy, metrics
 
-pytestmark = pytest.mark.unoptimized
 U = 2.0**-24  # unit roundoff of float32
 EXACT = 2.0**-44  # of a double-float sum: up to 80 additions of 3 u^2, and in practice far more
 METRICS = (

@@ -17,7 +17,7 @@ from focaljax import calibration, metrics
 from focaljax.nnx import Metric
 
 FOCAL = metrics.SparseCategoricalFocalCrossentropy(from_logits=True)
-pytestmark = [pytest.mark.unoptimized, pytest.mark.usefixtures("jax_defaults")]
+pytestmark = pytest.mark.usefixtures("jax_defaults")
 
 
 def batches(n=50, parts=3):

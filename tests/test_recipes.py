@@ -21,8 +21,6 @@ from focaljax import (
 )
 from focaljax.terms import Asymmetric, Detached, Focal, Poly, Term
 
-pytestmark = pytest.mark.unoptimized
-
 RNG = np.random.default_rng(0)
 ROWS, CLASSES = 6, 4
 LOGITS = 3 * RNG.normal(size=(ROWS, CLASSES))

@@ -13,7 +13,6 @@ from keras.src.losses.loss import reduce_weighted_values
 import focaljax
 from focaljax.reductions import counted, masked, reduce_loss, weigh
 
-pytestmark = pytest.mark.unoptimized
 U = 2.0**-24  # unit roundoff of float32
 MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 REDUCTIONS = (*MEANS, "sum")

@@ -27,8 +27,6 @@ from focaljax import (
     sparse_categorical_focal_crossentropy,
 )
 
-pytestmark = pytest.mark.unoptimized
-
 ROWS, CLASSES, WIDTH = 4, 3, 2
 HIDDEN = np.array([True, False, False, True])
 OUTSIDE = 7  # a label that is no class

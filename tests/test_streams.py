@@ -12,8 +12,6 @@ from jax.sharding import PartitionSpec as Spec
 
 from focaljax import calibration, class_weights, metrics
 
-pytestmark = pytest.mark.unoptimized
-
 Y, P = jnp.array([0, 2, 1, 1]), jax.nn.softmax(jnp.arange(12.0).reshape(4, 3))
 STREAMS = {
     "mean": metrics.SparseCategoricalFocalCrossentropy(),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+lightgbm = pytest.importorskip("lightgbm")
 optax = pytest.importorskip("optax")
 pytest.importorskip("pandas")
 pytest.importorskip("jinja2")
@@ -15,6 +16,7 @@ sklearn_metrics = pytest.importorskip("sklearn.metrics")
 sklearn_weights = pytest.importorskip("sklearn.utils.class_weight")
 
 from focaljax import softmax_focal_loss_with_integer_labels  # noqa: E402
+from focaljax.boosting import Objective  # noqa: E402
 from focaljax.calibration import ExpectedCalibrationError, fit_temperature, log_posterior  # noqa: E402
 from focaljax.study import data, folds, measures, network  # noqa: E402
 from focaljax.study.errors import StudyError  # noqa: E402
@@ -261,6 +263,24 @@ def test_the_recommended_call_is_the_loss_that_was_trained(setting: Setting):
     np.testing.assert_allclose(names["losses"], trained, rtol=1e-5)
     if setting.alpha == POST_HOC:
         np.testing.assert_allclose(names["logits"], logits - log_priors(counts)[None, :], rtol=1e-5)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_the_recommended_objective_is_the_one_that_trees_were_trained_with(setting: Setting):
+    counts = np.array([60, 30, 10])
+    train_labels, scores = np.repeat(np.arange(3), counts), np.random.default_rng(2).normal(size=(100, 3))
+    names: dict[str, Any] = {"train_labels": train_labels, "logits": scores.copy()}
+    exec(setting.call(3, trees=True), names)
+    trained = Objective("softmax", gamma=setting.gamma, alpha=setting.class_weights(counts))
+    for found, wanted in zip(
+        names["objective"](train_labels, scores), trained(train_labels, scores), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    start = np.broadcast_to(setting.logit_shift(counts), (100, 3))
+    np.testing.assert_allclose(names.get("init_score", np.zeros((100, 3))), start, rtol=1e-6)
+    lightgbm.Dataset(scores, train_labels, init_score=names.get("init_score")).construct()
+    if setting.alpha == POST_HOC:
+        np.testing.assert_allclose(names["logits"], scores - log_priors(counts), rtol=1e-5)
 
 
 def test_cross_entropy_is_first_and_nothing_runs_twice():

@@ -59,16 +59,23 @@ def form(losses: Any, gradient: Any) -> Form:
     def each_bwd(how, operands, ct):
         return _with_fixed(gradient(how, *operands, ct[0])[1])
 
-    def total_or_each(how: Any, *operands: Any) -> Any:
-        """Gradients that wait are those of one cotangent for all devices, so where JAX tracks the axis."""
-        if _sharding.is_tracked(how.name):
-            return total(how, *operands)
-        found: Any = each(how, *operands)
-        return jnp.sum(found[0]), found[1]
+    def total_or_summed(how: Any, *operands: Any) -> Any:
+        """Gradients can wait for one cotangent of all devices, as where JAX tracks the axis."""
+        return (total if _sharding.is_tracked(how.name) else summed(each))(how, *operands)
 
     total.defvjp(total_fwd, total_bwd)
     each.defvjp(each_fwd, each_bwd)
-    return Form(total_or_each, each)
+    return Form(total_or_summed, each)
+
+
+def summed(each: Operation) -> Operation:
+    """The sum of the losses of `each`, whose backward pass computes the logits again."""
+
+    def total(how: Any, *operands: Any) -> Any:
+        losses, logs = each(how, *operands)
+        return jnp.sum(losses), logs
+
+    return total
 
 
 def _with_fixed(gradients):

@@ -240,9 +240,8 @@ def _fixed(operands, everywhere, how, static):
     every = classes * _sharding.shards(how.name)
     labels = operands.labels.reshape(math.prod(shape), *operands.labels.shape[len(shape) :])
     labels = _sharding.vary(labels, everywhere - frozenset(_sharding.names(how.name)))
-    counts = (
-        labels == labels if static.ignored is None else labels != static.ignored
-    )  # each lies where they do
+    # Made of the labels in both cases, so that it lies where they do.
+    counts = labels == labels if static.ignored is None else labels != static.ignored
     counts = counts if labels.ndim == 1 else jnp.all(counts, 1)
     kept, count = None, jnp.asarray(every, wide(operands.inputs.dtype))
     if operands.where is not None:

@@ -46,7 +46,8 @@ def of_rows(z: jax.Array, fixed: Fixed, rows: Rows, classes: Classes | None, how
 
     def pull_back(ct):
         dz, d_rows, d_classes = unpenalised(ct)
-        return dz + d_penalty(z, rows, lse, ct, how), d_rows_of(rows, d_rows, lse, ct), d_classes
+        dz = dz + d_penalty(z, penalty_slope(rows, lse, ct, how), lse)
+        return dz, d_rows_of(rows, d_rows, lse, ct), d_classes
 
     return loss + penalty(rows, lse), logged(seen(z, mine.labels, how), lse, how), pull_back
 
@@ -87,17 +88,11 @@ def _of_integers(z, fixed, mine, rows, classes, how) -> Any:
     loss = indexed.losses(stats, rows.weight, rows.term)
 
     def pull_back(ct):
-        slope = slopes(stats, rows, ct, how)
+        slope = indexed.slopes(stats, rows.weight, rows.term, ct, how.name)
         dz = indexed.spread(z, mine.labels, slope, stats, 1, how.name)
         return dz, Rows(slope.alpha, slope.term), None
 
     return loss, lse_of_rivals(stats), pull_back
-
-
-def slopes(stats: statistics.Rivals, rows: Rows, ct: jax.Array, how: How) -> indexed.Slopes:
-    """The gradients that the statistics decide; that by the target is of the losses of all devices."""
-    slope = indexed.slopes(stats, rows.weight, rows.term, ct)
-    return slope._replace(target=_sharding.cotangent(slope.target, how.name))
 
 
 def _of_soft(z, fixed, mine, rows, classes, how) -> Any:
@@ -108,8 +103,7 @@ def _of_soft(z, fixed, mine, rows, classes, how) -> Any:
     loss, totals = dense.sums(z, weights, term, peak, 1, how.name)
 
     def pull_back(ct):
-        every_ct = _sharding.cotangent(ct, how.name)
-        found = dense.gradients(z, weights, term, peak, totals, every_ct, 1, how.name)
+        found = dense.gradients(z, weights, term, peak, totals, ct, 1, how.name)
         return found.logits, *unfold((found.weights, found.term))
 
     return jnp.squeeze(loss, 1), lse_of_peak(z, every, how.name), pull_back
@@ -172,11 +166,15 @@ def penalty(rows: Rows, lse: jax.Array) -> jax.Array:
     return jnp.zeros_like(lse) if rows.zeta is None else scaled(rows.zeta, lse * lse)
 
 
-def d_penalty(z: jax.Array, rows: Rows, lse: jax.Array, ct: jax.Array, how: How) -> jax.Array:
-    """Derivative of the penalty by the logits of some classes."""
-    if rows.zeta is None:
+def penalty_slope(rows: Rows, lse: jax.Array, ct: jax.Array, how: How) -> jax.Array | None:
+    """Derivative of the penalties, weighed by `ct`, by their logsumexp; None without a zeta."""
+    return None if rows.zeta is None else _sharding.cotangent(scaled(2 * rows.zeta * ct, lse), how.name)
+
+
+def d_penalty(z: jax.Array, slope: jax.Array | None, lse: jax.Array) -> jax.Array:
+    """Derivative of the penalties by the logits of some classes."""
+    if slope is None:
         return jnp.zeros((), z.dtype)
-    slope = _sharding.cotangent(scaled(2 * rows.zeta * ct, lse), how.name)
     return scaled(slope[:, None], jnp.exp(z - lse[:, None]))
 
 

@@ -21,7 +21,7 @@ from focaljax import _sharding
 from focaljax._exact import wide
 from focaljax._linear import by_rows, chunks, layer, softmax
 from focaljax._linear.chunks import zeros
-from focaljax._linear.form import Form, form
+from focaljax._linear.form import Form, form, summed
 from focaljax._linear.layer import Classes, Rows
 from focaljax._softmax import dense, indexed, statistics
 
@@ -29,12 +29,6 @@ from focaljax._softmax import dense, indexed, statistics
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _each(how, x, head, fixed, rows, classes) -> Any:
     return _forward(how, x, head, fixed, rows, classes)[:2]
-
-
-def _total(how, x, head, fixed, rows, classes):
-    each: Any = _each
-    losses, logs = each(how, x, head, fixed, rows, classes)
-    return jnp.sum(losses), logs
 
 
 def _each_fwd(how, *operands):
@@ -138,13 +132,14 @@ def _backward(how, x, head, fixed, rows, classes, stats, ct) -> Any:
     x = layer.silenced(x, rows, ct)
     pull_back = _pull_integers if classes is None else _pull_soft
     start, pull, finish, lse = pull_back(how, x, rows, classes, stats, ct)
+    slope = softmax.penalty_slope(rows, lse, ct, how)
 
     def step(sums, chunk):
         dx, others = sums
         z = layer.logits(x, chunk.head, how)
         capped = softmax.masked(layer.capped(z, how), chunk.fixed.kept)
         dz, found, d_options = pull(capped, chunk)
-        dz = dz + softmax.d_penalty(capped, rows, lse, ct, how)
+        dz = dz + softmax.d_penalty(capped, slope, lse)
         more, d_head = layer.d_head(x, chunk.head, chunk.fixed.kept, z, dz, how, stored=True)
         return (dx + more, jax.tree.map(jnp.add, others, found)), (d_head, d_options)
 
@@ -180,7 +175,7 @@ class _Pull(NamedTuple):
 
 def _pull_integers(how, x, rows, classes, stats, ct):
     del x, classes
-    slope = softmax.slopes(stats, rows, ct, how)
+    slope = indexed.slopes(stats, rows.weight, rows.term, ct, how.name)
 
     def of_chunk(z, chunk):
         return indexed.spread(z, chunk.fixed.labels, slope, stats, 1, None), (), None
@@ -214,5 +209,5 @@ def _logits(x, chunk, how):
 _each.defvjp(_each_fwd, _each_bwd)
 FORMS = {
     "rows": form(partial(by_rows.losses, softmax.of_rows), partial(by_rows.gradient, softmax.of_rows)),
-    "classes": Form(_total, _each),
+    "classes": Form(summed(_each), _each),
 }

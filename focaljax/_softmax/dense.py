@@ -67,7 +67,6 @@ def _fwd(logits, weights, term, axis, name, known):
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
 def _bwd(axis, name, residuals, ct):
     logits, weights, term, peak, totals = residuals
-    ct = _sharding.cotangent(ct, name)
     found = gradients(logits.astype(ct.dtype), weights, term, peak, totals, ct, axis, name)
     return found.logits.astype(logits.dtype), found.weights, found.term, None
 
@@ -110,7 +109,7 @@ def gradients(
     name: _sharding.AxisName | None,
 ) -> Gradients:
     """The gradients of the losses weighed by `ct`, one per row, for some classes of the rows."""
-    ct = jnp.expand_dims(ct, axis)
+    ct = jnp.expand_dims(_sharding.cotangent(ct, name), axis)
     peak, totals = _entries.apart((peak, totals))
     peak, undefined = statistics.settled(peak)
     silent = undefined & ((ct == 0) | ((totals.highest == 0) & (totals.lower == 0)))

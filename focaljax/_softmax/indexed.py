@@ -61,8 +61,7 @@ def _fwd(logits, labels, alpha, term, axis, name):
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
 def _bwd(axis, name, residuals, ct):
     logits, labels, alpha, term, stats = residuals
-    slope = slopes(stats, alpha, term, ct)
-    slope = slope._replace(target=_sharding.cotangent(slope.target, name))
+    slope = slopes(stats, alpha, term, ct, name)
     mine = _sharding.local(_entries.apart(labels), logits.shape[axis], name)
     exact = logits.dtype == alpha.dtype
     d_logits = spread(logits.astype(alpha.dtype), mine, slope, stats, axis, name, exact)
@@ -76,7 +75,9 @@ def losses(stats: Rivals, alpha: jax.Array, term: Term) -> jax.Array:
     return jnp.where(undefined, jnp.where(alpha == 0, 0, jnp.nan), loss)
 
 
-def slopes(stats: Rivals, alpha: jax.Array, term: Term, ct: jax.Array) -> Slopes:
+def slopes(
+    stats: Rivals, alpha: jax.Array, term: Term, ct: jax.Array, name: _sharding.AxisName | None
+) -> Slopes:
     """The gradients of ``sum(ct * losses)`` that follow from the statistics."""
     stats, undefined = statistics.settled(stats)
     odds = odds_of(stats)
@@ -88,7 +89,7 @@ def slopes(stats: Rivals, alpha: jax.Array, term: Term, ct: jax.Array) -> Slopes
 
     value = weighed(term, odds, jnp.ones_like(alpha))
     return Slopes(
-        target=-weighted(odds.q * term.pull(odds)),
+        target=_sharding.cotangent(-weighted(odds.q * term.pull(odds)), name),
         silent=silent,
         alpha=scaled(ct, jnp.where((alpha == 0) & jnp.isinf(value), 0, value)),
         term=jax.tree.map(weighted, by_options(term, odds)),
@@ -158,9 +159,8 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
         )
     silent, slope, base, inverse = (jnp.expand_dims(x, axis) for x in (silent, slope, base, inverse))
 
-    def share(
-        z,
-    ):  # a competitor is at most 65 above `base`; the target may be more, its slope 0: 0 * inf is NaN
+    def share(z):
+        # A competitor is at most 65 above `base`; the target may be more, its slope 0: 0 * inf is NaN.
         return -slope * (jnp.exp(jnp.minimum(z - base, 80)) * inverse)
 
     if few:

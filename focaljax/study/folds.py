@@ -77,16 +77,14 @@ class Folds:
 
     def measuring(self) -> Picks:
         """Return all rows to validate and to test on, [2, S, K, ...]."""
-        roles = np.arange(self.count)
-        roles = np.stack([validation_fold(roles, self.count), roles])
         most = max(np.bincount(of).max() for of in self.of)
         steps = -(-most // MEASURED)
         batch = -(-most // steps)
         shape = (2, len(self.seeds), self.count, steps * batch)
         rows, counts = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-        for role, s, k in np.ndindex(shape[:3]):
-            mine = np.flatnonzero(self.of[s] == roles[role, k])
-            rows[role, s, k, : len(mine)], counts[role, s, k, : len(mine)] = mine, 1.0
+        for s, k in np.ndindex(shape[1:3]):
+            for role, mine in enumerate(self.roles(s, k)[1:]):
+                rows[role, s, k, : len(mine)], counts[role, s, k, : len(mine)] = mine, 1.0
         return Picks(*(x.reshape(*shape[:3], steps, batch) for x in (rows, counts)))
 
 

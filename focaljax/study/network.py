@@ -25,7 +25,6 @@ from focaljax.study.settings import POST_HOC, Setting
 
 HIDDEN = 64
 LEARNING_RATE = 5e-3
-PASS, LAST = "epoch", "after the last epoch, when the learning rate is 0"
 DESCRIPTION = f"one hidden layer of {HIDDEN}; Adam, cosine schedule from {LEARNING_RATE}"
 
 Params = dict[str, jax.Array]
@@ -172,7 +171,7 @@ def fit(study: Study, progress: Progress = silent) -> Networks:
             progress(what, done, total)
             state, done = jax.block_until_ready(learn(state, loss, fold, part, rows)), done + 1
         state, nll[epoch] = measure(state, fold, picks, rows)
-        _check_finite(study, nll[epoch])
+        check_finite(study, nll[epoch])
     progress(what, done, total)
     return Networks(study, state, rows, fold, np.moveaxis(nll, -1, 1))
 
@@ -215,10 +214,9 @@ def _learner(study: Study) -> Callable[..., State]:
             x = inputs(study, mine, fold)
 
             def objective(params: Params) -> jax.Array:
-                logits, options = outputs(params, x) + loss.shift[None, :], {"gamma": loss.gamma}
-                losses = softmax_focal_loss_with_integer_labels(
-                    logits, mine.labels, alpha=loss.alpha, **options
-                )
+                logits = outputs(params, x) + loss.shift[None, :]
+                options = {"gamma": loss.gamma, "alpha": loss.alpha}
+                losses = softmax_focal_loss_with_integer_labels(logits, mine.labels, **options)
                 return reduce_loss(losses)
 
             gradient = jax.grad(objective)(state.params)
@@ -264,7 +262,8 @@ def _compile(program: Callable, *arguments: Any) -> Callable:
     return jax.jit(program, donate_argnums=0).lower(*arguments).compile()
 
 
-def _check_finite(study: Study, nll: np.ndarray) -> None:
+def check_finite(study: Study, nll: np.ndarray) -> None:
+    """Raise if a run of [S, K, A', 2] has no finite NLL."""
     for s, k, a, _ in np.argwhere(~np.isfinite(nll)):
         where = f"{study.trained[a].name}, seed {study.folds.seeds[s]}, fold {k + 1}"
         raise StudyError(f"training diverged with {where}")

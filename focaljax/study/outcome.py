@@ -27,6 +27,7 @@ class Outcome:
       metric, margin: the criterion, and the least difference in it worth having.
       stopped, end: what the runs are worth, stopped early and at the end of training.
       nll: [epochs, 2, S, K, A'] after each epoch, of validation and test rows, of settings with a training.
+      model: "network" or "trees".
       about: what else the report says of the data and the training.
     """
 
@@ -40,6 +41,7 @@ class Outcome:
     stopped: Results
     end: Results
     nll: np.ndarray
+    model: str = "network"
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -70,11 +72,6 @@ class Outcome:
     def _advise(self, table: Table, results: Results) -> Advice:
         validation, test = results.validation[self.metric.field], results.test[self.metric.field]
         return advise(self.metric, self.margin, table, validation, test, int(self.class_counts.min()))
-
-    @property
-    def unit(self) -> str:
-        """What a pass over the training rows is called."""
-        return self.about.get("training", {}).get("pass", "epoch")
 
     @property
     def best_epoch(self) -> np.ndarray:

@@ -24,8 +24,13 @@ CAPTIONS = {
 
 def make(outcome: Outcome, numbers: dict[str, Any]) -> str:
     """Return the page of an outcome and of the numbers in report.json."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    environment.undefined, environment.trim_blocks, environment.lstrip_blocks = StrictUndefined, True, True
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"zip": zip, "sentence": words.sentence}
     return environment.get_template("page.html.j2").render(
         content=numbers,

@@ -24,6 +24,7 @@ from focaljax.study import verdict
 from focaljax.study.outcome import Outcome
 from focaljax.study.settings import ADJUSTED, POST_HOC, highlights
 from focaljax.study.verdict import LEVEL, NOTHING, Metric, corrected_t
+from focaljax.study.words import PASSES
 
 GREY = "#8a8a8a"
 RAMP = LinearSegmentedColormap.from_list("gamma", ["#2f9e8f", "#3f7fd0", "#9464c8", "#d0588c"])
@@ -86,7 +87,7 @@ def curves(axes: Axes, outcome: Outcome) -> None:
         marker = {"marker": style.pop("marker"), "color": style["color"], "linestyle": "", "markersize": 6}
         axes.plot(epochs, nll[:, index], linewidth=1.7, **style)
         axes.plot(stop[index], np.interp(stop[index], epochs, nll[:, index]), **marker)
-    axes.set(xlabel=outcome.unit, ylabel="NLL of the test folds", title=_title(outcome, verdict.NLL))
+    axes.set(xlabel=PASSES[outcome.model], ylabel="NLL of the test folds", title=_title(outcome, verdict.NLL))
     for axis, values in ((axes.xaxis, epochs), (axes.yaxis, nll)):
         if values.max() > 8 * values.min():  # so many that 1, 2, 5, 10 are ticks enough
             (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")

@@ -117,12 +117,13 @@ def compare(
         stopped=stopped,
         end=end,
         nll=runs.nll,
+        model=model,
         about=_about(study, kind, [*problem.notes, *few, *same]),
     )
 
 
 def _model(name: str) -> Any:
-    """Return the module that trains it: `fit`, `DESCRIPTION`, and what a pass over the rows is called."""
+    """Return the module that trains it, which has `fit` and `DESCRIPTION`."""
     if name not in MODELS:
         raise StudyError(f"expected a model out of {', '.join(MODELS)}; got {name!r}")
     if name == "trees" and find_spec("lightgbm") is None:
@@ -145,10 +146,7 @@ def _about(study: network.Study, kind: Any, notes: list[str]) -> dict[str, Any]:
             "rows_per_class": problem.class_counts.tolist(),
         },
         "training": {
-            "kind": kind.__name__.split(".")[-1],
             "model": kind.DESCRIPTION,
-            "pass": kind.PASS,
-            "last": kind.LAST,
             "batch": study.folds.steps[2],
             "epochs": study.epochs,
             "folds": study.folds.count,

@@ -69,9 +69,11 @@ class Setting:
         arguments, after = [f"gamma={self.gamma:g}"], []
         function = "Objective" if trees else "softmax_focal_loss_with_integer_labels"
         imports, lines = [f"from focaljax{'.boosting' if trees else ''} import {function}"], []
+        xp, numpy, size = ("np", "numpy", "minlength") if trees else ("jnp", "jax.numpy", "length")
         if self.alpha != "none":
-            imports = ["import jax.numpy as jnp", *imports]
-            lines = [f"counts = jnp.bincount(train_labels, length={classes})"]
+            imports = [f"import {numpy} as {xp}", *imports]
+            lines = [f"counts = {xp}.bincount(train_labels, {size}={classes})"]
+        prior = f"{xp}.log(counts / counts.sum())"
         if self.alpha == "balanced":
             imports.append("from focaljax.class_weights import inverse_frequency")
             arguments.append("alpha=inverse_frequency(counts)")
@@ -80,10 +82,10 @@ class Setting:
             lines.append("beta = 1 - 1 / counts.mean()")
             arguments.append('alpha=effective_number(counts, beta=beta, normalize="examples")')
         elif self.alpha == ADJUSTED:
-            shifted = "init_score =" if trees else "logits = logits +"
-            lines.append(f"{shifted} jnp.log(counts / counts.sum())  # in training only")
+            start = f"init_score = np.tile({prior}, (len(train_labels), 1))"
+            lines.append(f"{start if trees else f'logits = logits + {prior}'}  # in training only")
         elif self.alpha == POST_HOC:
-            after = ["logits = logits - jnp.log(counts / counts.sum())  # to predict, after training"]
+            after = [f"logits = logits - {prior}  # to predict, after training"]
         given = ", ".join(arguments)
         if trees:
             lines.append(f'objective = {function}("softmax", {given})')

@@ -196,15 +196,17 @@ def _usable(kind: pa.DataType) -> bool:
 
 def _series(column: pa.Array) -> pd.Series:
     """Return a column of Parquet as pandas has it: dictionaries as values, all that measures as numbers."""
-    t, kind = pa.types, column.type
-    kind = kind.value_type if t.is_dictionary(kind) else kind
+    t = pa.types
+    if t.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
     if t.is_decimal(kind):
-        kind = pa.float64()
+        column = column.cast(pa.float64())
     elif t.is_time(kind):
-        column, kind = column.cast(kind), pa.int32() if t.is_time32(kind) else pa.int64()
+        column = column.cast(pa.int32() if t.is_time32(kind) else pa.int64())
     elif t.is_date(kind):
-        kind = pa.timestamp("s")
-    return column.cast(kind).to_pandas()
+        column = column.cast(pa.timestamp("s"))
+    return column.to_pandas()
 
 
 def _file(path: Path) -> Path:

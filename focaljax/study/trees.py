@@ -14,13 +14,11 @@ import numpy as np
 from scipy.special import log_softmax
 
 from focaljax.boosting import Objective
-from focaljax.study.errors import StudyError
 from focaljax.study.folds import LARGE
-from focaljax.study.network import Progress, Study, silent
+from focaljax.study.network import Progress, Study, check_finite, silent
 
 OPTIONS = {"learning_rate": 0.1, "num_leaves": 15, "min_sum_hessian_in_leaf": 1e-4, "verbose": -1, "seed": 0}
 DESCRIPTION = f"LightGBM, {OPTIONS['num_leaves']} leaves, learning rate {OPTIONS['learning_rate']}"
-PASS, LAST = "round", "after the last round"
 
 
 class Trees:
@@ -66,10 +64,8 @@ def fit(study: Study, progress: Progress = silent) -> Trees:
             start = np.broadcast_to(setting.logit_shift(counts), (len(roles[0]), len(counts)))
             train.set_init_score(start)
             boosters[s, k, a], nll[:, :, s, k, a] = _run(study, objective, train, held_out)
-            if not np.isfinite(nll[:, :, s, k, a]).all():
-                run = f"{setting.name}, seed {study.folds.seeds[s]}, fold {k + 1}"
-                raise StudyError(f"training diverged with {run}")
     progress(what, boosters.size, boosters.size)
+    check_finite(study, np.moveaxis(nll.sum(axis=0), 0, -1))
     return Trees(study, features, boosters, nll)
 
 

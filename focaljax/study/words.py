@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from focaljax.study.outcome import Outcome
 
 MOST_NAMES = 4
+PASSES = {"network": "epoch", "trees": "round"}  # over the training rows
 MARKS = "+ better, - worse than cross-entropy, corrected for shared rows and many settings"
 
 
@@ -62,8 +63,8 @@ def code(outcome: "Outcome") -> str:
     """Return the lines of the loss to use, or, while that is undecided, of the one to try."""
     setting = outcome.settings[outcome.advice.shown]
     first = {BETTER: "To use", EQUAL: "To keep"}.get(outcome.advice.verdict, "Undecided. To try")
-    trees = outcome.about.get("training", {}).get("kind") == "trees"
-    return f"# {first}: {setting.name}.\n{setting.call(len(outcome.class_names), trees)}"
+    call = setting.call(len(outcome.class_names), outcome.model == "trees")
+    return f"# {first}: {setting.name}.\n{call}"
 
 
 def marked(compared: Comparison) -> str:
@@ -73,14 +74,15 @@ def marked(compared: Comparison) -> str:
 
 def caveats(outcome: "Outcome") -> list[str]:
     """Say what the numbers do not show."""
-    unit, training = outcome.unit, outcome.about.get("training", {})
+    unit = PASSES[outcome.model]
+    end = ", when the learning rate is 0" if outcome.model == "network" else ""
     said = [
         f"Intervals are {LEVEL:.0%} t intervals over {runs(outcome)}, paired, and widened because the "
         "runs share training rows (Nadeau and Bengio 2003). Verdicts are corrected for the number of "
         "settings that differ (Holm), in each metric and at each time by itself. They speak of this data "
         "and this model only.",
         f"{outcome.stopped.when.capitalize()}: after the {unit} of lowest plain NLL on the validation fold. "
-        f"{outcome.end.when.capitalize()}: {training.get('last', 'after the last one')}.",
+        f"{outcome.end.when.capitalize()}: after the last {unit}{end}.",
         "NLL and ECE (equal bins of the predicted class's probability) are those of the softmax as it "
         "is. At its minimum a focal or weighted loss does not give the class probabilities: "
         "focaljax.calibration.log_posterior recovers them (NLL and ECE of posteriors), and a temperature "
