@@ -9,7 +9,6 @@ import os
 from importlib import metadata
 
 from docutils import nodes
-from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util.inspect import stringify_signature
 
@@ -56,12 +55,12 @@ add_module_names = False
 
 def _inline(translator, node):
     translator.body.append(tex2mathml(node.astext()))
-    raise SkipNode
+    raise nodes.SkipNode
 
 
 def _block(translator, node):
     translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>\n')
-    raise SkipNode
+    raise nodes.SkipNode
 
 
 def _signature(app, what, name, obj, options, signature, returns):

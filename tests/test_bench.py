@@ -218,6 +218,15 @@ ENTRY %main (x: f32[4,8,2,128]) -> f32[] {{
     )
 
 
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_flops_of_a_matmul_are_two_per_product(batch):
+    """Of several matrices too, as where a compiler cuts a long sum into parts."""
+    shapes = [jax.ShapeDtypeStruct((*batch, *shape), "float32") for shape in ((4, 5), (5, 6))]
+    module = hlo.parse(jax.jit(jax.numpy.matmul).lower(*shapes).compile().as_text())
+    found = sum(times * hlo.flops(module, op) for op, times in hlo.kernels(module))
+    assert found == pytest.approx(2 * math.prod(batch) * 4 * 5 * 6)
+
+
 # The schedules of a TPU and a GPU.
 
 
