@@ -41,8 +41,6 @@ napoleon_custom_sections = [("Attributes", "params_style")]  # those of a datacl
 napoleon_use_rtype = False
 
 templates_path = ["_templates"]
-autosummary_generate = True
-autosummary_ignore_module_all = False
 
 html_theme = "furo"
 html_static_path = ["_static"]
