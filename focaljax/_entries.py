@@ -28,6 +28,11 @@ def is_any_class(labels: jax.Array, shape: Sequence[int], axis: int) -> jax.Arra
     return lax.scan(add, is_class(each[0], shape, axis), each[1:], unroll=MANY)[0]
 
 
+def zeros(x: jax.Array, dtype: Any) -> jax.Array:
+    """Zeros of the shape and the sharding of `x`; `jnp.zeros_like` keeps only the shape since JAX 0.12."""
+    return jnp.where(False, lax.stop_gradient(x).astype(dtype), 0)
+
+
 def is_known(shape: Sequence[int]) -> bool:
     """Whether all sizes are numbers: those of an exported program may be symbols."""
     return all(isinstance(n, int) for n in shape)

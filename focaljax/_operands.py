@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.sharding import AxisType
 
 from focaljax import _arguments, _entries, _sharding
@@ -137,7 +136,7 @@ def _options(given, words, logits, axis, name, binary=False):
 
 @partial(jax.jit, static_argnames=("axis", "name", "op"), inline=True)
 def _soft(logits, labels, term, alpha, smoothing, where, *, axis, name, op):
-    zeros = _zeros(logits, wide(logits.dtype))
+    zeros = _entries.zeros(logits, wide(logits.dtype))
     part = partial(_sharding.part, axis=axis, classes=logits.shape[axis], name=name)
     labels = labels.astype(zeros.dtype) + zeros
     if where is not None:
@@ -150,7 +149,7 @@ def _soft(logits, labels, term, alpha, smoothing, where, *, axis, name, op):
 
 @partial(jax.jit, static_argnames=("axis", "name", "ignored", "op"), inline=True)
 def _index(logits, labels, term, alpha, smoothing, where, *, axis, name, ignored, op):
-    zeros = _zeros(logits, wide(logits.dtype))
+    zeros = _entries.zeros(logits, wide(logits.dtype))
     classes = logits.shape[axis] * _sharding.shards(name)
     counted = jnp.ones(labels.shape, bool)
     if ignored is not None:
@@ -163,7 +162,7 @@ def _index(logits, labels, term, alpha, smoothing, where, *, axis, name, ignored
     mine = _sharding.local(labels, logits.shape[axis], name)
     if smoothing is None:
         of_label = partial(_of_class, labels=labels, mine=mine, shape=logits.shape, axis=axis, name=name)
-        rows = _sharding.total(jnp.sum(zeros, axis), name) + _zeros(labels, zeros.dtype)
+        rows = _sharding.total(jnp.sum(zeros, axis), name) + _entries.zeros(labels, zeros.dtype)
         weights = jnp.where(counted, rows + (1 if alpha is None else of_label(alpha)), 0)
         return op(
             logits, labels, weights, jax.tree.map(lambda x: rows + of_label(x), term), axis, **_over(name)
@@ -203,7 +202,7 @@ def _independent(
 def _answers(like, fixed, moving, *, axis, name, ignored, reading):
     """Label, mask and options of each logit."""
     (indices, kept), (labels, term, alpha, smoothing) = fixed, moving
-    zeros = _zeros(like, wide(like.dtype))
+    zeros = _entries.zeros(like, wide(like.dtype))
     if indices is not None:
         mine = _sharding.local(indices, like.shape[axis], name)
         labels = _entries.is_any_class(mine, like.shape, axis).astype(zeros.dtype)
@@ -251,11 +250,6 @@ def _of_class(option, *, labels, mine, shape, axis, name):
 def _over(name):
     """The last argument of an operation; one on probabilities has none."""
     return {} if name is None else {"name": name}
-
-
-def _zeros(x, dtype):
-    """Zeros of the shape and the sharding of `x`; `jnp.zeros_like` keeps only the shape since JAX 0.12."""
-    return jnp.where(False, lax.stop_gradient(x).astype(dtype), 0)
 
 
 def _like(zeros, option, axis):

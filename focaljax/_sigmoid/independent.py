@@ -46,7 +46,7 @@ def asked(
     """
     if kept is not None:
         yes = jnp.where(kept, yes, 0)
-    no, zeros = 1 - yes, jnp.zeros_like(yes)
+    no, zeros = 1 - yes, _entries.zeros(yes, yes.dtype)
     weights = weights + zeros
     if smoothing is not None:  # each from its own parts: 1 - s / 2 would lose the digits of s
         yes, no = (y * (1 - smoothing) + smoothing / 2 for y in (yes, no))
