@@ -12,7 +12,7 @@ import oracle
 import pytest
 import tolerances
 
-from focaljax import _exact
+from focaljax import _exact, _sharding
 from focaljax import softmax_focal_loss_with_integer_labels as loss_of
 from focaljax._softmax import cpu, one_pass, statistics
 from focaljax._softmax import indexed as operation
@@ -280,12 +280,51 @@ def test_blocks_of_rows_change_nothing(monkeypatch, shape, axis):
     chex.assert_trees_all_equal(program.compile()(logits, labels), whole)
 
 
+@pytest.fixture
+def apart(monkeypatch):
+    """The classes of any array that are not last count as far apart, in pieces of a few rows."""
+    monkeypatch.setattr(_sharding, "parts", lambda x: 1)
+    for name, size in {"APART": 2, "LINE": 1, "PIECE": 16}.items():
+        monkeypatch.setattr(cpu, name, size)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 12), (4, 1, 3), (3, 6, 2, 9), (1, 6, 11), (6, 5), (0, 6)], ids=str)
+def test_classes_that_lie_apart_have_the_statistics_of_all(apart, shape):
+    rng = np.random.default_rng(0)
+    axis = min(1, len(shape) - 2)
+    classes, rows = shape[axis], shape[:axis] + shape[axis + 1 :]
+    z = 3 * rng.normal(size=shape).astype(np.float32)
+    z[rng.random(shape) < 0.1] = -np.inf
+    if z.size:
+        z[(0,) * len(shape)] = 1e4
+    z, labels = jnp.asarray(z), jnp.asarray(rng.integers(-1, classes + 1, rows), jnp.int32)
+    assert cpu.is_apart(z, axis)
+    want = one_pass.rivals(z, labels, axis=axis, chained=True)
+    assert_same_sums(jax.jit(partial(cpu.rivals, axis=axis))(z, labels), want, 2 * tolerances.rtol("same"))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_classes_that_lie_apart_are_as_exact_as_others(apart, gamma):
+    """The hard rows, with the classes first."""
+    logits, targets = cases.rows(10)
+    truth = oracle.batch(logits, oracle.one_hot(targets, 10), gamma)
+    loss = partial(loss_of, labels=targets, axis=0, gamma=gamma)
+    losses, pull_back = jax.vjp(loss, jnp.asarray(logits).T)
+    by_logits = pull_back(jnp.ones_like(losses))[0].T
+    for got, want, quantity in ((losses, truth.value, "value"), (by_logits, truth.grad, "gradient")):
+        tolerances.assert_close(
+            got, want, rtol=tolerances.rtol(quantity, gamma), tiny=tolerances.flush(10), label=quantity
+        )
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("few", [1, 32], ids=["written", "masked"])
+@pytest.mark.parametrize("form", ["written", "masked", "class by class"])
 @pytest.mark.parametrize("silence", [False, True], ids=["plain", "silent rows"])
-def test_the_gradient_on_cpu_is_the_one_by_masks(monkeypatch, axis, few, silence):
+def test_the_gradient_on_cpu_is_the_one_by_masks(monkeypatch, request, axis, form, silence):
     """Of many classes XLA:CPU writes the target afterwards, over whatever an overflow has left there."""
-    monkeypatch.setattr(operation, "FEW", few)
+    monkeypatch.setattr(operation, "FEW", 1 if form == "written" else 32)
+    if form == "class by class":
+        request.getfixturevalue("apart")
     shape = (4, 5, 6)
     logits = 100 * jnp.sin(jnp.arange(120.0)).reshape(shape)
     rows = shape[:axis] + shape[axis + 1 :]

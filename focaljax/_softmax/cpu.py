@@ -8,6 +8,7 @@ The competitors are summed without a maximum before: one read too. Only where ``
 of the floats, as it shows itself, the maximum comes first.
 """
 
+import functools
 import math
 
 import jax
@@ -20,6 +21,10 @@ from focaljax._exact import shifted_exp
 
 BLOCK = 2**20  # entries: 4 MB of float32, what the second-level caches of two cores hold
 FAR = 2**16  # entries between two classes: then blocks of rows bring them together
+APART = 2**10  # entries between two classes: then few classes are an expression, each a loop over the rows
+CHAIN = 64  # classes of such an expression, which compiles in 3 s; a sum over FAR classes in blocks in 0.5 s
+PIECE = 2**18  # entries: 1 MB of float32
+LINE = 2**7  # the fewest entries of a class in a piece
 MANY = 2**12  # classes: of so many only one run is weighed entry by entry
 
 
@@ -29,6 +34,8 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Arra
     `top` is the floor of the competitors' log-sum, so `rest` is from 1 to e; in the rows whose sum is lost it
     is the highest competitor.
     """
+    if is_apart(logits, axis):
+        return _by_class(logits, labels, axis)
     target = _at(labels, logits, axis)
     if not _sharding.is_whole(logits) or not _is_counted(logits, axis):
         top, rest = _by_maximum(logits, labels, axis)
@@ -94,6 +101,42 @@ def _by_maximum(logits, labels, axis):
         return top, jnp.sum(jnp.exp(others - jnp.expand_dims(shift, axis)), axis)
 
     return _in_blocks(of_block, axis, logits, labels)
+
+
+def is_apart(logits: jax.Array, axis: int) -> bool:
+    """Whether few classes lie far apart, on one device: the pixels of a picture whose channels come first.
+
+    Then each class is an array of its own, and a loop runs over the rows, as XLA:CPU vectorises it.
+    """
+    shape = logits.shape
+    few = is_known(shape) and logits.size > 0 and shape[axis] <= CHAIN
+    return few and _sharding.parts(logits) == 1 and math.prod(shape[axis + 1 :]) >= APART
+
+
+def _by_class(logits, labels, axis):
+    """``(top, rest, target)``, each one expression of all classes.
+
+    It is taken of some rows at a time, as XLA:CPU stores what comes out of a loop. Of all at once it would
+    store each exponential, for `rest` has several uses.
+    """
+    classes, inner = logits.shape[axis], math.prod(logits.shape[axis + 1 :])
+    most = max(2, min(classes * inner // PIECE, inner // LINE))
+    count = max(n for n in range(1, most + 1) if inner % n == 0)  # pieces of the rows of one example
+    z, own = logits.reshape(-1, inner // count), labels.reshape(-1, inner // count)
+
+    def piece(i):
+        first = i // count * count * classes + i % count
+        entries = [lax.dynamic_index_in_dim(z, first + k * count, 0, False) for k in range(classes)]
+        hits = [own[i] == k for k in range(classes)]
+        others = [jnp.where(hit, -jnp.inf, x) for hit, x in zip(hits, entries, strict=True)]
+        top = functools.reduce(jnp.maximum, others)
+        shift = jnp.where(top == -jnp.inf, 0, top)
+        target = jnp.zeros_like(top)
+        for hit, x in zip(hits, entries, strict=True):
+            target = jnp.where(hit, x, target)
+        return top, sum(jnp.exp(x - shift) for x in others), target
+
+    return jax.tree.map(lambda x: x.reshape(labels.shape), lax.map(piece, jnp.arange(len(own))))
 
 
 def _is_counted(logits, axis):

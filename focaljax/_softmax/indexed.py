@@ -18,7 +18,7 @@ from jax import lax
 
 from focaljax import _entries, _exact, _odds, _sharding
 from focaljax._odds import scaled
-from focaljax._softmax import statistics
+from focaljax._softmax import cpu, statistics
 from focaljax._softmax.statistics import Rivals
 from focaljax.terms import Term, by_options, weighed
 
@@ -147,31 +147,30 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
     if any(jax.typeof(z).sharding.spec) or not _entries.is_known(z.shape):
         return _spread_by_mask(z, labels, silent, slope, stats, axis=axis, name=name, exact=exact)
     base, inverse = _scale(stats)
-    quiet = _entries.any_row(silent)
+
+    def share(z, slope, base, inverse):
+        # A competitor is at most 65 above `base`; the target may be more, its slope 0: 0 * inf is NaN. And so
+        # may be what silent rows hold, NaN too: their slope is 0.
+        rise = z - base
+        return -slope * (jnp.exp(jnp.where(rise < 80, rise, 80)) * inverse)
+
+    if cpu.is_apart(z, axis):
+
+        def of_class(k, spread):
+            each = share(lax.dynamic_index_in_dim(z, k, axis, False), slope, base, inverse)
+            each = jnp.where(labels == k.astype(labels.dtype), slope, each)
+            return lax.dynamic_update_index_in_dim(spread, each, k, axis)
+
+        return lax.fori_loop(0, z.shape[axis], of_class, _entries.zeros(z, z.dtype))
     few = z.shape[axis] <= FEW or _sharding.parts(z) != 1  # a scatter would collect the labels of all devices
-    if few:  # what comes out of a condition is stored; else the loop over the classes would make it each time
-        slope, inverse = lax.cond(
-            quiet,
-            lambda *rows: [jnp.where(silent, 0, x) for x in rows],
-            lambda *rows: [*rows],
-            slope,
-            inverse,
-        )
-    silent, slope, base, inverse = (jnp.expand_dims(x, axis) for x in (silent, slope, base, inverse))
-
-    def share(z):
-        # A competitor is at most 65 above `base`; the target may be more, its slope 0: 0 * inf is NaN.
-        return -slope * (jnp.exp(jnp.minimum(z - base, 80)) * inverse)
-
+    slope, base, inverse = rows = [jnp.expand_dims(x, axis) for x in (slope, base, inverse)]
     if few:
-        spread = jnp.where(_entries.is_class(labels, z.shape, axis), slope, share(z))
-    else:
-        own = jnp.expand_dims(labels, axis)
-        at = jnp.clip(own, 0, z.shape[axis] - 1)  # of a label outside an entry that keeps what it has
-        kept = share(jnp.take_along_axis(z, at, axis, mode="clip"))
-        values = jnp.where(at == own, slope, kept)
-        spread = jnp.put_along_axis(share(z), at, values, axis, inplace=False, mode="clip")
-    return lax.cond(quiet, lambda x: jnp.where(silent, 0, x), lambda x: x, spread)
+        return jnp.where(_entries.is_class(labels, z.shape, axis), slope, share(z, *rows))
+    own = jnp.expand_dims(labels, axis)
+    at = jnp.clip(own, 0, z.shape[axis] - 1)  # of a label outside an entry that keeps what it has
+    kept = share(jnp.take_along_axis(z, at, axis, mode="clip"), *rows)
+    values = jnp.where(at == own, slope, kept)
+    return jnp.put_along_axis(share(z, *rows), at, values, axis, inplace=False, mode="clip")
 
 
 def _scale(stats):
