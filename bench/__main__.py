@@ -13,6 +13,7 @@ from typing import Any
 BENCHES = {
     "speed": "time, memory, compile time and traces, as ratios to Optax's cross-entropy",
     "accuracy": "every contender against the 60-digit oracle on hard rows",
+    "pictures": "time of a class axis that is not the last, over classes and pixels",
     "growth": "time and memory against the numbers of rows and of classes",
     "compiled": "bytes, memory and kernels of programs compiled for TPUs and an H200; needs none of them",
     "schedule": "estimated time of programs compiled for TPUs, an H100 and an H200; needs none of them",
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         (every, "--quick", {"action": "store_true", "help": quick}),
         (every, "--out", {"type": Path, "metavar": "FOLDER", "help": out}),
         (
-            ["speed", "growth", "linear"],
+            ["speed", "pictures", "growth", "linear"],
             "--device",
             {"choices": ("cpu", "gpu"), "default": "cpu", "help": "default: cpu"},
         ),

@@ -36,6 +36,7 @@ class Case(NamedTuple):
     family: str = "softmax"  # or sigmoid
     width: int = 128  # of the features in front of the head
     larger: int = 1  # times as many examples on a GPU, where these take too little time to measure
+    scale: float = 1.0  # of the logits
 
     @property
     def rows(self) -> Shape:
@@ -76,6 +77,7 @@ class Case(NamedTuple):
             np.put_along_axis(logits, index, rest + log_odds, self.axis)
         features = rng.standard_normal(self._with(self.width), np.float32)
         kernel = rng.standard_normal((self.width, classes), np.float32) / math.sqrt(self.width)
+        logits *= np.float32(self.scale)
         return Data(logits, labels, features, kernel.astype(np.float32))
 
 
@@ -90,7 +92,7 @@ def _words(rng: Generator, rows: Shape, classes: int) -> NDArray[np.int32]:
     return rng.choice(classes, rows, p=share / share.sum()).astype(np.int32)
 
 
-def _regions(rng: Generator, rows: Shape, classes: int) -> NDArray[np.int32]:
+def regions(rng: Generator, rows: Shape, classes: int) -> NDArray[np.int32]:
     """Images of blocks of 16 x 16 pixels, the classes from road to bicycle ever rarer."""
     share = 0.75 ** np.arange(classes)
     *images, height, width = rows if len(rows) > 1 else (1, 1, *rows)
@@ -111,8 +113,12 @@ def _positives(rng: Generator, shape: Shape) -> NDArray[np.float32]:
 CASES = [
     Case("imagenet", "ImageNet head", (1024, 1000), even, larger=64),
     Case("imagenet-16k", "ImageNet head, large batch", (16384, 1000), even, larger=8),
-    Case("pixels", "19 classes, class axis last", (65536, 19), _regions, width=64, larger=64),
-    Case("cityscapes", "NCHW, 19 classes", (2, 19, 512, 1024), _regions, axis=1, width=64, larger=8),
+    Case("unscaled", "ImageNet head, logits up to some 300", (1024, 1000), even, larger=64, scale=60),
+    Case("pixels", "19 classes, class axis last", (65536, 19), regions, width=64, larger=64),
+    Case("cityscapes", "NCHW, 19 classes", (2, 19, 512, 1024), regions, axis=1, width=64, larger=8),
+    Case("crops", "NCHW, 19 classes", (8, 19, 256, 512), regions, axis=1, width=64, larger=8),
+    Case("3-classes", "NCHW, 3 classes", (4, 3, 512, 512), regions, axis=1, width=64, larger=8),
+    Case("64-classes", "NCHW, 64 classes", (2, 64, 256, 256), regions, axis=1, width=64, larger=8),
     Case("vocab-32k", "32k tokens", (2048, 32768), _words, larger=4),
     Case("vocab-128k", "128k tokens", (512, 131072), _words, larger=4),
     Case("detection", "RetinaNet's anchors, 80 classes", (100_000, 80), even, family="sigmoid", larger=16),

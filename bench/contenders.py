@@ -16,6 +16,7 @@ import focaljax
 
 T = TypeVar("T")
 BASELINE = "Optax cross-entropy"  # what every ratio is a ratio to
+IN_PLACE = f"{BASELINE}, axis not moved"
 OURS = "focaljax"
 DENSE = "focaljax, dense labels"
 COPY = "copy of the logits"
@@ -35,6 +36,7 @@ class Contender(NamedTuple):
     mean: Callable[..., Any] | None = None  # the library's own mean, where that is its faster way
     overwrites: bool = False  # the logits, with their gradient
     cuda: bool = False  # runs on CUDA only
+    apart: bool = False  # another spelling for a class axis that is not the last
     note: str = ""  # what it cannot do, for the tables
 
 
@@ -121,8 +123,10 @@ def _optax() -> list[Contender]:
     def sigmoid_focal(z, y, gamma, axis, alpha=None):
         return optax.sigmoid_focal_loss(z, y, alpha=alpha, gamma=gamma)
 
+    integer = optax.softmax_cross_entropy_with_integer_labels
     return [
-        _plain(BASELINE, optax.softmax_cross_entropy_with_integer_labels),
+        _plain(BASELINE, lambda z, y, axis: integer(jnp.moveaxis(z, axis, -1), y)),
+        _plain(IN_PLACE, integer, apart=True),
         _plain(f"{BASELINE}, dense", optax.softmax_cross_entropy, indices=False),
         _plain(BASELINE, lambda z, y, axis: optax.sigmoid_binary_cross_entropy(z, y), **ENTRIES),
         Contender("Optax focal", sigmoid_focal, **ENTRIES),

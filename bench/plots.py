@@ -115,6 +115,20 @@ def accuracy(result: Result) -> Figure:
     return figure
 
 
+def pictures(result: Result) -> Figure:
+    """Time of pictures as a ratio to Optax's cross-entropy, against their pixels."""
+    programs = list(pd.DataFrame(result["rows"]).groupby("program", sort=False))
+    figure, grid = _grid(1, len(programs), 4.2)
+    for axes, (program, rows) in zip(grid.flat, programs, strict=True):
+        for i, (classes, own) in enumerate(rows.groupby("classes", sort=False)):
+            axes.loglog(own.side**2, own.ratio, label=f"{classes} classes", **_look(i))
+        axes.axhline(1, color="black", linewidth=1)
+        axes.set(title=program, xlabel="pixels of one picture", ylabel="ratio, lower is faster")
+        axes.grid(which="both", alpha=0.2)
+    _legend(figure, grid[0, 0], 6)
+    return figure
+
+
 def growth(result: Result) -> Figure:
     """Time and memory against the numbers of rows and of classes."""
     alongs = list(pd.DataFrame(result["rows"]).groupby("along", sort=False))
@@ -130,7 +144,7 @@ def growth(result: Result) -> Figure:
     return figure
 
 
-PLOTS = {plot.__name__: plot for plot in (speed, accuracy, growth, compiled, schedule)}
+PLOTS = {plot.__name__: plot for plot in (speed, pictures, accuracy, growth, compiled, schedule)}
 
 
 def draw(bench: str, result: Result, file: Path) -> None:

@@ -107,7 +107,8 @@ class Batch:
         """Makes the arrays of each framework."""
         self.case, self.dtype, data = case, dtype, case.data()
         self.effort = EFFORT["quick" if args.quick else args.device]
-        self.racing = [c for c in found if c.family == case.family]
+        last = case.axis == -1
+        self.racing = [c for c in found if c.family == case.family and not (last and c.apart)]
         self.modules = {c.framework: agreement.on(c) for c in self.racing}
         self.arrays = {name: m.Arrays(case, data, dtype, args.device) for name, m in self.modules.items()}
 

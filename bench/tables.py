@@ -126,6 +126,22 @@ def accuracy(result: Result) -> list[Table]:
     return found
 
 
+def pictures(result: Result) -> list[Table]:
+    """For each program the ratios over pixels and classes, and the worst of them."""
+    found = []
+    for program, rows in _rows(result["rows"]).groupby("program", sort=False):
+        worst = rows.loc[rows.ratio.idxmax()]
+        columns = rows.classes.map("{} classes".format)
+        rows = _cells(
+            rows.assign(column=columns, contender=rows.side.map("{0} x {0}".format)),
+            lambda row: _number(row.ratio),
+        )
+        note = f"Worst: {worst.ratio:.2f}, {worst.classes} classes, {worst.side} x {worst.side}."
+        title = f"{program.capitalize()} of one picture: time as a ratio to the faster {BASELINE}, float32"
+        found.append(_pivot(title, rows, "column", note))
+    return found
+
+
 def growth(result: Result) -> list[Table]:
     """The exponents, and the ends of the curves."""
     found, fits = [], pd.DataFrame(result["slopes"])
@@ -238,4 +254,7 @@ def _gigabytes(x: float) -> str:
     return _number(x if pd.isna(x) else x / 1e9)
 
 
-TABLES = {table.__name__: table for table in (speed, accuracy, growth, compiled, schedule, sharded, linear)}
+TABLES = {
+    table.__name__: table
+    for table in (speed, pictures, accuracy, growth, compiled, schedule, sharded, linear)
+}

@@ -1,24 +1,45 @@
 """One JAX for every test: eight CPU devices, and the strict promotion modes.
 
 ``pytest -m gpu`` runs the tests against the oracle on a GPU; without it they run on CPU with all others.
+``pytest --optimized`` compiles as users do. Without it programs are compiled four times as fast: the same XLA
+program, of which LLVM makes plain code.
 """
 
+import gc
 import os
 import tempfile
+from importlib.metadata import version
 
 import pytest
 
 _DEVICES = "--xla_force_host_platform_device_count"
+_PLAIN = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+if int(version("jaxlib").split(".")[1]) <= 10:  # a newer XLA:CPU has one emitter of fusions, and no such flag
+    _PLAIN.append("--xla_cpu_use_fusion_emitters=false")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option to what `pytest --help` lists."""
+    parser.addoption(
+        "--optimized", action="store_true", help="compile as users do, which takes four times as long"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Prepares the environment before any test imports JAX, which reads it then."""
-    if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
     on_gpu = config.getoption("markexpr") == "gpu"
+    flags = [os.environ.get("XLA_FLAGS", "")]
+    if _DEVICES not in flags[0]:
+        flags.append(f"{_DEVICES}=8")
+        flags += [] if on_gpu or config.getoption("optimized") else _PLAIN
+    os.environ["XLA_FLAGS"] = " ".join(flags).strip()
     os.environ.setdefault("JAX_PLATFORMS", "cuda" if on_gpu else "cpu")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the workers share the GPU
     os.environ.setdefault("KERAS_BACKEND", "jax")
+
+    gc.set_threshold(
+        100_000, 10, 10
+    )  # traces leave few cycles: to look for them often takes a tenth of the time
 
     import jax
 

@@ -32,7 +32,7 @@ from bench import (
     tables,
     timing,
 )
-from bench.contenders import BASELINE, OURS, Contender, contenders, textbook
+from bench.contenders import BASELINE, IN_PLACE, OURS, Contender, contenders, textbook
 
 LIBRARIES = ("optax", "keras")
 FOUND, _ = contenders(libraries=LIBRARIES)
@@ -110,6 +110,14 @@ def test_accuracy(tmp_path):
         assert max(row["worst_value"], row["worst_gradient"]) < 1e-5
     others = [row for row in result["rows"] if row["contender"] == "textbook focal"]
     assert sum(row["dead"] + row["bad_gradient"] for row in others) > 0
+
+
+def test_pictures(tmp_path):
+    result = run(tmp_path, "pictures")
+    assert {row["program"] for row in result["rows"]} == {"value", "value and gradient"}
+    for row in result["rows"]:
+        ours, *theirs = (row["seconds"][name] for name in (OURS, BASELINE, IN_PLACE))
+        assert row["ratio"] == ours / min(theirs) > 0
 
 
 def test_growth(tmp_path):
