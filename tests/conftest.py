@@ -1,8 +1,7 @@
 """One JAX for every test: eight CPU devices, and the strict promotion modes.
 
 ``pytest -m gpu`` runs the tests against the oracle on a GPU; without it they run on CPU with all others.
-``pytest --optimized`` compiles as users do. Without it programs are compiled four times as fast: the same XLA
-program, of which LLVM makes plain code.
+``pytest --optimized`` compiles as users do; without it programs become plain code, in a quarter of the time.
 """
 
 import gc
@@ -20,9 +19,7 @@ if int(version("jaxlib").split(".")[1]) <= 10:  # a newer XLA:CPU has one emitte
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the option to what `pytest --help` lists."""
-    parser.addoption(
-        "--optimized", action="store_true", help="compile as users do, which takes four times as long"
-    )
+    parser.addoption("--optimized", action="store_true", help="compile as users do, in four times the time")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,9 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the workers share the GPU
     os.environ.setdefault("KERAS_BACKEND", "jax")
 
-    gc.set_threshold(
-        100_000, 10, 10
-    )  # traces leave few cycles: to look for them often takes a tenth of the time
+    gc.set_threshold(100_000, 10, 10)  # to look for garbage more often takes a tenth of the time
 
     import jax
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# For `jax.jit(compiler_options=)`: in the plain code of the tests a sum is one chain, and its error grows with it.
+# For `jax.jit(compiler_options=)`: in the tests' plain code a sum is one chain, and its error grows with it.
 OPTIMIZED = {"xla_backend_optimization_level": 3}
 
 
