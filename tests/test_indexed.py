@@ -343,7 +343,7 @@ def test_the_gradient_on_cpu_is_the_one_by_masks(monkeypatch, request, axis, for
     )
 
 
-def test_a_batch_of_gradients_asks_once_whether_a_row_is_silent():
+def test_a_batch_asks_once_whether_a_sum_is_lost():
     """A condition per example would compute both of its branches, on arrays of the size of the logits."""
     gradient = jax.vmap(jax.grad(lambda logits, label: loss_of(logits, label)))
     traced = jax.jit(gradient).trace(jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32))
