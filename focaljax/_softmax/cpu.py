@@ -31,8 +31,8 @@ MANY = 2**12  # classes: of so many only one run is weighed entry by entry
 def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them.
 
-    `top` is the floor of the competitors' log-sum, so `rest` is from 1 to e; in the rows whose sum is lost, and
-    where the classes lie apart, it is the highest competitor.
+    `top` is the floor of the competitors' log-sum, so `rest` is from 1 to e; in rows whose sum is lost,
+    and where the classes lie apart, it is the highest competitor.
     """
     if is_apart(logits, axis):
         return _by_class(logits, labels, axis)
