@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # What `-m "not slow"` runs: rules about arguments, the house, README's programs, other libraries' formulas.
-QUICK = ("api", "arguments", "class_weights", "docs", "layers", "recipes", "types", "verdict")
+QUICK = ("api", "arguments", "docs", "layers", "recipes", "types", "verdict")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
