@@ -36,7 +36,6 @@ class Contender(NamedTuple):
     mean: Callable[..., Any] | None = None  # the library's own mean, where that is its faster way
     overwrites: bool = False  # the logits, with their gradient
     cuda: bool = False  # runs on CUDA only
-    apart: bool = False  # another spelling for a class axis that is not the last
     note: str = ""  # what it cannot do, for the tables
 
 
@@ -87,6 +86,18 @@ def _plain(name: str, loss: Callable, **options: Any) -> Contender:
     return Contender(name, of, focal=False, note="gamma 0 only", **options)
 
 
+def spelled(found: Iterable[Contender]) -> list[Contender]:
+    """Both spellings of the baseline for a class axis that is not the last: moved there, and as it is."""
+
+    def moved(c: Contender) -> Contender:
+        return c._replace(
+            loss=lambda z, y, gamma, axis, alpha=None: c.loss(jnp.moveaxis(z, axis, -1), y, gamma, -1)
+        )
+
+    pairs = ([moved(c), c._replace(name=IN_PLACE)] if c.name == BASELINE else [c] for c in found)
+    return [c for pair in pairs for c in pair]
+
+
 def gathered(makers: Mapping[str, Callable[[], Iterable[T]]], absent: list[Absent]) -> list[T]:
     """What the libraries have; of those that fail the name and the reason go into `absent`."""
     found: list[T] = []
@@ -123,10 +134,8 @@ def _optax() -> list[Contender]:
     def sigmoid_focal(z, y, gamma, axis, alpha=None):
         return optax.sigmoid_focal_loss(z, y, alpha=alpha, gamma=gamma)
 
-    integer = optax.softmax_cross_entropy_with_integer_labels
     return [
-        _plain(BASELINE, lambda z, y, axis: integer(jnp.moveaxis(z, axis, -1), y)),
-        _plain(IN_PLACE, integer, apart=True),
+        _plain(BASELINE, optax.softmax_cross_entropy_with_integer_labels),
         _plain(f"{BASELINE}, dense", optax.softmax_cross_entropy, indices=False),
         _plain(BASELINE, lambda z, y, axis: optax.sigmoid_binary_cross_entropy(z, y), **ENTRIES),
         Contender("Optax focal", sigmoid_focal, **ENTRIES),

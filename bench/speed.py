@@ -16,7 +16,7 @@ import jax
 
 from bench import agreement, cases, on_jax
 from bench.cases import Case
-from bench.contenders import BASELINE, COPY, Absent, Contender, contenders, reason
+from bench.contenders import BASELINE, COPY, Absent, Contender, contenders, reason, spelled
 from bench.on_jax import PROGRAMS, Ready
 from bench.results import collect, header, previous, say
 from bench.tables import FAILED, GRADIENT
@@ -107,8 +107,8 @@ class Batch:
         """Makes the arrays of each framework."""
         self.case, self.dtype, data = case, dtype, case.data()
         self.effort = EFFORT["quick" if args.quick else args.device]
-        last = case.axis == -1
-        self.racing = [c for c in found if c.family == case.family and not (last and c.apart)]
+        found = [c for c in found if c.family == case.family]
+        self.racing = found if case.axis == -1 else spelled(found)
         self.modules = {c.framework: agreement.on(c) for c in self.racing}
         self.arrays = {name: m.Arrays(case, data, dtype, args.device) for name, m in self.modules.items()}
 

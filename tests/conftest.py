@@ -1,7 +1,7 @@
 """One JAX for every test: eight CPU devices, and the strict promotion modes.
 
 ``pytest -m gpu`` runs the tests against the oracle on a GPU; without it they run on CPU with all others.
-``pytest --optimized`` compiles as users do; without it programs become plain code, in a quarter of the time.
+``pytest --optimized`` compiles as users do; without it programs become plain code, sooner.
 """
 
 import gc
@@ -19,14 +19,14 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # a newer XLA h
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the option to what `pytest --help` lists."""
-    parser.addoption("--optimized", action="store_true", help="compile as users do, in four times the time")
+    parser.addoption("--optimized", action="store_true", help="compile as users do, which takes longer")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Prepares the environment before any test imports JAX, which reads it then."""
     on_gpu = config.getoption("markexpr") == "gpu"
     flags = [os.environ.get("XLA_FLAGS", "")]
-    if _DEVICES not in flags[0]:
+    if _DEVICES not in flags[0]:  # a worker inherits them
         flags.append(f"{_DEVICES}=8")
         flags += [] if on_gpu or config.getoption("optimized") else _PLAIN
     os.environ["XLA_FLAGS"] = " ".join(flags).strip()

@@ -153,6 +153,36 @@ def test_blocks_of_sharded_rows_are_those_of_each_device(mesh, loss, sharding, m
     assert_same(found, wanted)
 
 
+@pytest.mark.parametrize("tracked", [True, False])
+@pytest.mark.parametrize("name", [None, "model"])
+def test_pictures_inside_shard_map(auto, monkeypatch, name, tracked):
+    """On CPU the classes of a device that lie apart are taken one by one, also those of a shard."""
+    monkeypatch.setattr(cpu, "APART", 12)
+    taken = []
+    monkeypatch.setattr(cpu, "_by_class", lambda *given, by=cpu._by_class: taken.append(given) or by(*given))
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(3 * rng.normal(size=(4, C, 3, 4)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, C, (4, 3, 4)), jnp.int32)
+    weights = jnp.asarray(rng.uniform(0.5, 2.0, labels.shape), jnp.float32)
+
+    def losses_and_slopes(logits, labels, weights, name=None):
+        losses, pull_back = jax.vjp(lambda z: INDEXED(z, labels, axis=1, axis_name=name), logits)
+        share = 1 if tracked or name is None else 1 / jax.lax.axis_size(name)  # each device has a copy
+        return losses, pull_back(share * weights)[0]
+
+    wanted = losses_and_slopes(logits, labels, weights)
+    assert not taken  # of eight devices and no mesh to be seen
+    found = jax.shard_map(
+        partial(losses_and_slopes, name=name),
+        mesh=auto,
+        in_specs=(P("data", name), P("data"), P("data")),
+        out_specs=(P("data"), P("data", name)),
+        check_vma=tracked,
+    )(logits, labels, weights)
+    assert taken
+    assert_same(dict(enumerate(found)), dict(enumerate(wanted)))
+
+
 COLLECTIVE = re.compile(
     r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast)"
     r"(?:-start)?\("

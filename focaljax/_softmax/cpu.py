@@ -126,14 +126,13 @@ def _by_class(logits, labels, axis):
 
     def piece(i):
         first = i // count * count * classes + i % count
-        entries = [lax.dynamic_index_in_dim(z, first + k * count, 0, False) for k in range(classes)]
-        hits = [own[i] == k for k in range(classes)]
-        others = [jnp.where(hit, -jnp.inf, x) for hit, x in zip(hits, entries, strict=True)]
+        entries = [
+            (own[i] == k, lax.dynamic_index_in_dim(z, first + k * count, 0, False)) for k in range(classes)
+        ]
+        others = [jnp.where(hit, -jnp.inf, x) for hit, x in entries]
         top = functools.reduce(jnp.maximum, others)
         shift = jnp.where(top == -jnp.inf, 0, top)
-        target = jnp.zeros_like(top)
-        for hit, x in zip(hits, entries, strict=True):
-            target = jnp.where(hit, x, target)
+        target = functools.reduce(lambda found, entry: jnp.where(*entry, found), entries, jnp.zeros_like(top))
         return top, sum(jnp.exp(x - shift) for x in others), target
 
     return jax.tree.map(lambda x: x.reshape(labels.shape), lax.map(piece, jnp.arange(len(own))))

@@ -149,8 +149,8 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
     base, inverse = _scale(stats)
 
     def share(z, slope, base, inverse):
-        # A competitor is at most 65 above `base`; the target may be more, its slope 0: 0 * inf is NaN. And so
-        # may be what silent rows hold, NaN too: their slope is 0.
+        # A competitor is at most 65 above `base`. What may be more, or NaN, has the slope 0: a target and the
+        # rows that are silent. 0 * inf is NaN.
         rise = z - base
         return -slope * (jnp.exp(jnp.where(rise < 80, rise, 80)) * inverse)
 
