@@ -10,7 +10,7 @@ What holds for the whole file:
   `dtype` included.
 """
 
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import keras
 
@@ -25,15 +25,14 @@ __all__ = [
 ]
 
 
-class _Loss(keras.losses.Loss):
+class _Loss(_batches.Around, keras.losses.Loss):
     """A Keras loss around one of ours."""
 
-    _of: ClassVar[Any]
-
-    def __init__(self, options: dict[str, Any], reduction: str | None, name: str, dtype: Any) -> None:
-        made = self._of(**options, reduction=reduction, name=name)  # our errors come before Keras'
-        super().__init__(name=name, reduction=cast(str, reduction), dtype=dtype)
-        self._loss = made
+    def __init__(self, given: dict[str, Any]) -> None:
+        options = self._options(given)
+        self._ours = self._of(**options | {"dtype": None})  # our errors come before Keras'
+        name, reduction = options["name"], cast(str, options["reduction"])
+        super().__init__(name=name, reduction=reduction, dtype=options["dtype"])
 
     def call(self, y_true, y_pred):
         """One loss per example, neither weighed nor reduced.
@@ -45,35 +44,20 @@ class _Loss(keras.losses.Loss):
           >>> [round(float(x), 6) for x in losses / jnp.log(2)]
           [1.0, 2.0]
         """
-        return self._loss.call(*self._examples(y_true, y_pred))
-
-    def _examples(self, y_true, y_pred):
-        indices = isinstance(self, SparseCategoricalFocalCrossentropy)
-        return _batches.examples(y_true, y_pred, indices, vars(self._loss).get("ignore_class"))
+        return self._ours.call(*self._examples(y_true, y_pred))
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """The losses of a batch, weighed, masked and reduced."""
         where = _batches.mask(y_pred)
         y_true, y_pred = self._examples(y_true, y_pred)
-        losses, counted = self._loss.counted(y_true, y_pred)
+        losses, counted = self._ours.counted(y_true, y_pred)
         if where is None:
             where = counted
         elif counted is not None:
             where = where & counted
-        return reductions.reduce_loss(losses, sample_weight, self._loss.reduction, where=where).astype(
+        return reductions.reduce_loss(losses, sample_weight, self._ours.reduction, where=where).astype(
             self.dtype
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """All options by name; `from_config` rebuilds the loss from them.
-
-        Example:
-          >>> loss = SparseCategoricalFocalCrossentropy(gamma=1.0)
-          >>> again = SparseCategoricalFocalCrossentropy.from_config(loss.get_config())
-          >>> again.get_config()["gamma"], again.get_config() == loss.get_config()
-          (1.0, True)
-        """
-        return _batches.plain(self._loss.get_config() | {"dtype": self.dtype})
 
 
 @keras.saving.register_keras_serializable(package="focaljax")
@@ -114,8 +98,7 @@ class CategoricalFocalCrossentropy(_Loss):
         dtype: Any = None,
     ) -> None:
         """Checks the options."""
-        options = {"alpha": alpha, "gamma": gamma, "from_logits": from_logits}
-        super().__init__(options | {"label_smoothing": label_smoothing, "axis": axis}, reduction, name, dtype)
+        super().__init__(locals())
 
 
 @keras.saving.register_keras_serializable(package="focaljax")
@@ -143,6 +126,7 @@ class SparseCategoricalFocalCrossentropy(_Loss):
     """
 
     _of = focaljax.SparseCategoricalFocalCrossentropy
+    _indices = True
 
     def __init__(
         self,
@@ -156,8 +140,7 @@ class SparseCategoricalFocalCrossentropy(_Loss):
         dtype: Any = None,
     ) -> None:
         """Checks the options."""
-        options = {"alpha": alpha, "gamma": gamma, "from_logits": from_logits}
-        super().__init__(options | {"ignore_class": ignore_class, "axis": axis}, reduction, name, dtype)
+        super().__init__(locals())
 
 
 @keras.saving.register_keras_serializable(package="focaljax")
@@ -201,7 +184,4 @@ class BinaryFocalCrossentropy(_Loss):
         ignore_class: int | None = None,
     ) -> None:
         """Checks the options."""
-        options = {"apply_class_balancing": apply_class_balancing, "alpha": alpha, "gamma": gamma}
-        options |= {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
-        options |= {"ignore_class": ignore_class}
-        super().__init__(options, reduction, name, dtype)
+        super().__init__(locals())

@@ -5,8 +5,7 @@ mean is sum(w v) / sum(w) over all losses of an epoch. An entry that is masked o
 A callback that watches one knows that less is better.
 """
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 import keras
@@ -21,47 +20,33 @@ __all__ = [
 ]
 
 
-class _Metric(keras.metrics.Metric):
+class _Metric(_batches.Around, keras.metrics.Metric):
     """A Keras metric around one of ours."""
 
-    _of: ClassVar[Any]
     _direction = "down"
 
-    def __init__(self, options: dict[str, Any], name: str, dtype: Any) -> None:
-        self._of(**options)  # our errors come before Keras'
-        super().__init__(name=name, dtype=dtype)
-        self._metric = self._of(**options, name=name, dtype=self.dtype)
+    def __init__(self, given: dict[str, Any]) -> None:
+        options = self._options(given)
+        self._of(**options | {"dtype": None})  # our errors come before Keras'
+        super().__init__(name=options["name"], dtype=options["dtype"])
+        self._ours = self._of(**options | {"dtype": self.dtype})
         self._state = [
             self.add_variable((), "zeros", dtype=leaf.dtype.name, name=field)
-            for field, leaf in vars(self._metric.init()).items()
+            for field, leaf in vars(self._ours.init()).items()
         ]
 
     def update_state(self, y_true, y_pred, sample_weight=None) -> None:
         """Adds a batch to what was seen."""
         mask, y_pred = _batches.mask(y_pred), jnp.asarray(y_pred)
-        indices = isinstance(self, SparseCategoricalFocalCrossentropy)
-        ignored = vars(self._metric).get("ignore_class")
-        y_true, y_pred = _batches.examples(y_true, y_pred, indices, ignored)
+        y_true, y_pred = self._examples(y_true, y_pred)
         weights = reductions.masked(sample_weight, mask)
-        state = self._metric.update(self._seen(), y_true, y_pred, weights)
+        state = self._ours.update(self._seen(), y_true, y_pred, weights)
         for variable, value in zip(self._state, vars(state).values(), strict=True):
             variable.assign(value)
 
     def result(self):
         """The mean of what was seen; 0 if nothing was."""
-        return self._metric.result(self._seen())
-
-    def get_config(self) -> dict[str, Any]:
-        """All options by name; `from_config` rebuilds the metric from them.
-
-        Example:
-          >>> metric = BinaryFocalCrossentropy(gamma=1.0)
-          >>> again = BinaryFocalCrossentropy.from_config(metric.get_config())
-          >>> again.get_config()["gamma"], again.get_config() == metric.get_config()
-          (1.0, True)
-        """
-        names = [field.name for field in dataclasses.fields(self._metric)]
-        return _batches.plain({name: getattr(self._metric, name) for name in names})
+        return self._ours.result(self._seen())
 
     def _seen(self) -> metrics.MeanState:
         return metrics.MeanState(*(variable.value for variable in self._state))
@@ -101,8 +86,7 @@ class CategoricalFocalCrossentropy(_Metric):
         dtype: Any = None,
     ) -> None:
         """Checks the options and makes the variables."""
-        options = {"alpha": alpha, "gamma": gamma, "from_logits": from_logits}
-        super().__init__(options | {"label_smoothing": label_smoothing, "axis": axis}, name, dtype)
+        super().__init__(locals())
 
 
 @keras.saving.register_keras_serializable(package="focaljax", name="SparseCategoricalFocalCrossentropyMetric")
@@ -127,6 +111,7 @@ class SparseCategoricalFocalCrossentropy(_Metric):
     """
 
     _of = metrics.SparseCategoricalFocalCrossentropy
+    _indices = True
 
     def __init__(
         self,
@@ -139,8 +124,7 @@ class SparseCategoricalFocalCrossentropy(_Metric):
         dtype: Any = None,
     ) -> None:
         """Checks the options and makes the variables."""
-        options = {"alpha": alpha, "gamma": gamma, "from_logits": from_logits}
-        super().__init__(options | {"ignore_class": ignore_class, "axis": axis}, name, dtype)
+        super().__init__(locals())
 
 
 @keras.saving.register_keras_serializable(package="focaljax", name="BinaryFocalCrossentropyMetric")
@@ -180,7 +164,4 @@ class BinaryFocalCrossentropy(_Metric):
         ignore_class: int | None = None,
     ) -> None:
         """Checks the options and makes the variables."""
-        options = {"apply_class_balancing": apply_class_balancing, "alpha": alpha, "gamma": gamma}
-        options |= {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
-        options |= {"ignore_class": ignore_class}
-        super().__init__(options, name, dtype)
+        super().__init__(locals())
