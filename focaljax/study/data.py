@@ -57,8 +57,7 @@ class Problem:
 
 def rarest(counts: np.ndarray) -> np.ndarray:
     """Return the rarest third of the classes, at least one: indices, rarest last."""
-    order = np.argsort(-counts, kind="stable")
-    return order[-max(1, len(order) // 3) :]
+    return np.argsort(-counts, kind="stable")[-max(1, len(counts) // 3) :]
 
 
 def long_tailed_digits() -> tuple[np.ndarray, np.ndarray]:
