@@ -2,8 +2,8 @@
 
 NLL and ECE are measured three times, for every setting alike: of the softmax as it is; of the posteriors that
 `calibration.log_posterior` finds behind the loss, with alpha and priors taken out again; and of those after a
-temperature, which was fitted on the validation rows (`_temperature`). AUROC and average precision see no threshold: they are
-of each class against the rest, of two classes of the rarer one.
+temperature, fitted on the validation rows by `_temperature`. AUROC and average precision see no threshold:
+they are of each class against the rest, of two classes of the rarer one.
 """
 
 from collections.abc import Iterable
