@@ -269,7 +269,8 @@ def test_a_validation_fold_without_an_error_makes_nobody_sure():
     logits = np.tile(np.float32([9.0, 0.0]), (2, 24, 1))
     labels = np.repeat([[0], [1]], 24, 1)  # to validate, all are right; to test, all are wrong
     counts = np.repeat((np.arange(24) < 20).astype(np.float32)[None], 2, 0)
-    found = measures.judge(logits, labels, counts, np.float32(0), *np.float32([[1, 1], [0, 0], [0, 0]]))
+    alpha, shift = np.ones(2, np.float32), np.zeros(2, np.float32)
+    found = measures.judge(logits, labels, counts, np.float32(0), alpha, shift, shift)
     np.testing.assert_allclose(found.nll[2], np.log([21 / 20, 21]), rtol=1e-5)
 
 

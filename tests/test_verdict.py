@@ -118,7 +118,6 @@ def test_headline_reasons_code_and_json_never_contradict_each_other(kind: str, m
     for setting, row in zip(SETTINGS, outcome.table, strict=True):  # green in the table, and said
         if row[metric].verdict == BETTER and expected != BETTER:
             assert re.search(rf"Surely better, but by less than [0-9.]+: {setting.name}\.", reasons)
-    assert "None of the" not in reasons and "next is" not in headline
     if expected == BETTER:
         assert shown == used and outcome.table[advice.index][metric].verdict == BETTER
     assert re.search("choosing pays|nothing is better(?! than cross-entropy by more)", everything) is None

@@ -117,7 +117,7 @@ def runs(outcome: "Outcome") -> str:
 def _leads(shown: Comparison) -> str:
     if shown.gain[0] > 0:
         return f"{shown.setting.name} leads cross-entropy, {shown.difference}"
-    return f"cross-entropy leads {shown.setting.name}, but not surely, {shown.difference}"
+    return f"cross-entropy leads {shown.setting.name}, but not surely: the difference is {shown.difference}"
 
 
 def _why_better(outcome: "Outcome") -> list[str]:
@@ -144,7 +144,7 @@ def _why_better(outcome: "Outcome") -> list[str]:
 
 def _why_equal(outcome: "Outcome") -> list[str]:
     return [
-        f"The {LEVEL:.0%} intervals of the {len(outcome.table) - 1} other settings, over {runs(outcome)}, "
+        f"The {LEVEL:.0%} intervals of all other settings ({len(outcome.table) - 1}), over {runs(outcome)}, "
         f"{outcome.stopped.when}, reach {_reach(outcome):.3f} at most on the better side; less than "
         f"{outcome.margin:g} (--margin) is not worth having."
     ]
@@ -163,9 +163,9 @@ def _why_undecided(outcome: "Outcome") -> list[str]:
         decides = f"What would decide it, if runs go on to vary as these do: {option}. {floor}."
     possible = sum(row[outcome.metric].gain[2] > outcome.margin for row in outcome.table)
     return [
-        f"{possible} of the {len(outcome.table) - 1} other settings may be better by {outcome.margin:g} "
-        f"(--margin), which is worth having, one by up to {_reach(outcome):.3f}; but none of them surely is "
-        f"over {runs(outcome)}, {outcome.stopped.when}, after Holm's correction for the number of settings.",
+        f"Of the other settings ({len(outcome.table) - 1} in all) {possible} may be better by "
+        f"{outcome.margin:g} (--margin), which is worth having, one by up to {_reach(outcome):.3f}; but none "
+        f"of them surely is over {runs(outcome)}, {outcome.stopped.when}, after Holm's correction for all.",
         decides,
     ]
 
