@@ -3,7 +3,8 @@
 A KeyboardInterrupt is raised between two steps of Python only: late, while a compiler works, and where it
 passes through a callback of one, the process crashes. So a thread waits for the signal and ends the process.
 The program asks for it (:func:`leave_at_once`), and so does the package's import where it is the program's
-first second. As a library focaljax touches no signal.
+first second. As a library focaljax touches no signal. Until then Ctrl-C is Python's own, with a traceback: so
+nothing is imported here that takes long.
 """
 
 import os
@@ -12,7 +13,6 @@ import socket
 import sys
 import threading
 from itertools import pairwise
-from pathlib import Path
 
 writing = threading.Lock()  # held for the milliseconds in which a report appears: it is whole or not there
 _waiting: list[tuple[threading.Thread, socket.socket]] = []  # at most one; the socket must stay open
@@ -27,10 +27,10 @@ def leave_at_once() -> None:
     waiting = threading.Thread(target=_leave, args=(ours,), daemon=True)
     _waiting.append((waiting, theirs))
     waiting.start()
-    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, lambda *_: theirs.send(b"\0"))  # for one that comes before the next line
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
 
 
 def _leave(signals: socket.socket) -> None:
@@ -46,7 +46,7 @@ def _is_the_program() -> bool:
     """Whether this import begins `focaljax`, or `python -m focaljax`, which Python has not yet found."""
     if sys.argv[:1] == ["-m"]:
         return "-mfocaljax" in sys.orig_argv or ("-m", "focaljax") in pairwise(sys.orig_argv)
-    return Path(sys.argv[0]).stem == "focaljax" if sys.argv else False
+    return os.path.splitext(os.path.basename([*sys.argv, ""][0]))[0] == "focaljax"
 
 
 if _is_the_program():

@@ -434,10 +434,13 @@ def test_yes_or_no_trains_as_well_as_with_cross_entropy(library, gamma):
     objective, plain = Objective("sigmoid", gamma), {"xgboost": "binary:logistic", "lightgbm": "binary"}
     near, far = path(library, objective, x, y, other, 60)
     _, yardstick = path(library, plain[library], x, y, other, 60)
+    # What imbalance-xgboost and imlightgbm train by: the second derivative as it is.
+    _, theirs = path(library, Objective("sigmoid", gamma, curvature="exact"), x, y, other, 60)
     losses = [objective.loss(y, scores) for scores in near]
     assert (np.diff(losses) < 0).all() and losses[-1] < 0.05 * objective.loss(y, 0 * near[0])
     # From fold to fold the difference varies by 0.002 (one standard deviation).
-    assert roc_auc_score(truth, far[-1]) > roc_auc_score(truth, yardstick[-1]) - 0.01
+    best = max(roc_auc_score(truth, scores[-1]) for scores in (yardstick, theirs))
+    assert roc_auc_score(truth, far[-1]) > best - 0.01
 
 
 @pytest.mark.parametrize("library", ["xgboost", "lightgbm"])

@@ -25,7 +25,7 @@ datasets = pytest.importorskip("sklearn.datasets")
 
 import focaljax  # noqa: E402
 from focaljax import __main__ as cli  # noqa: E402
-from focaljax.study import StudyError, compare, pictures, report, run, settings, verdict, words  # noqa: E402
+from focaljax.study import StudyError, compare, measures, pictures, report, run, settings, verdict, words  # noqa: E402
 from focaljax.study.run import END, STOPPED  # noqa: E402
 
 PANELS = {
@@ -257,10 +257,21 @@ def test_bundled_tables(name: str):
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     outcome = compare(x, y, **QUICK | {"seeds": 1})
     assert outcome.advice.verdict in (verdict.UNDECIDED, verdict.EQUAL)  # nothing is to be gained there
-    assert outcome.stopped.test["accuracy"].mean() > 0.9
+    test = {name: values.mean() for name, values in outcome.stopped.test.items()}
+    assert test["accuracy"] > 0.9 and test["nll_calibrated"] < 2 * test["nll"]
     if name == "iris":  # its classes are balanced: weights and priors do nothing
         assert [s.name for s in outcome.settings] == ["cross-entropy", "focal gamma=2"]
         assert len(outcome.about["data"]["notes"]) == 4
+
+
+def test_a_validation_fold_without_an_error_makes_nobody_sure():
+    """By hand: 20 rows that are right and one more that is not say 20 / 21, whatever the logits were."""
+    logits = np.tile(np.float32([9.0, 0.0]), (2, 24, 1))
+    labels = np.repeat([[0], [1]], 24, 1)  # to validate, all are right; to test, all are wrong
+    counts = np.repeat((np.arange(24) < 20).astype(np.float32)[None], 2, 0)
+    alpha, shift = np.ones(2, np.float32), np.zeros(2, np.float32)
+    found = measures.judge(logits, labels, counts, np.float32(0), alpha, shift, shift)
+    np.testing.assert_allclose(found.nll[2], np.log([21 / 20, 21]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -360,6 +371,14 @@ def test_an_interruption_at_any_second_is_one_line(seconds, number, program, tmp
     out, error = program.communicate(timeout=60)
     assert (program.returncode, error) == (130, "focaljax: interrupted\n")
     assert list(tmp_path.iterdir()) == [] and "Traceback" not in out
+
+
+def test_an_interruption_while_the_handler_is_set_is_one_line():
+    code = "import os, signal, time; from focaljax import _interrupt; wake = signal.set_wakeup_fd\n"
+    code += "signal.set_wakeup_fd = lambda *a, **k: (os.kill(os.getpid(), signal.SIGINT), wake(*a, **k))\n"
+    code += "_interrupt.leave_at_once(); time.sleep(50)"
+    program = started(program=(sys.executable, "-c", code))
+    assert program.communicate(timeout=40) == ("", "focaljax: interrupted\n") and program.returncode == 130
 
 
 def test_a_full_disk_ends_with_one_line_and_the_table_on_the_screen(tmp_path: Path):

@@ -317,7 +317,10 @@ def test_measures_agree_with_scikit_learn_and_focaljax():
     gamma, alpha, back = 2.0, np.array([1, 2, 3, 4, 5], np.float32), np.arange(5, dtype=np.float32) / 5
     got = measures.judge(logits, labels, counts, np.float32(gamma), alpha, 0 * back, back)
     posterior = [log_posterior(z[:300] + back[None, :], gamma=gamma, alpha=alpha) for z in logits]
-    temperature = fit_temperature(posterior[0], labels[0, :300])
+    # One wrong row more: of each row a share, with the likeliest of the other classes as its label.
+    others = np.where(np.eye(5)[labels[0, :300]] == 1, -np.inf, posterior[0]).argmax(1)
+    twice = np.tile(posterior[0], (2, 1)), np.append(labels[0, :300], others)
+    temperature = fit_temperature(*twice, sample_weight=np.repeat(np.float32([1, 1 / 300]), 300))
     metric = ExpectedCalibrationError(measures.ECE.bins, from_logits=True)
     for role in (0, 1):
         y, predicted = labels[role, :300], logits[role, :300].argmax(1)

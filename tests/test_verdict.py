@@ -23,8 +23,9 @@ SEEDS, FOLDS = 3, 5
 SHARE = 1 / (FOLDS - 2)
 #          CE g=1 g=2 bal bal1 bal2 adjusted post-hoc
 NOTHING = (0.0,) * 8
-# Each kind of outcome: effects in standard deviations of a run's difference, that deviation, the margin, and
-# the verdict that must follow. An effect is told from 0 at about 2, of 15 runs of which a third is shared.
+SURE_OF_ONE = (0.1, 0.1, 0.1, 0.001, 0.1, 0.1, 0.1, 0.1)
+# Each kind of outcome: effects in standard deviations of a run's difference, these, the margin, and the
+# verdict that must follow. An effect is told from 0 at about 2, of 15 runs of which a third is shared.
 KINDS = {
     "one is better": ((0, 0, 0, 8, 0, 0, 0, 0), 0.04, 0.01, BETTER),
     "the plainest of equals": ((0, 0, 0, 8, 8, 8.1, 0, -8), 0.04, 0.01, BETTER),
@@ -36,6 +37,13 @@ KINDS = {
     "one leads": ((0, 0, 0, 1.2, 0, 0, 0, 0), 0.04, 0.01, UNDECIDED),
     "cross-entropy leads": ((0, -1, -1, -1, -1, -1, -1, -1), 0.04, 0.01, UNDECIDED),
     "one is worse, others open": ((0, -9, 0, 0, 0, 0, 0, 0), 0.04, 0.01, UNDECIDED),
+    "sure of too little, another leads": ((0, 0, 0.2, 5, 0, 0, 0, 0), SURE_OF_ONE, 0.05, UNDECIDED),
+    "sure of too little, none else": (
+        (0, -0.2, -0.2, 5, -0.2, -0.2, -0.2, -0.2),
+        SURE_OF_ONE,
+        0.05,
+        UNDECIDED,
+    ),
 }
 
 
@@ -69,12 +77,12 @@ def of_kind(kind: str, metric: Metric) -> Outcome:
     return of_effects(effects, deviation, margin, metric)
 
 
-def of_effects(effects, deviation: float, margin: float, metric: Metric) -> Outcome:
+def of_effects(effects, deviation, margin: float, metric: Metric) -> Outcome:
     """Differences to cross-entropy with exactly these means and deviations over the runs."""
     noise = np.random.default_rng(1).normal(size=(SEEDS * FOLDS, len(SETTINGS)))
     noise = (noise - noise.mean(axis=0)) / noise.std(axis=0, ddof=1)
     noise[:, 0] = 0.0
-    return made_up(0.5 + deviation * metric.better(noise + np.asarray(effects)), metric, margin)
+    return made_up(0.5 + np.asarray(deviation) * metric.better(noise + np.asarray(effects)), metric, margin)
 
 
 @pytest.mark.parametrize("metric", verdict.CRITERIA.values(), ids=verdict.CRITERIA)
@@ -106,6 +114,10 @@ def test_headline_reasons_code_and_json_never_contradict_each_other(kind: str, m
         assert used == BASELINE
     else:
         assert shown.name in headline
+        assert outcome.table[advice.shown][metric].gain[2] > outcome.margin
+    for setting, row in zip(SETTINGS, outcome.table, strict=True):  # green in the table, and said
+        if row[metric].verdict == BETTER and expected != BETTER:
+            assert re.search(rf"Surely better, but by less than [0-9.]+: {setting.name}\.", reasons)
     if expected == BETTER:
         assert shown == used and outcome.table[advice.index][metric].verdict == BETTER
     assert re.search("choosing pays|nothing is better(?! than cross-entropy by more)", everything) is None

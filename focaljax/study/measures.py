@@ -2,8 +2,8 @@
 
 NLL and ECE are measured three times, for every setting alike: of the softmax as it is; of the posteriors that
 `calibration.log_posterior` finds behind the loss, with alpha and priors taken out again; and of those after a
-temperature, which was fitted on the validation rows. AUROC and average precision see no threshold: they are
-of each class against the rest, of two classes of the rarer one.
+temperature, fitted on the validation rows by `_temperature`. AUROC and average precision see no threshold:
+they are of each class against the rest, of two classes of the rarer one.
 """
 
 from collections.abc import Iterable
@@ -74,9 +74,8 @@ def results(study: Study, model: Model, stopped: bool, when: str, progress: Prog
     """Return what a model is worth on all its held-out rows."""
     folds, shape = study.folds, (*study.shape[:2], len(study.settings))
     picks, rare = folds.measuring(), rarest(study.problem.class_counts)
-    priors = log_priors(folds.class_counts)
+    classes, priors = len(study.problem.class_names), log_priors(folds.class_counts)
     alpha = np.stack([of.class_weights(folds.class_counts) for of in study.settings], axis=2)
-    classes = len(study.problem.class_names)
     ranked, recall = rare if classes == 2 else range(classes), np.empty((*shape, classes))
     measures: tuple[dict[str, np.ndarray], ...] = ({}, {})
     bins: list[list[CalibrationState]] = [[] for _ in study.settings]
@@ -92,9 +91,8 @@ def results(study: Study, model: Model, stopped: bool, when: str, progress: Prog
         for role, real in enumerate(counts > 0):
             auroc, precision = rankings(judged.score[role][real], labels[role][real], ranked)
             found = {"auroc": auroc, "average_precision": precision}
-            found["balanced_accuracy"] = judged.recall[role].mean()
+            found |= {"balanced_accuracy": judged.recall[role].mean(), "accuracy": judged.accuracy[role]}
             found["rare_recall"] = judged.recall[role][rare].mean()
-            found["accuracy"] = judged.accuracy[role]
             for i, variant in enumerate(VARIANTS):
                 found[f"nll{variant}"], found[f"ece{variant}"] = judged.nll[i, role], judged.ece[i, role]
             for name, value in found.items():
@@ -119,7 +117,7 @@ def judge(
     What is judged are the logits plus `move` [C]; the posteriors come from the logits plus `back` [C].
     """
     posterior = log_posterior(logits + back[None, None, :], gamma=gamma, alpha=alpha)
-    temperature = fit_temperature(posterior[0], labels[0], sample_weight=counts[0])
+    temperature = _temperature(posterior[0], labels[0], counts[0])
     logits, rows = logits + move[None, None, :], jnp.sum(counts, axis=1)
     variants = jnp.stack([jax.nn.log_softmax(logits), posterior, jax.nn.log_softmax(posterior / temperature)])
     bins = [
@@ -137,6 +135,18 @@ def judge(
         score=_log_odds(logits),
         bins=bins[1],
     )
+
+
+def _temperature(log_p: jax.Array, labels: jax.Array, counts: jax.Array) -> jax.Array:
+    """Return the temperature of validation rows and one row more, spread over them, that is wrong.
+
+    Where all are right no temperature is low enough, and the next wrong row would have an NLL without bound.
+    Platt 1999 has such a prior, for a sigmoid.
+    """
+    own = jax.nn.one_hot(labels, log_p.shape[-1], dtype=bool)
+    wrong = jnp.argmax(jnp.where(own, -jnp.inf, log_p), axis=-1)
+    weights = jnp.concatenate([counts, counts / jnp.sum(counts)])
+    return fit_temperature(jnp.tile(log_p, (2, 1)), jnp.append(labels, wrong), sample_weight=weights)
 
 
 def rankings(scores: np.ndarray, labels: np.ndarray, classes: Iterable[int]) -> tuple[float, float]:

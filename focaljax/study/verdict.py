@@ -102,7 +102,8 @@ class Advice:
     Attributes:
       verdict: BETTER, EQUAL or UNDECIDED.
       index: of the setting to use, 0 for cross-entropy; None where that is undecided.
-      leader: of the setting with the best mean, among those that are better if there are any.
+      leader: of the setting with the best mean, among those that are better and worth having; if there are
+        none, among those that may be; if there are none, among all.
       alike: indices of all that are better, may be so by more than the margin, and cannot be told from it.
       chosen: what choosing on the validation folds gained over cross-entropy on the test folds.
       deciding: (folds, seeds) that would tell the leader's difference, if runs went on to vary as they do;
@@ -183,13 +184,13 @@ def advise(
     shape, test = test.shape[:2], test.reshape(-1, len(table))
     share, settings = 1 / (shape[1] - 2), [row[metric].setting for row in table]
     pick = metric.better(validation.reshape(test.shape)).argmax(axis=1)
-    chosen = corrected_t(test[np.arange(len(test)), pick] - test[:, 0], share)
+    chosen = corrected_t(test[range(len(test)), pick] - test[:, 0], share, -metric.highest, metric.highest)
     gains = np.array([row[metric].gain for row in table])
-    may = gains[:, 2] > margin
-    helpful = [i for i, row in enumerate(table) if row[metric].verdict == BETTER and may[i]]
-    leader = max(helpful or range(1, len(settings)), key=lambda i: gains[i, 0])
+    possible = np.flatnonzero(gains[:, 2] > margin).tolist()
+    helpful = [i for i in possible if table[i][metric].verdict == BETTER]
+    leader = max(helpful or possible or range(1, len(settings)), key=lambda i: gains[i, 0])
     alike, deciding = [], None
-    if not may[1:].any():
+    if not possible:
         verdict, index = EQUAL, 0
     elif helpful:
         apart = [corrected_t(test[:, i] - test[:, leader], share).p for i in helpful]

@@ -15,6 +15,7 @@ from focaljax.study.verdict import (
     LEVEL,
     NOTHING,
     PRECISION,
+    UNDECIDED,
     Comparison,
     corrected_t,
 )
@@ -43,20 +44,20 @@ def reasons(outcome: "Outcome") -> list[str]:
     """Say why, what it costs elsewhere, what choosing is worth, and what holds without early stopping."""
     advice, metric = outcome.advice, outcome.metric
     said = {BETTER: _why_better, EQUAL: _why_equal}.get(advice.verdict, _why_undecided)(outcome)
-    worse = [i for i, row in enumerate(outcome.table) if row[metric].verdict == "worse"]
-    if worse and advice.verdict != BETTER:
-        said.append(f"Surely worse: {_names(outcome, worse)}.")
+    surely = {BETTER: f"Surely better, but by less than {outcome.margin:g}", "worse": "Surely worse"}
+    for verdict, what in surely.items():
+        which = [i for i, row in enumerate(outcome.table) if row[metric].verdict == verdict]
+        if which and advice.verdict != BETTER:
+            said.append(f"{what}: {_names(outcome, which)}.")
     said.append(
         f"Had each run taken the setting that is best on its validation fold, {metric.name} on its test "
         f"fold would differ from cross-entropy by {advice.chosen}."
     )
     end = outcome.table_at_end[outcome.advice_at_end.shown][metric]
-    then = f"it is undecided: {_leads(end)}"
-    if outcome.advice_at_end.verdict == BETTER:
-        then = f"better is {end.setting.name}, {end.difference}"
-    elif outcome.advice_at_end.verdict == EQUAL:
-        then = "there is no difference worth having"
-    return [*said, f"{outcome.end.when.capitalize()} (no early stopping) {then}."]
+    then = {BETTER: f"better is {end.setting.name}, {end.difference}"}
+    then |= {EQUAL: "there is no difference worth having", UNDECIDED: f"it is undecided: {_leads(end)}"}
+    last = f"{outcome.end.when.capitalize()} (no early stopping) {then[outcome.advice_at_end.verdict]}."
+    return [*said, last]
 
 
 def code(outcome: "Outcome") -> str:
@@ -85,9 +86,9 @@ def caveats(outcome: "Outcome") -> list[str]:
         f"{outcome.end.when.capitalize()}: after the last {unit}{end}.",
         "NLL and ECE (equal bins of the predicted class's probability) are those of the softmax as it "
         "is. At its minimum a focal or weighted loss does not give the class probabilities: "
-        "focaljax.calibration.log_posterior recovers them (NLL and ECE of posteriors), and a temperature "
-        "that was fitted on the validation fold follows in calibrated NLL and ECE. Fair to all losses "
-        "are the calibrated ones.",
+        "focaljax.calibration.log_posterior recovers them (NLL and ECE of posteriors), and a temperature, "
+        "fitted on the validation fold and one wrong row more, follows in calibrated NLL and ECE. Fair to "
+        "all losses are the calibrated ones.",
         "Weights and shifts of logits move the threshold between classes: balanced accuracy sees that, "
         "AUROC and average precision (each class against the rest; of two, the rarer) do not. Logit "
         "adjustment does so in the training of cross-entropy, post-hoc logit adjustment after it, at no "
@@ -116,7 +117,7 @@ def runs(outcome: "Outcome") -> str:
 def _leads(shown: Comparison) -> str:
     if shown.gain[0] > 0:
         return f"{shown.setting.name} leads cross-entropy, {shown.difference}"
-    return f"cross-entropy leads, but not surely; next is {shown.setting.name}, {shown.difference}"
+    return f"cross-entropy leads {shown.setting.name}, but not surely: the difference is {shown.difference}"
 
 
 def _why_better(outcome: "Outcome") -> list[str]:
@@ -142,14 +143,11 @@ def _why_better(outcome: "Outcome") -> list[str]:
 
 
 def _why_equal(outcome: "Outcome") -> list[str]:
-    metric, table = outcome.metric, outcome.table
-    surely = [i for i, row in enumerate(table) if row[metric].verdict == BETTER]
-    said = [
-        f"The {LEVEL:.0%} intervals of the {len(table) - 1} other settings, over {runs(outcome)}, "
+    return [
+        f"The {LEVEL:.0%} intervals of all other settings ({len(outcome.table) - 1}), over {runs(outcome)}, "
         f"{outcome.stopped.when}, reach {_reach(outcome):.3f} at most on the better side; less than "
         f"{outcome.margin:g} (--margin) is not worth having."
     ]
-    return said + [f"Better for sure, but by less than that: {_names(outcome, surely)}."] * bool(surely)
 
 
 def _why_undecided(outcome: "Outcome") -> list[str]:
@@ -163,10 +161,11 @@ def _why_undecided(outcome: "Outcome") -> list[str]:
         folds, seeds = advice.deciding
         option = f"--folds {folds}" if folds != outcome.folds else f"--seeds {seeds}"
         decides = f"What would decide it, if runs go on to vary as these do: {option}. {floor}."
+    possible = sum(row[outcome.metric].gain[2] > outcome.margin for row in outcome.table)
     return [
-        f"None of the {len(outcome.table) - 1} other settings is surely better over {runs(outcome)}, "
-        f"{outcome.stopped.when}, after Holm's correction for their number; but one may be by up to "
-        f"{_reach(outcome):.3f}, and {outcome.margin:g} (--margin) would be worth having.",
+        f"Of the other settings ({len(outcome.table) - 1} in all) {possible} may be better by "
+        f"{outcome.margin:g} (--margin), which is worth having, one by up to {_reach(outcome):.3f}; but none "
+        f"of them surely is over {runs(outcome)}, {outcome.stopped.when}, after Holm's correction for all.",
         decides,
     ]
 
@@ -179,7 +178,7 @@ def _threshold(outcome: "Outcome") -> list[str]:
     if shown == post_hoc[0]:
         return ["It is trained as cross-entropy is; only its threshold between classes is moved, afterwards."]
     test = outcome.stopped.test[BALANCED.field].reshape(-1, len(outcome.settings))
-    against = corrected_t(test[:, shown] - test[:, post_hoc[0]], outcome.test_share)
+    against = corrected_t(test[:, shown] - test[:, post_hoc[0]], outcome.test_share, -1.0, 1.0)
     ranked = [f"{m.name} {outcome.table[shown][m].difference}" for m in (AUROC, PRECISION)]
     return [
         f"Against {POST_HOC}, which only moves the threshold after the training, it differs by {against}; "
