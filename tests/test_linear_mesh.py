@@ -232,6 +232,35 @@ def test_each_device_does_its_own_share(strategy, layout):
     )  # all logits: 8 times that
 
 
+@pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("shape", [(8, 1), (2, 4)], ids=["examples", "examples and classes"])
+def test_few_rows_of_a_million_classes_stay_where_they_are(shape, sigmoid):
+    """Devices sum the gradients and a few floats per row; logits, rows and labels are collected nowhere.
+
+    The mesh is not set: the compiler alone knows it.
+    """
+    rows, width, classes = 16, 8, 2**20
+    where = mesh(shape=shape)
+    given = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(where, spec))
+        for shape, dtype, spec in (
+            ((rows, width), "float32", P("data")),
+            ((width, classes), "float32", P(None, "model")),
+            ((rows, 20) if sigmoid else (rows,), "int32", P("data")),
+        )
+    ]
+    loss = bench.both(linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss)
+    done = jax.jit(loss, out_shardings=(None, tuple(x.sharding for x in given[:2]))).lower(*given).compile()
+    text, memory = done.as_text(), done.memory_analysis()
+    assert text is not None and memory is not None
+    found = hlo.collectives(hlo.parse(text), unknown=bench.TURNS)
+    kernel = 4 * width * classes // shape[1]
+    assert {kind for kind, _ in found} == {"all-reduce"}
+    assert sum(moved for _, moved in found) <= kernel + 4 * rows * (width + 5) + 64
+    logits = 4 * rows * classes // 8
+    assert memory.temp_size_in_bytes <= kernel + 8 * logits
+
+
 # The bench.
 
 
