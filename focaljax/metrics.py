@@ -23,8 +23,6 @@ What holds for the whole file:
 * The pairs are float32, or float64 where that is JAX' default (`jax_enable_x64`), unless `dtype`
   says otherwise. The result has that dtype; ``float(high) + float(low)`` has twice its digits.
 * Up to that error the order of merging is free: batches, runs and devices.
-* States go through pickle; and through `flax.serialization`, which must be told of them by
-  ``import focaljax.nnx``.
 * A metric is not a loss: its derivative is 0, and a differentiated function may compute it.
 """
 
