@@ -253,13 +253,14 @@ def _keeps_tiles(ops: dict[str, Op], op: Op) -> bool:
     return len(sides) == 2 and all(sides) and len({side.groups() for side in sides if side}) == 1
 
 
-def collectives(module: Module) -> list[tuple[str, float]]:
+def collectives(module: Module, unknown: int | None = None) -> list[tuple[str, float]]:
     """Every exchange with other devices, once for each turn of its loop, and the bytes of its larger side.
 
-    That is what one device takes of an all-gather and gives to a reduce-scatter.
+    That is what one device takes of an all-gather and gives to a reduce-scatter. A loop of unknown length is
+    as in :func:`kernels`.
     """
     found = []
-    for op, times in kernels(module):
+    for op, times in kernels(module, unknown=unknown):
         for inner, owner in _inside(module, op):
             code = inner.code.removesuffix("-start")
             if code in COLLECTIVES:

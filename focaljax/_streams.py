@@ -43,6 +43,9 @@ class Stream(Generic[State]):
     def init(self, axis_name: AxisName | None = None) -> State:
         """The state that has seen nothing, its fields in separate buffers: it can be donated.
 
+        States go through pickle; and through `flax.serialization`, which knows them once ``focaljax.nnx`` is
+        imported.
+
         Args:
           axis_name: Mesh axis or axes of a `jax.shard_map` around the call over which the state will differ:
             a state that is carried through `jax.lax.scan` there has one type from the start.

@@ -10,6 +10,7 @@ import tolerances
 
 import focaljax
 from focaljax import linear_softmax_focal_loss
+from focaljax._linear import operands as layer_operands
 
 # Chunks of 4, 6 and 12 divide them: what is left over is another body to compile, and has a test of its own.
 ROWS, WIDTH, CLASSES = 12, 5, 36
@@ -371,6 +372,55 @@ def test_the_value_alone_costs_one_matmul(strategy):
     floats, labels = batch()
     ours = partial(linear_softmax_focal_loss, labels=labels, strategy=strategy, chunk=1000)
     assert str(jax.make_jaxpr(ours)(floats["inputs"], floats["kernel"])).count("dot_general[") == 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels"),
+    [(linear_softmax_focal_loss, [0, 3, 3]), (focaljax.linear_sigmoid_focal_loss, [[0, 1], [3, -1], [3, 3]])],
+    ids=["softmax", "sigmoid"],
+)
+def test_a_schedule_is_one_trace(strategy, loss, labels, monkeypatch):
+    """Of the caller's program and of ours; also without `jit`, for numbers of every kind."""
+    ours, theirs = [], []
+    traced = layer_operands._options
+    monkeypatch.setattr(layer_operands, "_options", lambda *given: ours.append(1) or traced(*given))
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=shape), "float32") for shape in ((3, 4), (4, 7)))
+    call = partial(loss, x, kernel, jnp.array(labels), label_smoothing=0.1, strategy=strategy, chunk=2)
+    kinds = (0, 1.0, np.float32(2.0), np.float64(2.5), jnp.float32(3.0), jnp.asarray(4))
+    found = [float(call(gamma=gamma, alpha=float(gamma) / 8)) for gamma in kinds]
+
+    @jax.jit
+    def step(gamma):
+        theirs.append(1)
+        return call(gamma=gamma, alpha=gamma / 8)
+
+    again = [float(step(jnp.float32(gamma))) for gamma in kinds]
+    np.testing.assert_allclose(again, found, rtol=tolerances.rtol("same"))
+    assert len(set(found)) == len(kinds)
+    assert len(ours) == len(theirs) == 1
+
+
+@pytest.mark.parametrize("loss", ["softmax", "softmax with aux", "sigmoid"])
+@pytest.mark.parametrize("reduction", ["mean", None])
+def test_the_precision_is_that_of_every_matmul(strategy, loss, reduction):
+    """Of three, or of four where the logits are made again; what is logged beside the loss needs none."""
+    floats, labels = batch()
+    options = {"strategy": strategy, "reduction": reduction, "chunk": 1000, "precision": "highest"}
+    call = partial(linear_softmax_focal_loss, labels=labels)
+    if loss == "softmax with aux":
+        call = partial(call, has_aux=True)
+    elif loss == "sigmoid":
+        call = partial(focaljax.linear_sigmoid_focal_loss, labels=labels)
+
+    def total(x, kernel):
+        return jax.tree.map(jnp.sum, call(x, kernel, **options))
+
+    gradient = jax.grad(total, (0, 1), has_aux="aux" in loss)
+    text = str(jax.make_jaxpr(gradient)(floats["inputs"], floats["kernel"]))
+    one_sweep = strategy == "rows" or loss == "sigmoid"
+    matmuls = 3 if reduction == "mean" and one_sweep else 4
+    assert text.count("dot_general[") == text.count("precision=(Precision.HIGHEST") == matmuls
 
 
 # What a trainer needs beside the loss.

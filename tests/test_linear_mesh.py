@@ -143,6 +143,51 @@ def test_the_mean_of_a_mesh(strategy, sigmoid, reduction, place):
     assert_same(found | {"loss": loss}, wanted)
 
 
+@pytest.mark.parametrize("place", ["Auto", "Explicit", "shard_map"])
+@pytest.mark.parametrize(("soft", "reduction"), [(True, "mean"), (False, None)])
+def test_soft_labels_and_what_is_logged_on_a_mesh(strategy, place, soft, reduction):
+    """Of classes that take part, on any device; a label may have its classes on several."""
+    floats, labels = batch(rows=16, classes=64)
+    options = {"reduction": reduction, "strategy": strategy, "chunk": 4, "has_aux": True}
+    fixed = {"labels": labels % 60, "where": jnp.arange(64) < 60}
+    if soft:
+        rng = np.random.default_rng(1)
+        fixed["labels"] = jnp.asarray(rng.integers(0, 60, (16, 3)), jnp.int32)
+        fixed["label_weights"] = jnp.asarray(rng.dirichlet(np.ones(3), 16), jnp.float32)
+    places = {"labels": P("data"), "label_weights": P("data"), "where": P("model")}
+    places = {name: places[name] for name in fixed}
+
+    def losses(floats, fixed, **names):
+        given = floats | fixed
+        layer = [given.pop(name) for name in ("inputs", "kernel", "labels")]
+        return linear_softmax_focal_loss(*layer, **given, **options, **names)
+
+    def everything(of, floats, fixed):
+        def total(floats):
+            loss, aux = of(floats, fixed)
+            return jnp.sum(loss), (loss, aux)
+
+        found, (loss, aux) = jax.jit(jax.grad(total, has_aux=True))(floats)
+        return found | {"loss": loss, "logsumexp": aux.logsumexp}, aux.correct
+
+    wanted, correct = everything(losses, floats, fixed)
+    if place == "shard_map":
+        names = {"axis_name": "model"} | ({"batch_axis_name": "data"} if reduction else {})
+        of, out = partial(losses, **names), (P() if reduction else P("data"), P("data"))
+        sharded = jax.shard_map(of, mesh=mesh(), in_specs=(SPECS, places), out_specs=out)
+        found, right = everything(sharded, floats, fixed)
+    else:
+        where = mesh(AxisType[place])
+        floats, fixed = (
+            {name: jax.device_put(x, NamedSharding(where, specs[name])) for name, x in arrays.items()}
+            for arrays, specs in ((floats, SPECS), (fixed, places))
+        )
+        with jax.set_mesh(where):
+            found, right = everything(losses, floats, fixed)
+    assert_same(found, wanted)
+    np.testing.assert_array_equal(right, correct)
+
+
 @pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
 def test_numbers_that_the_mesh_does_not_divide(strategy, sigmoid):
     """Rows are filled up with ignored ones and classes with masked ones, whatever the filling holds."""
@@ -230,6 +275,35 @@ def test_each_device_does_its_own_share(strategy, layout):
     assert (
         exchanged <= {"rows": 2, "classes": 3}[strategy] * kernel + sums * inputs
     )  # all logits: 8 times that
+
+
+@pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("shape", [(8, 1), (2, 4)], ids=["examples", "examples and classes"])
+def test_few_rows_of_a_million_classes_stay_where_they_are(shape, sigmoid):
+    """Devices sum the gradients and a few floats per row; logits, rows and labels are collected nowhere.
+
+    The mesh is not set: the compiler alone knows it.
+    """
+    rows, width, classes = 16, 8, 2**20
+    where = mesh(shape=shape)
+    given = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(where, spec))
+        for shape, dtype, spec in (
+            ((rows, width), "float32", P("data")),
+            ((width, classes), "float32", P(None, "model")),
+            ((rows, 20) if sigmoid else (rows,), "int32", P("data")),
+        )
+    ]
+    loss = bench.both(linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss)
+    done = jax.jit(loss, out_shardings=(None, tuple(x.sharding for x in given[:2]))).lower(*given).compile()
+    text, memory = done.as_text(), done.memory_analysis()
+    assert text is not None and memory is not None
+    found = hlo.collectives(hlo.parse(text), unknown=bench.TURNS)
+    kernel = 4 * width * classes // shape[1]
+    assert {kind for kind, _ in found} == {"all-reduce"}
+    assert sum(moved for _, moved in found) <= kernel + 4 * rows * (width + 5) + 64
+    logits = 4 * rows * classes // 8
+    assert memory.temp_size_in_bytes <= kernel + 8 * logits
 
 
 # The bench.
