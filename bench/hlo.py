@@ -46,6 +46,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _TILED = re.compile(r"\{(\d+),(\d+)[\d,]*:(T\(8,128\)\S*?)[}S]")
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id"}
+_ALLOCATED = 'custom_call_target="AllocateBuffer"'  # memory, which nothing is written to yet
 _CONTROL = {"while", "call", "conditional", "async-start"}
 _SLICES = {"slice", "dynamic-slice", "gather"}
 _IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # the operand that says how much is written
@@ -102,7 +103,7 @@ def kernels(module: Module, computation: str = "", unknown: int | None = None) -
             for called in _called(op):
                 for inner, times in kernels(module, called, unknown):
                     yield inner, times * trips
-        elif op.code not in _FREE and not op.code.endswith("-done"):
+        elif op.code not in _FREE and not op.code.endswith("-done") and _ALLOCATED not in op.attributes:
             yield op, 1
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -47,7 +48,15 @@ SMALL: Shape = (64, 16, 512)
 LABELS = 20  # of each row of a sigmoid loss, in a padded list
 TURNS = 4  # labels of a row in one chunk of classes, at most: the turns of the loop that finds them
 NAMES = [*SHAPES["cpu"], "million", "compiled", "items"]
-PACKAGES = (*COMPILERS, "tokamax", "torch", "liger-kernel", "cut-cross-entropy")
+PACKAGES = (
+    *COMPILERS,
+    "nvidia-cuda-nvcc",
+    "nvidia-cuda-nvdisasm",
+    "tokamax",
+    "torch",
+    "liger-kernel",
+    "cut-cross-entropy",
+)
 FORMS: dict[str, Loss] = {
     "in chunks of rows": partial(linear_softmax_focal_loss, strategy="rows"),
     "in chunks of classes": partial(linear_softmax_focal_loss, strategy="classes"),
@@ -115,17 +124,27 @@ def matmuls(text: str, shape: Shape) -> float:
 
 
 def program(
-    loss: Loss, shape: Shape, dtype: str, target: str, labels: tuple[int, ...] = ()
+    loss: Loss, shape: Shape, dtype: str, target: str, folder: Path, labels: tuple[int, ...] = ()
 ) -> dict[str, Any]:
-    """Temporary bytes, matmuls and moved bytes of value and gradient, compiled for one device of `target`.
+    """Temporary bytes, matmuls, moved bytes and the time that value and gradient should take on `target`.
 
-    What happens inside a kernel of Pallas the compiler does not know.
+    What happens inside a kernel of Pallas the compiler does not know. The environment must be as
+    `schedule.dumping` makes it.
     """
-    done = compiled.compile(both(loss), operands(shape, dtype, labels), target)
-    text = compiled.text_of(done, target)
+    from bench import schedule  # pandas: the process that is measured must not load it
+
+    done = schedule.dumped(both(loss), operands(shape, dtype, labels), target, folder)
+    found, text = costs(done, shape, target), compiled.text_of(done, target)
+    opaque = 'custom_call_target="tpu_custom_call"' in text
+    return found | {"ms": None if opaque else schedule.of_program(done, target, folder, TURNS)["ms"]}
+
+
+def costs(done: jax.stages.Compiled, shape: Shape, target: str) -> dict[str, Any]:
+    """Temporary bytes, matmuls and moved bytes of a program."""
+    text, memory = compiled.text_of(done, target), done.memory_analysis()
     opaque = 'custom_call_target="tpu_custom_call"' in text
     return {
-        "temp": done.memory_analysis().temp_size_in_bytes,
+        "temp": memory and memory.temp_size_in_bytes,
         "matmuls": None if opaque else matmuls(text, shape),
         "moved": None if opaque else hlo.traffic(hlo.parse(text), TURNS),
     }
@@ -233,11 +252,13 @@ def process(shape: Shape) -> None:
     print(json.dumps({"seconds": seconds, "peak": peak, "value": float(value)}))
 
 
-def jobs(args: Namespace, chosen: list[str]) -> Iterator[tuple[str, tuple[str, Callable[[], Any]]]]:
+def jobs(
+    args: Namespace, chosen: list[str], folder: Path
+) -> Iterator[tuple[str, tuple[str, Callable[[], Any]]]]:
     """What is done, a part of the result, and what makes a row or a list of rows to add to it."""
     effort = EFFORT[args.device]._replace(seconds=60.0, least=3, aim=0.0)
     effort = EFFORT["quick"] if args.quick else effort
-    for case, shape in SHAPES[args.device].items():
+    for case, shape in list(SHAPES[args.device].items())[: 1 if args.quick else None]:
         for dtype in ("float32",) if args.device == "cpu" else ("float32", "bfloat16"):
             if case in chosen:
                 options = SMALL if args.quick else shape, dtype, args.device, effort
@@ -248,19 +269,21 @@ def jobs(args: Namespace, chosen: list[str]) -> Iterator[tuple[str, tuple[str, C
         for target, (name, loss) in itertools.product(compiled.TARGETS, contenders()[0].items()):
             if (name, target) != (MOSAIC, "h200") and (target == "v5e" or not args.quick):
                 row = {"target": target, "contender": name, "shape": list(LARGE), "dtype": "bfloat16"}
-                make = partial(program, loss, LARGE, "bfloat16", target)
+                make = partial(program, loss, LARGE, "bfloat16", target, folder)
                 yield f"{target} {name}", ("compiled", partial(compiled.attempt, row, target, make))
     if args.device == "cpu" and "items" in chosen:
         shape = SMALL if args.quick else MILLION
         for target, (name, loss) in itertools.product(compiled.TARGETS, of_sigmoid().items()):
             if target == "v5e" or not args.quick:
                 row = {"target": target, "contender": name, "shape": list(shape), "dtype": "bfloat16"}
-                make = partial(program, loss, shape, "bfloat16", target, (LABELS,))
+                make = partial(program, loss, shape, "bfloat16", target, folder, (LABELS,))
                 yield f"{target} {name}", ("items", partial(compiled.attempt, row, target, make))
 
 
 def main(args: Namespace) -> int:
     """Measures what is asked for and writes the results; 1 if some contender computes something else."""
+    from bench import schedule
+
     found, absent = contenders()
     if args.device == "gpu":
         absent += on_torch()[1]
@@ -276,7 +299,9 @@ def main(args: Namespace) -> int:
         result[part] += made if part == "rows" else [made]
         result["rows"].sort(key=lambda row: NAMES.index(row["case"]))
 
-    collect(args, result, jobs(args, chosen), do)
+    with tempfile.TemporaryDirectory() as folder:
+        schedule.dumping(Path(folder))
+        collect(args, result, jobs(args, chosen, Path(folder)), do)
     far = [row for row in result["rows"] if row.get("apart", 0) > 1e-2]
     for row in far:
         say(DISAGREES.format(**row, difference=row["apart"]))

@@ -102,8 +102,11 @@ class Schedule:
             self.ptx |= dict.fromkeys(re.findall(r"\.entry (\w+)", text), text)
 
     def of(self, op: Op, moved: float) -> tuple[float, str]:
-        """Clocks of one run on one scheduler, and which unit fills them; none of cuBLAS and copies."""
-        if op.name not in self.launched and op.code != "fusion":
+        """Clocks of one run on one scheduler, and which unit fills them; none of cuBLAS and copies.
+
+        A fusion without a kernel is a copy of a part, which the driver makes.
+        """
+        if op.name not in self.launched:
             return 0.0, ""
         kernel, warps = self.launched[op.name]
         text = self.ptx[kernel].replace(kernel, "kernel")  # so that values and gradients share it

@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import pandas as pd
 
 import focaljax
-from bench import bundles, compiled, hlo, linear, sass
+from bench import bundles, compiled, hlo, sass
 from bench.contenders import SMOOTHED, Contender, contenders, ours
 from bench.results import COMPILERS, collect, header, previous
 from bench.tables import GRADIENT, PASSES
 
-PACKAGES = (*COMPILERS, "tokamax", "nvidia-cuda-nvcc", "nvidia-cuda-nvdisasm")
+PACKAGES = (*COMPILERS, "nvidia-cuda-nvcc", "nvidia-cuda-nvdisasm")
 
 
 class Chip(NamedTuple):
@@ -44,8 +44,7 @@ CHIPS = {
     "h100": Chip(3350e9, 989e12, 1.83e9, 4 * 132),
     "h200": Chip(4800e9, 989e12, 1.83e9, 4 * 132),
 }
-NAMES = ("rows", "head", "vocabulary", "pixels", "detection", "linear")
-SHAPES = compiled.SHAPES | {"linear": (linear.LARGE, -1)}  # rows, features, classes
+NAMES = ("rows", "head", "vocabulary", "pixels", "detection")
 DTYPES = ("float32", "bfloat16")
 SMALL = 0.02  # of a program's bytes: a kernel of a GPU that moves less costs what it moves; nvdisasm is slow
 KEY = ("case", "chip", "dtype", "contender", "program")
@@ -70,15 +69,8 @@ def racing(case: str) -> list[Contender]:
 
 def jobs() -> Iterator[tuple[dict[str, str], Callable, tuple[jax.ShapeDtypeStruct, ...]]]:
     """Every cell of the tables: what it is called, the program and its operands."""
-    layers, _ = linear.contenders()
-    layers.pop(linear.MOSAIC, None)  # what a kernel of Pallas moves the compiler does not know
-    large = linear.operands(linear.LARGE, "bfloat16")
     for chip, dtype, case in itertools.product(CHIPS, DTYPES, NAMES):
-        where, (shape, axis) = {"case": case, "chip": chip, "dtype": dtype}, SHAPES[case]
-        if case == "linear":
-            for name, loss in layers.items() if dtype == "bfloat16" else ():
-                yield where | {"contender": name, "program": GRADIENT}, linear.both(loss), large
-            continue
+        where, (shape, axis) = {"case": case, "chip": chip, "dtype": dtype}, compiled.SHAPES[case]
         logits = jax.ShapeDtypeStruct(shape, dtype)
         for name, test in TESTS.items():
             yield where | {"contender": name, "program": "value"}, partial(test, axis=axis), (logits,)
@@ -96,10 +88,22 @@ def estimate(f: Callable, operands: tuple, chip: str, folder: Path) -> dict[str,
     Raises:
       KeyError, FileNotFoundError, Unavailable: A schedule, NVIDIA's tools or a compiler are missing.
     """
+    return of_program(dumped(f, operands, chip, folder), chip, folder)
+
+
+def dumped(f: Callable, operands: tuple, chip: str, folder: Path) -> jax.stages.Compiled:
+    """A compiled program whose schedule, and no other, is in the folder."""
     shutil.rmtree(folder, ignore_errors=True)
     options = {} if chip[0] == "v" else sass.OPTIONS | {"xla_dump_to": str(folder)}
-    module = hlo.parse(compiled.text_of(compiled.compile(f, operands, chip, **options), chip))
-    runs = list(hlo.traffic_of_kernels(module))
+    return compiled.compile(f, operands, chip, **options)
+
+
+def of_program(
+    program: jax.stages.Compiled, chip: str, folder: Path, turns: int | None = None
+) -> dict[str, Any]:
+    """The `estimate` of what is in the folder; a loop of unknown length has so many turns."""
+    module, options = hlo.parse(compiled.text_of(program, chip)), chip[0] != "v"
+    runs = list(hlo.traffic_of_kernels(module, turns))
     small = SMALL * sum(times * bytes for _, times, bytes in runs)
     schedule = sass.Schedule(folder) if options else bundles.Schedule(folder)
     peak, names, kernels = CHIPS[chip], [], []
@@ -126,11 +130,9 @@ def dumping(folder: Path) -> None:
 
 
 def cell(key: dict[str, str], f: Callable, operands: tuple, folder: Path) -> dict[str, Any]:
-    """One row of the results; the unit is one pass over the logits, in the linear case three matmuls."""
-    (shape, _), peak = SHAPES[key["case"]], CHIPS[key["chip"]]
-    seconds = math.prod(shape) * jnp.dtype(key["dtype"]).itemsize / peak.bandwidth
-    if key["case"] == "linear":
-        seconds = 6 * math.prod(shape) / peak.flops
+    """One row of the results; the unit is one pass over the logits."""
+    shape, _ = compiled.SHAPES[key["case"]]
+    seconds = math.prod(shape) * jnp.dtype(key["dtype"]).itemsize / CHIPS[key["chip"]].bandwidth
     row = key | {"shape": list(shape), "unit": 1e3 * seconds}
     return compiled.attempt(row, key["chip"], lambda: estimate(f, operands, key["chip"], folder))
 

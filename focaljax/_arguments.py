@@ -95,9 +95,9 @@ def positive_int(name: str, x: Any, also: str = "") -> int:
     return value
 
 
-def chunk(x: Any) -> int | None:
+def at_least_one(name: str, x: Any) -> int | None:
     """A positive int or None."""
-    return None if x is None else positive_int("chunk", x, " or None")
+    return None if x is None else positive_int(name, x, " or None")
 
 
 def flag(name: str, x: Any) -> bool:

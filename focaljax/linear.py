@@ -3,8 +3,9 @@
 For a hidden state x and a kernel W of C classes, logits ``x W`` of N rows are the largest array of a
 training step, and each textbook loss stores several of them. Here they are made and used up chunk by chunk:
 
-- in chunks of rows: three matmuls, 6 N D C operations for value and gradient, and a float32 sum of the
-  kernel's gradient;
+- in chunks of rows: three matmuls, 6 N D C operations for value and gradient, and in bfloat16 or float16 the
+  gradient of all logits, if there is memory for it; else, and in float32, a float32 sum of the kernel's
+  gradient;
 - in chunks of classes: four matmuls, 8 N D C operations, for a softmax, and three for a sigmoid; and nothing
   of the kernel's size but its gradient.
 """
@@ -41,6 +42,7 @@ def linear_softmax_focal_loss(
     z_loss: ArrayLike = 0.0,
     strategy: Strategy = None,
     chunk: int | None = None,
+    memory: int | None = None,
     precision: Any = None,
     axis_name: AxisName | None = None,
     batch_axis_name: AxisName | None = None,
@@ -79,9 +81,11 @@ def linear_softmax_focal_loss(
       logit_soft_cap: A Python number c: the logits become ``c * tanh(z / c)``.
       z_loss: Scalar zeta, at least 0: a penalty of large logits, which alpha does not weigh.
       strategy: "rows" or "classes", what is chunked. None chooses rows (it is the faster one, and right for
-        every sharding) unless on one device fewer than 512 rows have logits of 0.5 GiB, or the sum of the
-        kernel's gradient takes more than 4 GiB.
+        every sharding) unless `memory` has no room for them, or on one device fewer than 512 rows have
+        logits of 0.5 GiB.
       chunk: How many rows or classes are taken at a time; None chooses from the bytes of their logits.
+      memory: About how many bytes value and gradient may store on a device beside operands and results;
+        None is 4 GiB, of which as little is used as is fastest.
       precision: That of the matmuls, as `jax.numpy.matmul` has it.
       axis_name: Inside `jax.shard_map` (or `jax.pmap`, `jax.vmap`) the axis, or a tuple of them, that shards
         the classes: `kernel` and `bias` are those of this device's shard, `labels` count from the first
@@ -121,7 +125,9 @@ def linear_softmax_focal_loss(
     given = Given(inputs, kernel, labels, bias, sample_weight, reduction, normalizer, gamma, term, alpha)
     given = given._replace(label_smoothing=label_smoothing, label_weights=label_weights, where=where)
     given = given._replace(ignore_index=ignore_index, logit_soft_cap=logit_soft_cap, z_loss=z_loss)
-    given = given._replace(strategy=strategy, chunk=chunk, precision=precision, has_aux=has_aux)
+    given = given._replace(
+        strategy=strategy, chunk=chunk, memory=memory, precision=precision, has_aux=has_aux
+    )
     given = given._replace(axis_name=axis_name, batch_axis_name=batch_axis_name)
     loss, aux = operands.softmax_loss(given)
     return loss if aux is None else (loss, aux)
@@ -145,6 +151,7 @@ def linear_sigmoid_focal_loss(
     logit_soft_cap: float | None = None,
     strategy: Strategy = None,
     chunk: int | None = None,
+    memory: int | None = None,
     precision: Any = None,
     axis_name: AxisName | None = None,
     batch_axis_name: AxisName | None = None,
@@ -182,6 +189,8 @@ def linear_sigmoid_focal_loss(
       strategy: "rows" or "classes", what is chunked. None chooses classes on one device and rows on a mesh,
         unless there are fewer than 512 rows in 0.5 GiB.
       chunk: How many rows or classes are taken at a time; None chooses from the bytes of their logits.
+      memory: About how many bytes value and gradient may store on a device beside operands and results;
+        None is 4 GiB, of which as little is used as is fastest.
       precision: That of the matmuls, as `jax.numpy.matmul` has it.
       axis_name: Inside `jax.shard_map` the mesh axis, or a tuple of them, that shards the classes, as in
         :func:`linear_softmax_focal_loss`.
@@ -209,6 +218,8 @@ def linear_sigmoid_focal_loss(
     """
     given = Given(inputs, kernel, labels, bias, sample_weight, reduction, normalizer, gamma, term, alpha)
     given = given._replace(label_smoothing=label_smoothing, where=where, ignore_index=ignore_index)
-    given = given._replace(logit_soft_cap=logit_soft_cap, strategy=strategy, chunk=chunk, precision=precision)
+    given = given._replace(
+        logit_soft_cap=logit_soft_cap, strategy=strategy, chunk=chunk, memory=memory, precision=precision
+    )
     given = given._replace(axis_name=axis_name, batch_axis_name=batch_axis_name)
     return operands.sigmoid_loss(given)

@@ -38,14 +38,14 @@ LOSSES = {
     "linear_softmax_focal_loss": (
         "(inputs, kernel, labels, *, bias=None, sample_weight=None, reduction='mean', normalizer=None, "
         "gamma=2.0, term=None, alpha=None, label_smoothing=0.0, label_weights=None, where=None, "
-        "ignore_index=None, logit_soft_cap=None, z_loss=0.0, strategy=None, chunk=None, precision=None, "
-        "axis_name=None, batch_axis_name=None, has_aux=False)"
+        "ignore_index=None, logit_soft_cap=None, z_loss=0.0, strategy=None, chunk=None, memory=None, "
+        "precision=None, axis_name=None, batch_axis_name=None, has_aux=False)"
     ),
     "linear_sigmoid_focal_loss": (
         "(inputs, kernel, labels, *, bias=None, sample_weight=None, reduction='mean', normalizer=None, "
         "gamma=2.0, term=None, alpha=None, label_smoothing=0.0, where=None, ignore_index=None, "
-        "logit_soft_cap=None, strategy=None, chunk=None, precision=None, axis_name=None, "
-        "batch_axis_name=None)"
+        "logit_soft_cap=None, strategy=None, chunk=None, memory=None, precision=None, "
+        "axis_name=None, batch_axis_name=None)"
     ),
 }
 CROSSENTROPIES = {

@@ -9,7 +9,8 @@ import pytest
 import tolerances
 
 import focaljax
-from focaljax import linear_softmax_focal_loss
+from focaljax import _arguments, _sharding, linear_softmax_focal_loss
+from focaljax._linear import layer, plan
 from focaljax._linear import operands as layer_operands
 
 # Chunks of 4, 6 and 12 divide them: what is left over is another body to compile, and has a test of its own.
@@ -29,6 +30,25 @@ OPTIONS = {
 @pytest.fixture(params=STRATEGIES)
 def strategy(request) -> str:
     return request.param
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """One device, which may store the gradient of the logits, and the kernel's in parts that tests meet."""
+    monkeypatch.setattr(_sharding, "parts", lambda x: 1)
+    monkeypatch.setattr(layer, "PART", 2)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture(params=[*STRATEGIES, "stored"])
+def form(request) -> dict:
+    """Options: rows, classes, or rows in chunks whose logits' gradients are stored together."""
+    if request.param == "stored":
+        request.getfixturevalue("alone")
+        return {"strategy": "rows", "memory": 2**30}
+    return {"strategy": request.param}
 
 
 def batch(dtype="float32", rows=ROWS, width=WIDTH, classes=CLASSES, **shapes):
@@ -201,38 +221,54 @@ def test_any_chunk_gives_the_same(strategy, options):
             assert str(found.trace(floats, labels).jaxpr) == one
 
 
+# Bytes for 28 or 29 rows in chunks of 4: a chunk has 576 of logits, their gradient takes 144 a row, and the
+# sum of the kernel's gradient 864.
+GROUPS = {2**20: (28, 29), 3800: (14, 15), 1: (4, 4)}
+
+
+@pytest.mark.parametrize(("rows", "options", "reduction"), [(28, "all", "mean"), (29, "all", None)])
+@pytest.mark.parametrize("memory", GROUPS)
+def test_any_memory_gives_the_same(alone, memory, rows, options, reduction):
+    """All rows in one group, two groups of them, which leave a row over or not, or a chunk in each."""
+    floats, labels = batch(rows=rows, width=6)
+    chosen = OPTIONS[options] | {"reduction": reduction}
+    ours = partial(linear_softmax_focal_loss, strategy="rows", chunk=4, memory=memory)
+    assert planned((rows, 6, CLASSES), "float32", "rows", 4, memory)[1:] == (4, GROUPS[memory][rows - 28])
+    assert_same(everything(ours, floats, labels, **chosen), of_logits(floats, labels, **chosen))
+
+
 @pytest.mark.parametrize(
     ("options", "reduction"),
     [(options, reduction) for options in ("plain", "all") for reduction in ("mean", None)],
 )
-def test_bfloat16_is_as_accurate_as_its_matmuls(strategy, options, reduction):
+def test_bfloat16_is_as_accurate_as_its_matmuls(form, options, reduction):
     """Compared with the logits of the same numbers in float32; each matmul rounds its operands."""
     floats, labels = batch("bfloat16", rows=48, width=32)
     chosen = OPTIONS[options] | {"reduction": reduction}
     wanted = of_logits(jax.tree.map(jnp.float32, floats), labels, **chosen)
-    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=12)
+    ours = partial(linear_softmax_focal_loss, chunk=12, **form)
     found = everything(ours, floats, labels, **chosen)
     assert found["loss"].dtype == jnp.float32
     assert all(found[name].dtype == floats[name].dtype for name in floats)
     assert_same(jax.tree.map(jnp.float32, found), wanted, 2 * tolerances.eps("bfloat16"))
 
 
-def test_a_float32_kernel_under_bfloat16_inputs_has_a_float32_gradient(strategy):
+def test_a_float32_kernel_under_bfloat16_inputs_has_a_float32_gradient(form):
     floats, labels = batch("bfloat16", rows=48, width=32)
     mixed = floats | {name: floats[name].astype("float32") for name in ("kernel", "bias")}
-    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=12)
+    ours = partial(linear_softmax_focal_loss, chunk=12, **form)
     found, narrow = everything(ours, mixed, labels), everything(ours, floats, labels)
     assert found["kernel"].dtype == jnp.float32
     np.testing.assert_array_equal(found["kernel"].astype("bfloat16"), narrow["kernel"])
 
 
 @pytest.mark.parametrize("reduction", ["mean", None])
-def test_float16_keeps_small_gradients(strategy, reduction):
+def test_float16_keeps_small_gradients(form, reduction):
     """A loss scale lifts them before they are float16, not after."""
     floats, labels = batch("float16", rows=48, width=32)
     floats["sample_weight"] = 1e-4 * floats["sample_weight"]
     scale = 2.0**14
-    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=12, reduction=reduction)
+    ours = partial(linear_softmax_focal_loss, chunk=12, reduction=reduction, **form)
     found = everything(lambda *a, **o: scale * ours(*a, **o), floats, labels)
     wanted = of_logits(jax.tree.map(jnp.float32, floats), labels, reduction=reduction, scale=scale)
     for name in ("kernel", "inputs"):
@@ -240,7 +276,7 @@ def test_float16_keeps_small_gradients(strategy, reduction):
         tolerances.assert_close(found[name], truth, rtol=0.05, scale=np.max(np.abs(truth)), label=name)
 
 
-def test_second_derivatives():
+def test_second_derivatives(form):
     floats, labels = batch()
     push = jax.tree.map(jnp.cos, floats)
 
@@ -255,20 +291,19 @@ def test_second_derivatives():
 
     # Operands, not constants: those XLA:CPU of JAX 0.8.0 folds into wrong numbers.
     wanted = jax.jit(partial(products, plain))(floats, push)
-    for strategy in STRATEGIES:
-        ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=6, reduction=None)
-        assert_same(jax.jit(partial(products, ours))(floats, push), wanted, tolerances.rtol("hessian"))
+    ours = partial(linear_softmax_focal_loss, **form, chunk=6, reduction=None)
+    assert_same(jax.jit(partial(products, ours))(floats, push), wanted, tolerances.rtol("hessian"))
 
 
 @pytest.mark.parametrize(("options", "reduction"), [("plain", "mean"), ("plain", None), ("all", "sum")])
-def test_what_is_ignored_or_weighs_nothing_is_silent(strategy, options, reduction):
+def test_what_is_ignored_or_weighs_nothing_is_silent(form, options, reduction):
     """NaN and infinity there change neither the value nor a gradient."""
     floats, labels = batch()
     labels = labels.at[4].set(-1)
     floats["sample_weight"] = floats["sample_weight"].at[5].set(0)
     bad = floats | {"inputs": floats["inputs"].at[4].set(jnp.nan).at[5, 1].set(jnp.inf)}
     chosen = OPTIONS[options] | {"ignore_index": -1, "reduction": reduction}
-    ours = program(partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, **chosen))
+    ours = program(partial(linear_softmax_focal_loss, **form, chunk=4, **chosen))
     found, wanted = ours(bad, labels), ours(floats, labels)
     del found["sample_weight"], wanted["sample_weight"]  # the derivative by a weight of 0 is the loss
     for name, truth in wanted.items():
@@ -276,9 +311,9 @@ def test_what_is_ignored_or_weighs_nothing_is_silent(strategy, options, reductio
         np.testing.assert_allclose(found[name], truth, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
-def test_an_example_without_a_cotangent_is_silent(strategy):
+def test_an_example_without_a_cotangent_is_silent(form):
     floats, labels = batch()
-    ours = partial(linear_softmax_focal_loss, labels=labels, strategy=strategy, chunk=4, reduction=None)
+    ours = partial(linear_softmax_focal_loss, labels=labels, **form, chunk=4, reduction=None)
     keep = jnp.arange(ROWS) != 6
 
     def total(inputs, kernel):
@@ -355,10 +390,10 @@ def test_nothing_counted_has_the_mean_0(strategy):
     assert value == 0 and not any(np.any(g) for g in gradients)
 
 
-def test_transforms(strategy):
+def test_transforms(form):
     """vmap over examples of their own, remat, and a scan over steps."""
     floats, labels = batch()
-    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
+    ours = partial(linear_softmax_focal_loss, chunk=4, **form)
     x, kernel = jnp.stack([floats["inputs"], jnp.sin(floats["inputs"])]), floats["kernel"]
     found = jax.jit(jax.vmap(jax.grad(ours, (0, 1)), (0, None, None)))(x, kernel, labels)
     again = jax.jit(jax.grad(jax.checkpoint(ours), (0, 1)))
@@ -444,12 +479,12 @@ def test_classes_that_take_no_part_are_silent(strategy, options):
     assert_same(found, everything(ours, few, labels))
 
 
-def test_examples_that_do_not_count(strategy):
+def test_examples_that_do_not_count(form):
     """They are in no sum and in no mean; those of weight 0 are in the number of examples."""
     floats, labels = batch()
     keep = np.arange(ROWS) % 3 > 0
     bad = floats | {"inputs": jnp.where(keep[:, None], floats["inputs"], jnp.nan)}
-    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, where=keep[:, None])
+    ours = partial(linear_softmax_focal_loss, chunk=4, where=keep[:, None], **form)
     found = everything(ours, bad, labels)
     weights = jnp.where(keep, floats["sample_weight"], 0)
     wanted = of_logits(floats | {"sample_weight": weights}, labels)
@@ -594,6 +629,31 @@ def test_what_is_chunked(shape, chosen):
     assert text() == text(strategy=chosen) != text(strategy=other)
 
 
+def planned(shape, dtype, *choices):
+    """What is chunked, its chunks and groups, of a layer for softmax losses."""
+    n, d, c = shape
+    x, kernel, logits = (
+        jax.ShapeDtypeStruct(*x) for x in (((n, d), dtype), ((d, c), dtype), ((n, c), "float32"))
+    )
+    return plan.plan(_arguments.Layer(x, kernel, None, None, logits), *choices, plan.SOFTMAX)
+
+
+@pytest.mark.parametrize(
+    ("shape", "memory", "chosen"),
+    [
+        ((8192, 4096, 131_072), None, ("rows", 256, 8192)),  # 2.15 GB of gradients, 0.13 of logits
+        ((8192, 4096, 131_072), 2_300_000_000, ("rows", 256, 8192)),
+        ((8192, 4096, 131_072), 1_000_000_000, ("classes", 1024, 1024)),
+        ((8192, 4096, 131_072), 300_000_000, ("classes", 1024, 1024)),
+        ((65_536, 4096, 131_072), None, ("rows", 256, 4096)),  # 2.15 GB of sums, 1.07 of gradients
+        ((8192, 8192, 262_144), None, ("classes", 1024, 1024)),  # a sum takes 8.6 GB, all gradients 4.29
+    ],
+    ids=str,
+)
+def test_what_is_stored_in_16_bits(alone, shape, memory, chosen):
+    assert planned(shape, "bfloat16", None, None, memory) == chosen
+
+
 def operands(shape):
     n, d, c = shape
     return [jax.ShapeDtypeStruct(*x) for x in (((n, d), "float32"), ((d, c), "float32"), ((n,), "int32"))]
@@ -668,6 +728,8 @@ WRONG = {
     ),
     "strategy": ({"strategy": "columns"}, ValueError, "`strategy` must be one of"),
     "chunk": ({"chunk": 0}, ValueError, "`chunk` must be at least 1, got 0"),
+    "memory": ({"memory": 0}, ValueError, "`memory` must be at least 1, got 0"),
+    "memory in GB": ({"memory": 2.3}, TypeError, "`memory` must be an int or None, got float"),
     "fraction of a chunk": ({"chunk": 1.5}, TypeError, "`chunk` must be an int or None, got float"),
     "alpha per logit": ({"alpha": jnp.ones((2, 5))}, ValueError, "`alpha` must be a scalar"),
     "alpha": ({"alpha": jnp.ones(4)}, ValueError, "`alpha` must have one entry per class, 5"),

@@ -4,7 +4,9 @@ The gradients of a sum are made while the logits are there: three matmuls, 6 N D
 multiplied by afterwards, its cotangent, multiplies the gradients. The cotangents of single losses are not
 known in time, so there the backward pass computes the logits again: 8 N D C.
 
-Beside the results there are the logits of one chunk and the sum of the kernel's gradient, in float32.
+Beside the results there are the float32 logits of one chunk, and the gradient of the logits of a group of
+chunks in the dtype of the matmuls. If that is not all rows, there is a float32 sum of the kernel's gradient
+too, read and written for each group.
 """
 
 from functools import partial
@@ -46,22 +48,34 @@ def gradient(
 ) -> Any:
     """Returns ((losses, aux), gradients of ``sum(ct * losses)``)."""
 
-    def step(sums, part):
+    def of_chunk(sums, part):
         x, labels, rows, ct = part
-        x = layer.silenced(x, rows, ct)
         z = layer.logits(x, narrow, how)
         here = fixed._replace(labels=labels)
         losses, logs, pull_back = of_rows(layer.capped(z, how), here, rows, classes, how)
         dz, d_rows, d_classes = pull_back(ct)
-        dx, d_head = layer.d_head(x, narrow, fixed.kept, z, dz, how, stored=False)
-        sums = jax.tree.map(jnp.add, sums, (d_head, d_classes))
-        return sums, (losses, logs, layer.rounded(dx, x, waits), d_rows)
+        dz, d_bias = layer.d_logits(z, dz, narrow, fixed.kept, how)
+        return jax.tree.map(jnp.add, sums, (d_bias, d_classes)), (losses, logs, d_rows, dz)
+
+    def of_group(sums, part):
+        d_kernel, others = sums
+        part = (layer.silenced(part[0], part[2], part[3]), *part[1:])
+        others, (losses, logs, d_rows, dz) = chunks.of_rows_in_order(of_chunk, others, part, how.chunk)
+        dx, more = layer.d_operands(part[0], narrow.kernel, dz, how, dtype)
+        return (d_kernel + more, others), (losses, logs, d_rows, layer.rounded(dx, part[0], waits))
 
     narrow = _cast(x, head, fixed.kept)
-    start = jax.tree.map(partial(zeros, dtype=wide(x.dtype)), (head, classes))
+    dtype = None
+    if x.shape[0] == how.group != how.chunk:  # one group on one device: there is nothing to sum
+        dtype = layer.kept_dtype(head.kernel.dtype) if waits else head.kernel.dtype
+    start = (
+        zeros(head.kernel, dtype or wide(x.dtype)),
+        jax.tree.map(partial(zeros, dtype=wide(x.dtype)), (head.bias, classes)),
+    )
     arrays = (x, fixed.labels, rows, ct)
-    (d_head, d_classes), (losses, logs, dx, d_rows) = chunks.of_rows(step, start, arrays, how.chunk)
-    d_head = d_head._replace(kernel=_gathered(d_head.kernel))  # or each chunk's would be summed over devices
+    sums, (losses, logs, d_rows, dx) = chunks.of_rows(of_group, start, arrays, how.group)
+    d_kernel, (d_bias, d_classes) = sums
+    d_head = Head(_gathered(d_kernel), d_bias)  # or each chunk's would be summed over devices
     return (losses, logs), (dx, layer.rounded(d_head, head, waits), d_rows, d_classes)
 
 

@@ -42,6 +42,7 @@ class Given(NamedTuple):
     z_loss: Values = 0.0
     strategy: Strategy = None
     chunk: int | None = None
+    memory: int | None = None
     precision: Any = None
     axis_name: _sharding.AxisName | None = None
     batch_axis_name: _sharding.AxisName | None = None
@@ -149,11 +150,12 @@ def _unless_zero(x, dtype):
 
 def _run(given, layer, operands, forms, limits, ignored, reading=None):
     """Plans the chunks and runs the loss, on any mesh."""
-    strategy, size = plan.plan(layer, given.strategy, _arguments.chunk(given.chunk), limits)
+    sizes = (_arguments.at_least_one(name, getattr(given, name)) for name in ("chunk", "memory"))
+    strategy, chunk, group = plan.plan(layer, given.strategy, *sizes, limits)
     blocks = plan.devices(layer) if strategy == "classes" else 1
     cap, precision = _arguments.cap(given.logit_soft_cap), _arguments.precision(given.precision)
     logs = _arguments.flag("has_aux", given.has_aux)
-    how = How(size, cap, precision, layer.name, blocks, logs)
+    how = How(chunk, group, cap, precision, layer.name, blocks, logs)
     reduction = None if given.reduction == "none" else given.reduction
     static = Static(forms[strategy], reduction, ignored, given.batch_axis_name, reading)
     of_rows = PartitionSpec(*jax.typeof(operands.labels).sharding.spec[: len(layer.logits.shape) - 1])

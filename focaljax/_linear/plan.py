@@ -1,4 +1,4 @@
-"""Rows or classes, and how many per chunk."""
+"""Rows or classes, how many per chunk, and of how many rows the logits' gradient is stored."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,8 +7,12 @@ from focaljax import _arguments, _sharding
 from focaljax._arguments import Layer
 
 LEAST = 512  # rows or classes of a chunk
-SUMS = 2**32  # bytes of a float32 sum of the kernel's size
+MEMORY = 2**32  # bytes that are stored on a device beside operands and results, if the caller does not say
 TYPICAL = (8192, 1024, 32768)  # what a symbolic N, D or C of an exported program counts as
+# Rows of a chunk whose logits' gradient is stored in 16 bits. So many are worth reading the kernel: their
+# matmul takes as long on a v5e, longer on a v5p and H200; and 1024 took 10 % longer in all on a v6e, by
+# the schedules of [8192, 4096] x [4096, 131072].
+HALF = 256
 
 
 class Limits(NamedTuple):
@@ -19,31 +23,57 @@ class Limits(NamedTuple):
     prefers_classes: bool
 
 
-# With a softmax rows cost three matmuls, classes four; but each chunk of rows also reads the kernel and reads
-# and writes a float32 sum of its size, which fewer rows than LEAST do not pay for; and the sum must have
-# room. A sigmoid has three matmuls in both, and by classes no such sum. On a mesh it is always rows: chunks
-# of sharded classes each sum their gradient by the inputs over the devices, chunks of rows have rows of it.
+# With a softmax rows cost three matmuls, classes four; but rows store more: the gradient of all logits in
+# the dtype of the matmul, or that of a group of rows and a sum of the kernel's gradient, which is read and
+# written for each group. Fewer rows than LEAST do not pay for that. A sigmoid has three matmuls in both, and
+# by classes stores neither. On a mesh it is always rows: chunks of sharded classes each sum their gradient by
+# the inputs over the devices, chunks of rows have rows of it.
 SOFTMAX = Limits(rows=2**29, classes=2**25, prefers_classes=False)
 SIGMOID = Limits(rows=2**29, classes=2**25, prefers_classes=True)
 
 
-def plan(layer: Layer, strategy: str | None, chunk: int | None, limits: Limits) -> tuple[Any, int]:
-    """Returns ("rows" or "classes", size of a chunk)."""
+class Plan(NamedTuple):
+    """What is chunked, and how."""
+
+    strategy: Any  # "rows" or "classes"
+    chunk: Any  # rows or classes
+    group: Any  # rows, at least a chunk of them
+
+
+def plan(layer: Layer, strategy: str | None, chunk: int | None, memory: int | None, limits: Limits) -> Plan:
+    """The fastest of what the memory has room for."""
     sizes = (math.prod(layer.logits.shape[:-1]), *layer.kernel.shape)
     rows, width, classes = (n if isinstance(n, int) else m for n, m in zip(sizes, TYPICAL, strict=True))
-    shares, one = devices(layer), layer.logits.dtype.itemsize
-    fit = {"rows": limits.rows // (one * classes), "classes": limits.classes // (one * max(1, rows))}
+    shares, one, narrow = devices(layer), layer.logits.dtype.itemsize, layer.inputs.dtype.itemsize
+    room = memory or MEMORY
+    fit = {"rows": min(limits.rows, room // 4) // (one * classes)}
+    fit["classes"] = min(limits.classes, room // 4) // (one * max(1, rows))
+    # Logits in 32 bits cost as much as their gradient: then it takes their place, chunk by chunk.
+    stores = (narrow < one or memory is not None) and _is_alone(layer) and isinstance(sizes[0], int)
+    most = max(128, min(fit["rows"], HALF if stores else max(1024, width)))
+    summed, of_chunk = one * width * classes, one * classes * min(most if chunk is None else chunk, rows)
+    whole = stores and narrow * classes * rows + of_chunk <= room
     if strategy is None:
-        large = one * width * classes > SUMS or fit["rows"] < min(LEAST, rows)
+        large = not whole and (summed > room or fit["rows"] < min(LEAST, rows))
         preferred = limits.prefers_classes and isinstance(sizes[2], int)
         strategy = "classes" if (large or preferred) and shares == 1 else "rows"
     size = sizes[0 if strategy == "rows" else 2]
     _arguments.size_of_chunks(strategy, size)
-    if chunk is None and strategy == "rows":  # logits of no more than the kernel's gradient takes
-        chunk = _even(size, shares * max(128, min(fit["rows"], max(1024, width))))
+    if chunk is None and strategy == "rows":
+        chunk = _even(size, shares * most)
     elif chunk is None:
         chunk = shares * max(LEAST, fit["classes"] // 128 * 128)  # whole tiles
-    return strategy, max(1, min(chunk, size)) if isinstance(size, int) else chunk
+    chunk = max(1, min(chunk, size)) if isinstance(size, int) else chunk
+    group = chunk
+    if stores and strategy == "rows":
+        more = max(0, room - summed - of_chunk) // (narrow * classes)
+        group = rows if whole else _even(rows, max(chunk, more // chunk * chunk))
+    return Plan(strategy, chunk, group)
+
+
+def _is_alone(layer: Layer) -> bool:
+    """Whether one device has all rows that it sees."""
+    return _sharding.is_whole(layer.inputs) and _sharding.parts(layer.inputs) == 1
 
 
 def _even(size: Any, chunk: int) -> int:

@@ -99,9 +99,13 @@ def gradient(
         z = layer.logits(x, chunk.head, how)
         loss, pull_back = _of_chunk(reading, layer.capped(z, how), chunk.fixed, rows, chunk.classes)
         dz, d_rows, d_classes = pull_back(ct)
-        dx, d_head = layer.d_head(x, chunk.head, chunk.fixed.kept, z, dz, how, stored=True)
+        dz, d_bias = layer.d_logits(z, dz, chunk.head, chunk.fixed.kept, how)
+        dx, d_kernel = layer.d_operands(x, chunk.head.kernel, dz, how)
         *d_options, d_smoothing = d_classes
-        return jax.tree.map(jnp.add, sums, (loss, dx, d_rows, d_smoothing)), (d_head, tuple(d_options))
+        return jax.tree.map(jnp.add, sums, (loss, dx, d_rows, d_smoothing)), (
+            Head(d_kernel, d_bias),
+            tuple(d_options),
+        )
 
     start = (zeros(rows.weight, rows.weight.dtype), zeros(x, wide(x.dtype)))
     start += jax.tree.map(lambda x: zeros(x, x.dtype), (rows, classes.smoothing))

@@ -22,7 +22,7 @@ from focaljax._exact import wide
 from focaljax._linear import by_rows, chunks, layer, softmax
 from focaljax._linear.chunks import zeros
 from focaljax._linear.form import Form, form, summed
-from focaljax._linear.layer import Classes, Rows
+from focaljax._linear.layer import Classes, Head, Rows
 from focaljax._softmax import dense, indexed, statistics
 
 
@@ -44,7 +44,8 @@ def _each_bwd(how, residuals, ct):
 
 def _by_rows(how, x, head):
     """Options of the program in chunks of rows, with chunks of about the same bytes."""
-    return how._replace(chunk=max(1, x.shape[0] * how.chunk // head.kernel.shape[1]), logs=False)
+    chunk = max(1, x.shape[0] * how.chunk // head.kernel.shape[1])
+    return how._replace(chunk=chunk, group=chunk, logs=False)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -140,8 +141,9 @@ def _backward(how, x, head, fixed, rows, classes, stats, ct) -> Any:
         capped = softmax.masked(layer.capped(z, how), chunk.fixed.kept)
         dz, found, d_options = pull(capped, chunk)
         dz = dz + softmax.d_penalty(capped, slope, lse)
-        more, d_head = layer.d_head(x, chunk.head, chunk.fixed.kept, z, dz, how, stored=True)
-        return (dx + more, jax.tree.map(jnp.add, others, found)), (d_head, d_options)
+        dz, d_bias = layer.d_logits(z, dz, chunk.head, chunk.fixed.kept, how)
+        more, d_kernel = layer.d_operands(x, chunk.head.kernel, dz, how)
+        return (dx + more, jax.tree.map(jnp.add, others, found)), (Head(d_kernel, d_bias), d_options)
 
     options = None if classes is None else (classes.alpha, classes.term)
     made = jax.tree.map(lambda x: zeros(x, x.dtype), (head, options))
