@@ -76,6 +76,10 @@ class Schedule:
         """Reads nothing yet."""
         self.files = {found[1]: file for file in folder.iterdir() if (found := _FILE.fullmatch(file.name))}
 
+    def skips(self, op: Op) -> bool:
+        """Whether nothing is known of a kernel: of some that are alike libtpu writes one."""
+        return op.name not in self.files
+
     def of(self, op: Op, moved: float) -> tuple[float, str]:
         """Clocks of one run of a kernel, and what fills them; none of what no core runs, such as a copy."""
         del moved

@@ -101,6 +101,11 @@ class Schedule:
             text = file.read_text()
             self.ptx |= dict.fromkeys(re.findall(r"\.entry (\w+)", text), text)
 
+    def skips(self, op: Op) -> bool:
+        """All kernels, if they are small: nvdisasm is slow."""
+        del op
+        return True
+
     def of(self, op: Op, moved: float) -> tuple[float, str]:
         """Clocks of one run on one scheduler, and which unit fills them; none of cuBLAS and copies.
 

@@ -46,7 +46,7 @@ CHIPS = {
 }
 NAMES = ("rows", "head", "vocabulary", "pixels", "detection")
 DTYPES = ("float32", "bfloat16")
-SMALL = 0.02  # of a program's bytes: a kernel of a GPU that moves less costs what it moves; nvdisasm is slow
+SMALL = 0.02  # of a program's bytes: a kernel that moves less costs what it moves, if its schedule skips it
 KEY = ("case", "chip", "dtype", "contender", "program")
 TESTS: dict[str, Callable] = {  # of the estimate, along the class axis: 2 passes, 1 and 1
     "copy": lambda z, axis: -z,
@@ -102,14 +102,15 @@ def of_program(
     program: jax.stages.Compiled, chip: str, folder: Path, turns: int | None = None
 ) -> dict[str, Any]:
     """The `estimate` of what is in the folder; a loop of unknown length has so many turns."""
-    module, options = hlo.parse(compiled.text_of(program, chip)), chip[0] != "v"
+    module, gpu = hlo.parse(compiled.text_of(program, chip)), chip[0] == "h"
     runs = list(hlo.traffic_of_kernels(module, turns))
     small = SMALL * sum(times * bytes for _, times, bytes in runs)
-    schedule = sass.Schedule(folder) if options else bundles.Schedule(folder)
+    schedule = sass.Schedule(folder) if gpu else bundles.Schedule(folder)
     peak, names, kernels = CHIPS[chip], [], []
     for op, times, bytes in runs:
-        clocks, unit = (0, "") if options and times * bytes < small else schedule.of(op, bytes)
-        issued = clocks / (peak.issue if options else 1)  # a TPU's core has all its bundles
+        skipped = times * bytes < small and schedule.skips(op)
+        clocks, unit = (0, "") if skipped else schedule.of(op, bytes)
+        issued = clocks / (peak.issue if gpu else 1)  # a TPU's core has all its bundles
         parts = bytes / peak.bandwidth, hlo.flops(module, op) / peak.flops, issued / peak.clock
         names.append((f"{times} x {op.name}", unit))
         kernels.append([1e3 * times * seconds for seconds in parts])
