@@ -19,7 +19,7 @@ from focaljax._odds import scaled
 from focaljax.terms import Term
 
 # Rows of the kernel whose gradient is written at a time. Else a v6e writes all of it transposed, for a faster
-# matmul, and copies it: 2.2 GB and 4 of 44 ms more, by the schedule of [8192, 4096] x [4096, 131072].
+# matmul, and copies it: 2.2 GB and 3 of 44 ms more, by the schedule of [8192, 4096] x [4096, 131072].
 PART = 1024
 
 

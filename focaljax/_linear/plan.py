@@ -10,7 +10,7 @@ LEAST = 512  # rows or classes of a chunk
 MEMORY = 2**32  # bytes that are stored on a device beside operands and results, if the caller does not say
 TYPICAL = (8192, 1024, 32768)  # what a symbolic N, D or C of an exported program counts as
 # Rows of a chunk whose logits' gradient is stored in 16 bits. So many are worth reading the kernel: their
-# matmul takes as long on a v5e, longer on a v5p and H200; and 1024 took 10 % longer in all on a v6e, by
+# matmul takes as long on a v5e and an H200, longer on a v5p; and on a v6e 1024 took 10 % longer in all, by
 # the schedules of [8192, 4096] x [4096, 131072].
 HALF = 256
 
