@@ -15,6 +15,7 @@ from test_linear_sigmoid import batch as batch_of_lists
 from test_linear_sigmoid import plain as plain_sigmoid
 
 from focaljax import linear_sigmoid_focal_loss, linear_softmax_focal_loss
+from focaljax._linear import layer
 
 pytest.importorskip("rich")
 
@@ -119,8 +120,12 @@ def test_a_sharded_sigmoid_loss_is_the_unsharded_one(strategy, options, reductio
 @pytest.mark.parametrize("place", ["inside", "outside"])
 @pytest.mark.parametrize("reduction", ["mean", "mean_with_sample_weight"])
 @pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
-def test_the_mean_of_a_mesh(strategy, sigmoid, reduction, place):
-    """Classes over one axis, examples over another: one call has the mean over all that count."""
+def test_the_mean_of_a_mesh(strategy, sigmoid, reduction, place, monkeypatch):
+    """Classes over one axis, examples over another: one call has the mean over all that count.
+
+    A device has rows of its own here, and memory for the gradient of all their logits.
+    """
+    monkeypatch.setattr(layer, "PART", 1)  # of the kernel's gradient, written part by part
     floats, labels = (batch_of_lists if sigmoid else batch)(rows=16, classes=64)
     counts = np.arange(16) % 3 > 0
     options = {"where": counts[:, None], "reduction": reduction}
@@ -129,10 +134,10 @@ def test_the_mean_of_a_mesh(strategy, sigmoid, reduction, place):
 
     def total(floats, labels, counts):
         given = dict(floats)
-        layer = (given.pop("inputs"), given.pop("kernel"), labels)
+        operands = (given.pop("inputs"), given.pop("kernel"), labels)
         names = {"axis_name": "model", "batch_axis_name": "data"}
-        options = {"where": counts, "reduction": reduction, "strategy": strategy, "chunk": 3}
-        return call(*layer, **given, **options, **names)
+        options = {"where": counts, "reduction": reduction, "strategy": strategy, "chunk": 3, "memory": 2**20}
+        return call(*operands, **given, **options, **names)
 
     sharded = partial(jax.shard_map, mesh=mesh(), in_specs=(SPECS, P("data"), P("data")))
     operands = (floats, labels, counts[:, None])
