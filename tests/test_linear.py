@@ -646,6 +646,7 @@ def planned(shape, dtype, *choices):
         ((8192, 4096, 131_072), 1_000_000_000, ("classes", 1024, 1024)),
         ((8192, 4096, 131_072), 300_000_000, ("classes", 1024, 1024)),
         ((65_536, 4096, 131_072), None, ("rows", 256, 4096)),  # 2.15 GB of sums, 1.07 of gradients
+        ((0, 8, 10), None, ("rows", 1, 1)),
         ((8192, 8192, 262_144), None, ("classes", 1024, 1024)),  # a sum takes 8.6 GB, all gradients 4.29
     ],
     ids=str,

@@ -67,7 +67,7 @@ def plan(layer: Layer, strategy: str | None, chunk: int | None, memory: int | No
     group = chunk
     if stores and strategy == "rows":
         more = max(0, room - summed - of_chunk) // (narrow * classes)
-        group = rows if whole else _even(rows, max(chunk, more // chunk * chunk))
+        group = max(chunk, rows if whole else _even(rows, more // chunk * chunk or chunk))
     return Plan(strategy, chunk, group)
 
 
