@@ -502,3 +502,20 @@ def test_the_module_and_the_script_are_the_program(program):
     running = started("--version", program=program)
     assert running.communicate(timeout=60) == (f"focaljax {focaljax.__version__}\n", "")
     assert running.returncode == 0
+
+
+def test_the_quick_study_makes_fewer_runs_and_trains_each_to_the_end(monkeypatch: pytest.MonkeyPatch):
+    """Networks that are stopped half-way would be compared by how fast they learn."""
+    asked = []
+
+    def compared(*_: object, **options: object):
+        asked.append(options)
+        raise StudyError("seen")
+
+    monkeypatch.setattr("focaljax.study.compare", compared)
+    for arguments in ((), ("--quick",), ("--quick", "--gamma", 1, "--seeds", 2)):
+        assert study(*arguments, "--out", "none-yet") == 2
+    full, quick, own = asked
+    assert {name for name in full if full[name] != quick[name]} - {"progress"} == {"gamma", "seeds"}
+    assert {*quick["gamma"]} < {*settings.GAMMAS} and quick["seeds"] < full["seeds"]
+    assert (own["gamma"], own["seeds"]) == ([1.0], 2)
