@@ -43,8 +43,8 @@ examples:
   python -m focaljax --npz mine.npz --for nll         your own arrays `x` and `y`
   python -m focaljax --gamma 1 2 3 --alpha none balanced --folds 10 --out my-report
 
-The folder holds report.html, report.json, results.csv (two rows per run) and the pictures. Wrong files or
-options end with exit code 2, Ctrl-C with 130; both write nothing. In a notebook: focaljax.study.compare.
+The folder, one for each report, holds report.html, report.json, results.csv (two rows per run) and pictures.
+Wrong files or options end with code 2, Ctrl-C with 130; neither writes. Notebooks: focaljax.study.compare.
 """
 
 
@@ -84,11 +84,11 @@ def _study(options: argparse.Namespace) -> None:
 
     from focaljax.study import compare, console, report
 
-    report.check_folder(options.out, options.overwrite)
     screen = Console()
     with console.progress_bar(screen) as progress:
         progress("reading", 0, 1)
         features, labels, name, notes = _data(options)
+        report.check_folder(options.out, options.overwrite)
         outcome = compare(
             features,
             labels,
