@@ -322,3 +322,20 @@ def test_the_same_numbers(name):
         np.testing.assert_allclose(found, want, rtol=1e-12)
         found, want = (jax.grad(lambda z, f=f: jnp.sum(jnp.sin(1 + f(z))))(z) for f in (ours, theirs))
         np.testing.assert_allclose(found, want, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z, alpha: sigmoid_focal_loss(z, z, alpha=alpha),
+        lambda z, alpha: sigmoid_focal_loss_with_integer_labels(z, TARGETS, alpha=alpha),
+        lambda z, alpha: linear_sigmoid_focal_loss(z, np.ones((CLASSES, 3), np.float32), LISTS, alpha=alpha),
+    ],
+)
+def test_torchvisions_alpha_without_weights_is_named(loss):
+    z = jnp.zeros((ROWS, CLASSES))
+    with pytest.raises(ValueError, match=r"`alpha` must be in \[0, 1\], got -1. None is no weights.$"):
+        loss(z, -1)
+    with pytest.raises(ValueError, match=r"got 2.$"):
+        loss(z, 2)
+    assert jnp.all(jnp.isfinite(loss(z, None)))
