@@ -27,6 +27,7 @@ Reduction = Literal["sum_over_batch_size", "mean", "mean_with_sample_weight", "s
 SoftLabels = Literal["mixture", "linear", "quality", "cross_entropy"] | None
 Strategy = Literal["rows", "classes"] | None
 Normalization = Literal["examples", "classes", "sum", "max"] | None
+IGNORED = " -1, -100, 255 usually mark entries to ignore: give these the weight 0."
 SMALL = 2**20  # entries of a JAX array that is copied to the host to be looked at
 
 
@@ -138,9 +139,9 @@ def scalar_in(name: str, x: Any, lowest: float, highest: float) -> None:
 
 
 def in_range(
-    name: str, values: np.ndarray | None, lowest: float, highest: float, marks: tuple[int, ...] = ()
+    name: str, values: np.ndarray | None, lowest: float, highest: float, hints: dict[int, str] | None = None
 ) -> None:
-    """All known values lie in [lowest, highest] and are finite; `marks` are usual outside."""
+    """All known values lie in [lowest, highest] and are finite; `hints` are for what is usual outside."""
     if values is None:
         return
     with np.errstate(invalid="ignore"):  # NaN compares as False
@@ -149,8 +150,7 @@ def in_range(
     if wrong.size:
         wanted = f"in [{lowest:g}, {highest:g}]" if highest < math.inf else f"at least {lowest:g} and finite"
         wanted = wanted if lowest > -math.inf else "finite"
-        hint = f" {', '.join(map(str, marks))} usually mark entries to ignore: give these the weight 0."
-        hint = hint if np.any(np.isin(wrong, marks)) else ""
+        hint = next((hint for mark, hint in (hints or {}).items() if mark in wrong), "")
         raise ValueError(f"`{name}` must be {wanted}, got {wrong[0]}.{hint}")
 
 
@@ -330,7 +330,7 @@ def dense_labels(
     if values is not None and where is not None:
         kept = known(where)
         values = None if kept is None else values[np.broadcast_to(kept, values.shape)]
-    in_range(name, values, 0, highest, (-1, -100, 255))
+    in_range(name, values, 0, highest, dict.fromkeys((-1, -100, 255), IGNORED))
     return x
 
 
@@ -541,7 +541,7 @@ def option(
             f"`{name}` must be a scalar, [classes], or broadcast against `{like_name}` with the class axis "
             f"last, {last}; got shape {x.shape}."
         )
-    in_range(name, values, lowest, highest)
+    in_range(name, values, lowest, highest, {-1: " None is no weights."} if name == "alpha" else None)
     x = x.astype(dtype).reshape((1,) * (len(last) - x.ndim) + x.shape)
     return jnp.moveaxis(x, -1, axis) if last else x
 

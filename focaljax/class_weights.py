@@ -27,6 +27,8 @@ What holds for the whole file:
   float. Everything jits; `power`, `beta`, `unseen` and the counts may be traced.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from dataclasses import dataclass

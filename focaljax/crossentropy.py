@@ -10,6 +10,8 @@ a gradient of zero, which drops the very examples that focal loss exists for. Al
 docs/keras.md.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any
 

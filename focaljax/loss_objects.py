@@ -1,5 +1,7 @@
 """The losses of Keras as objects: options, weights and a reduction in one call; frozen and hashable."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, cast

@@ -19,6 +19,8 @@ Options shared by the functions:
   neither the loss nor any gradient.
 """
 
+from __future__ import annotations
+
 import jax
 
 from focaljax import _operands

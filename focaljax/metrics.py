@@ -26,6 +26,8 @@ What holds for the whole file:
 * A metric is not a loss: its derivative is 0, and a differentiated function may compute it.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields

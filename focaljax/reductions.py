@@ -15,6 +15,8 @@ What holds for all of them:
   have that dtype.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

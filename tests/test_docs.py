@@ -1,6 +1,7 @@
 """README.md, pyproject.toml and CI say the same; what README and docs show runs, and docs has every name."""
 
 import ast
+import inspect
 import re
 import subprocess
 import tomllib
@@ -251,3 +252,12 @@ def test_the_citation_is_of_this_version():
 def test_every_public_name_is_in_the_readme_and_the_changelog(name: str):
     for document in (README, ROOT.joinpath("CHANGELOG.md").read_text(encoding="utf-8")):
         assert re.search(rf"\b{name}\b", document)
+
+
+OPENED = [name for name in focaljax.__all__ if callable(getattr(focaljax, name)) and "linear_" not in name]
+
+
+@pytest.mark.parametrize("name", OPENED)
+def test_help_opens_with_a_signature_that_can_be_read(name: str):
+    """`Values` by its name: written out, all that may be an array is a screen for each function."""
+    assert len(str(inspect.signature(getattr(focaljax, name)))) < 500

@@ -228,6 +228,38 @@ def ours_recml(z):
     return linear_sigmoid_focal_loss(inputs, z, LISTS, **options) / np.float64(CLASSES)
 
 
+def weight_inside(z):
+    """A class weight that enters the modulating factor too."""
+    loss = -WEIGHTS[0][TARGETS] * jnp.take_along_axis(jax.nn.log_softmax(z), TARGETS[:, None], -1)[:, 0]
+    return jnp.mean((1 - jnp.exp(-loss)) ** 2 * loss)
+
+
+class WeightInside(Term):
+    weight: Any
+
+    def value(self, odds):
+        loss = -self.weight * odds.log_p
+        return (-jnp.expm1(-loss)) ** 2 * loss
+
+
+BETWEEN = np.where(np.arange(ROWS) == 2, -2, INDICES).reshape(QUERIES[:2])  # one anchor is ignored
+
+
+def retinanet(z):
+    """torchvision: each image's sum by its own positives, at least 1, then the mean over images."""
+    losses = of_mixture(z, MATCHED.astype(float), 2.0, 0.25).reshape(QUERIES)
+    of_images = jnp.sum(jnp.where(BETWEEN[..., None] == -2, 0, losses), (1, 2))
+    return jnp.mean(of_images / np.maximum(1.0, ((BETWEEN >= 0) & (BETWEEN < CLASSES)).sum(1)))
+
+
+def ours_retinanet(z):
+    def of_image(z, y):
+        losses = sigmoid_focal_loss_with_integer_labels(z, y, alpha=0.25, ignore_index=-2)
+        return reduce_loss(losses, normalizer=(y >= 0) & (y < CLASSES))
+
+    return jnp.mean(jax.vmap(of_image)(z.reshape(QUERIES), jnp.asarray(BETWEEN)))
+
+
 def fortuna(z):
     p_t = jnp.take_along_axis(jax.nn.softmax(z), TARGETS[:, None], -1)[:, 0]
     return -jnp.mean((1 - p_t) ** 2 * jnp.log(p_t))
@@ -269,6 +301,11 @@ RECIPES = {
     "RecML": Recipe(recml, ours_recml),
     "class weights": Recipe(class_weighted, ours_class_weighted),
     "pos_weight": Recipe(positive_weight, lambda z: 4 * sigmoid_focal_loss(z, HARD, gamma=0.0, alpha=3 / 4)),
+    "a weight inside": Recipe(
+        weight_inside,
+        lambda z: jnp.mean(softmax_focal_loss_with_integer_labels(z, TARGETS, term=WeightInside(WEIGHTS[0]))),
+    ),
+    "RetinaNet": Recipe(retinanet, ours_retinanet),
     "Fortuna": Recipe(
         fortuna, lambda z: reduce_loss(softmax_focal_loss(z, np.eye(CLASSES)[TARGETS], term=Focal(2.0)))
     ),
@@ -285,3 +322,20 @@ def test_the_same_numbers(name):
         np.testing.assert_allclose(found, want, rtol=1e-12)
         found, want = (jax.grad(lambda z, f=f: jnp.sum(jnp.sin(1 + f(z))))(z) for f in (ours, theirs))
         np.testing.assert_allclose(found, want, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z, alpha: sigmoid_focal_loss(z, z, alpha=alpha),
+        lambda z, alpha: sigmoid_focal_loss_with_integer_labels(z, TARGETS, alpha=alpha),
+        lambda z, alpha: linear_sigmoid_focal_loss(z, np.ones((CLASSES, 3), np.float32), LISTS, alpha=alpha),
+    ],
+)
+def test_torchvisions_alpha_without_weights_is_named(loss):
+    z = jnp.zeros((ROWS, CLASSES))
+    with pytest.raises(ValueError, match=r"`alpha` must be in \[0, 1\], got -1. None is no weights.$"):
+        loss(z, -1)
+    with pytest.raises(ValueError, match=r"got 2.$"):
+        loss(z, 2)
+    assert jnp.all(jnp.isfinite(loss(z, None)))

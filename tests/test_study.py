@@ -1,6 +1,7 @@
 """The main job, on the command line and in a notebook: it trains, compares, reports, and refuses."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -20,12 +21,13 @@ pytest.importorskip("optax")
 pytest.importorskip("matplotlib")
 pd = pytest.importorskip("pandas")
 pytest.importorskip("jinja2")
-pytest.importorskip("rich")
+rich = pytest.importorskip("rich.console")
 datasets = pytest.importorskip("sklearn.datasets")
 
 import focaljax  # noqa: E402
 from focaljax import __main__ as cli  # noqa: E402
 from focaljax.study import StudyError, compare, measures, pictures, report, run, settings, verdict, words  # noqa: E402
+from focaljax.study import console as terminal  # noqa: E402
 from focaljax.study.run import END, STOPPED  # noqa: E402
 
 PANELS = {
@@ -502,3 +504,40 @@ def test_the_module_and_the_script_are_the_program(program):
     running = started("--version", program=program)
     assert running.communicate(timeout=60) == (f"focaljax {focaljax.__version__}\n", "")
     assert running.returncode == 0
+
+
+def test_the_quick_study_makes_fewer_runs_and_trains_each_to_the_end(monkeypatch: pytest.MonkeyPatch):
+    """Networks that are stopped half-way would be compared by how fast they learn."""
+    asked = []
+
+    def compared(*_: object, **options: object):
+        asked.append(options)
+        raise StudyError("seen")
+
+    monkeypatch.setattr("focaljax.study.compare", compared)
+    for arguments in ((), ("--quick",), ("--quick", "--gamma", 1, "--seeds", 2)):
+        assert study(*arguments, "--out", "none-yet") == 2
+    full, quick, own = asked
+    assert {name for name in full if full[name] != quick[name]} - {"progress"} == {"gamma", "seeds"}
+    assert {*quick["gamma"]} < {*settings.GAMMAS} and quick["seeds"] < full["seeds"]
+    assert (own["gamma"], own["seeds"]) == ([1.0], 2)
+
+
+@pytest.mark.parametrize(
+    "setting", [settings.Setting(2.0, "effective"), settings.Setting(0.0, settings.POST_HOC)]
+)
+def test_the_printed_program_is_whole_in_a_narrow_terminal(setting: settings.Setting, monkeypatch):
+    x, y = overlapping((0.9, 0.1), 300)
+    outcome = compare(x, y, gamma=[2], alpha=["effective"], folds=3, seeds=1, epochs=1)
+    monkeypatch.setattr(words, "code", lambda outcome: setting.call(2))
+    screen = rich.Console(width=40, file=io.StringIO())
+    terminal.show_outcome(screen, outcome)
+    assert setting.call(2) in screen.file.getvalue()
+    assert max(map(len, setting.call(2).splitlines())) > 60
+
+
+def test_a_wrong_label_is_named_before_a_folder_in_use(tmp_path: Path, capsys):
+    (tmp_path / "good.csv").write_text(GOOD)
+    table = ("--csv", tmp_path / "good.csv", "--out", tmp_path)
+    refuses(capsys, tmp_path, "no column 'z'", *table, "--label", "z")
+    refuses(capsys, tmp_path, "is not empty", *table, "--label", "y")

@@ -229,3 +229,13 @@ def test_a_choice_that_validation_misled_gains_nothing():
     table = verdict.compare(settings, {m.field: test for m in verdict.METRICS}, 1 / 4)
     advice = verdict.advise(verdict.BALANCED, 0.01, table, validation, test, 10)
     assert advice.index == 0 and advice.chosen.mean == -1.0
+
+
+def test_a_network_that_is_still_learning_is_named_beside_the_verdict():
+    """Early stopping that is stopped by the last epoch has not stopped."""
+    outcome = of_kind("one is better", verdict.BALANCED)
+    assert "--epochs" not in " ".join(words.reasons(outcome))
+    outcome.nll[-1] = 0.4
+    assert (
+        "In 100% of the runs of cross-entropy the last of 2 epochs was the best" in words.reasons(outcome)[-2]
+    )

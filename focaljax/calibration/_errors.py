@@ -1,5 +1,7 @@
 """Calibration errors as streams: sums per bin of confidence, as pairs, merged like those of the metrics."""
 
+from __future__ import annotations
+
 import functools
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,5 +1,7 @@
 """The posteriors that a focal-trained model determines: the inverse of the loss at its minimum."""
 
+from __future__ import annotations
+
 import functools
 
 import jax

@@ -1,5 +1,7 @@
 """One temperature for all logits: a safeguarded Newton iteration on a convex mean."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 

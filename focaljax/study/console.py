@@ -46,7 +46,8 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     console.print(_table(outcome))
     console.print(_text(console, words.headline(outcome)), style="bold", highlight=False)
     show_lines(console, words.reasons(outcome))
-    console.print(Syntax(words.code(outcome), "python", theme="ansi_dark", background_color="default"))
+    look = Syntax("", "python", theme="ansi_dark", background_color="default")
+    console.print(look.highlight(words.code(outcome)), soft_wrap=True)  # a program is whole in any terminal
 
 
 def _table(outcome: Outcome) -> Table:
@@ -54,9 +55,8 @@ def _table(outcome: Outcome) -> Table:
     title = f"Test folds, mean over {words.runs(outcome)}, {outcome.stopped.when}"
     grid = Table(title=title, caption=words.MARKS, box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     grid.add_column("setting", no_wrap=True)
-    for metric in JUDGED:
-        name = " ".join(word if word.isupper() else f"{word[:4]}." for word in metric.name.split())
-        grid.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for head in (metric.name.replace("calibrated", "calib.") for metric in JUDGED):
+        grid.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True)
     for i, row in enumerate(outcome.table):
         cells = [Text(words.marked(row[m]), style=STYLES.get(row[m].verdict, "")) for m in JUDGED]
         name = row[outcome.metric].setting.short

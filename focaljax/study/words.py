@@ -53,6 +53,12 @@ def reasons(outcome: "Outcome") -> list[str]:
         f"Had each run taken the setting that is best on its validation fold, {metric.name} on its test "
         f"fold would differ from cross-entropy by {advice.chosen}."
     )
+    unfinished = (outcome.best_epoch[..., 0] == len(outcome.nll)).mean()
+    if unfinished > 0.5:
+        said.append(
+            f"In {unfinished:.0%} of the runs of cross-entropy the last of {len(outcome.nll)} "
+            f"{PASSES[outcome.model]}s was the best: more (--epochs) may change all of this."
+        )
     end = outcome.table_at_end[outcome.advice_at_end.shown][metric]
     then = {BETTER: f"better is {end.setting.name}, {end.difference}"}
     then |= {EQUAL: "there is no difference worth having", UNDECIDED: f"it is undecided: {_leads(end)}"}
@@ -77,7 +83,7 @@ def caveats(outcome: "Outcome") -> list[str]:
     """Say what the numbers do not show."""
     unit = PASSES[outcome.model]
     end = ", when the learning rate is 0" if outcome.model == "network" else ""
-    said = [
+    return [
         f"Intervals are {LEVEL:.0%} t intervals over {runs(outcome)}, paired, and widened because the "
         "runs share training rows (Nadeau and Bengio 2003). Verdicts are corrected for the number of "
         "settings that differ (Holm), in each metric and at each time by itself. They speak of this data "
@@ -94,13 +100,6 @@ def caveats(outcome: "Outcome") -> list[str]:
         "adjustment does so in the training of cross-entropy, post-hoc logit adjustment after it, at no "
         "cost (Menon et al. 2021).",
     ]
-    last = (outcome.best_epoch[..., 0] == len(outcome.nll)).mean()
-    if last > 0.5:
-        said.append(
-            f"In {last:.0%} of the runs of cross-entropy the last of {len(outcome.nll)} {unit}s was the "
-            "best: more (--epochs) may change the picture."
-        )
-    return said
 
 
 def sentence(note: str) -> str:
@@ -130,8 +129,8 @@ def _why_better(outcome: "Outcome") -> list[str]:
     ]
     if advice.shown != advice.leader:
         said.append(
-            f"The best mean has {leader.setting.name}, {leader.mean.mean:.3f}, but between the two "
-            f"{NOTHING}; this one is the plainer."
+            f"The best mean has {leader.setting.name}, {leader.mean.mean:.3f}, but it is not surely better "
+            "than this one, which changes less of cross-entropy."
         )
     others = [i for i in advice.alike if i not in (advice.shown, advice.leader)]
     if others:
@@ -153,19 +152,19 @@ def _why_equal(outcome: "Outcome") -> list[str]:
 def _why_undecided(outcome: "Outcome") -> list[str]:
     advice = outcome.advice
     floor = (
-        f"{advice.of_folds:.0%} of the variance of this mean comes from training rows that runs share, "
-        f"1/(K-2) with K = {outcome.folds} folds, which no --seeds lower"
+        f"{advice.of_folds:.0%} of the variance of this mean comes from training rows that runs share: more "
+        "--seeds do not lower that part"
     )
-    decides = f"What would decide it: more rows. {floor}; more --folds do, but hardly enough here."
+    decides = f"What would decide it: more rows. {floor}, more --folds do, but hardly enough here."
     if advice.deciding is not None:
         folds, seeds = advice.deciding
         option = f"--folds {folds}" if folds != outcome.folds else f"--seeds {seeds}"
         decides = f"What would decide it, if runs go on to vary as these do: {option}. {floor}."
     possible = sum(row[outcome.metric].gain[2] > outcome.margin for row in outcome.table)
     return [
-        f"Of the other settings ({len(outcome.table) - 1} in all) {possible} may be better by "
-        f"{outcome.margin:g} (--margin), which is worth having, one by up to {_reach(outcome):.3f}; but none "
-        f"of them surely is over {runs(outcome)}, {outcome.stopped.when}, after Holm's correction for all.",
+        f"Of {len(outcome.table) - 1} settings beside cross-entropy {possible} may be better by more than "
+        f"{outcome.margin:g} (--margin), one by up to {_reach(outcome):.3f}; but none of these surely is, "
+        f"over {runs(outcome)}, {outcome.stopped.when}, corrected for their number (Holm).",
         decides,
     ]
 
