@@ -10,6 +10,8 @@ training step, and each textbook loss stores several of them. Here they are made
   of the kernel's size but its gradient.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

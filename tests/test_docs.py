@@ -254,7 +254,7 @@ def test_every_public_name_is_in_the_readme_and_the_changelog(name: str):
         assert re.search(rf"\b{name}\b", document)
 
 
-OPENED = [name for name in focaljax.__all__ if callable(getattr(focaljax, name)) and "linear_" not in name]
+OPENED = [name for name in focaljax.__all__ if callable(getattr(focaljax, name))]
 
 
 @pytest.mark.parametrize("name", OPENED)

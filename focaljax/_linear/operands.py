@@ -150,8 +150,8 @@ def _unless_zero(x, dtype):
 
 def _run(given, layer, operands, forms, limits, ignored, reading=None):
     """Plans the chunks and runs the loss, on any mesh."""
-    sizes = (_arguments.at_least_one(name, getattr(given, name)) for name in ("chunk", "memory"))
-    strategy, chunk, group = plan.plan(layer, given.strategy, *sizes, limits)
+    chunk, memory = (_arguments.at_least_one(name, getattr(given, name)) for name in ("chunk", "memory"))
+    strategy, chunk, group = plan.plan(layer, given.strategy, chunk, memory, limits)
     blocks = plan.devices(layer) if strategy == "classes" else 1
     cap, precision = _arguments.cap(given.logit_soft_cap), _arguments.precision(given.precision)
     logs = _arguments.flag("has_aux", given.has_aux)
