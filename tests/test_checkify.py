@@ -60,7 +60,7 @@ CASES |= {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_healthy_step_passes(case):
-    """With logits of usual size, and with some whose exponentials overflow and underflow; no infinity comes."""
+    """With logits of usual size, and some whose exponentials overflow and underflow; nothing is infinite."""
 
     @jax.jit
     @partial(checkify.checkify, errors=checkify.float_checks | checkify.index_checks)
