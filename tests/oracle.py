@@ -434,9 +434,12 @@ class SoftmaxFocal:
         return scale
 
 
-@lru_cache(maxsize=1024)
 def _softmax_focal(z: bytes, weights: bytes, gamma: bytes, kind: type[_Term]) -> SoftmaxFocal:
     return SoftmaxFocal(*(np.frombuffer(x, np.float64) for x in (z, weights, gamma)), kind)
+
+
+FEW = 100  # classes: all rows of as many, which two forms ask for, take 100 MB
+_of_few, _of_many = (lru_cache(maxsize=size)(_softmax_focal) for size in (16384, 64))
 
 
 def softmax_focal(
@@ -450,7 +453,8 @@ def softmax_focal(
     if row.ndim != 1 or not row.size:
         raise ValueError(f"`z` must be one row of classes, got shape {row.shape}.")
     rows = (row, *(np.broadcast_to(_exact(x), row.shape) for x in (weights, gamma)))
-    return _softmax_focal(*(np.ascontiguousarray(x).tobytes() for x in rows), kind)
+    cached = _of_few if row.size <= FEW else _of_many
+    return cached(*(np.ascontiguousarray(x).tobytes() for x in rows), kind)
 
 
 class Batch:
