@@ -101,11 +101,11 @@ class Way(NamedTuple):
     """How the hidden rows are taken out of the sum of the losses; what is static chooses the program."""
 
     alpha: bool = False  # 0 in these rows; else one number for all
-    count: bool = True  # of the rows, else only those which are not hidden
+    counted: bool = True  # all rows; else only those which are not hidden
     label: bool = False  # the ignored one
 
 
-WAYS = {"cotangent": Way(count=False), "alpha": Way(alpha=True), "index": Way(label=True)}
+WAYS = {"cotangent": Way(counted=False), "alpha": Way(alpha=True), "index": Way(label=True)}
 
 
 def summed(losses, counts):
@@ -172,7 +172,7 @@ def assert_nothing_changes(name, way):
     scores, labels = questions(entrance)
     labels = jnp.where(HIDDEN, OUTSIDE, labels) if way.label else labels
     floats = {"gamma": jnp.float32(1.5), "alpha": jnp.float32(0.75)}
-    of = functools.partial(derivatives, entrance, way.alpha, floats=floats, counts=~HIDDEN | way.count)
+    of = functools.partial(derivatives, entrance, way.alpha, floats=floats, counts=~HIDDEN | way.counted)
     plain = of(scores, labels)
     chex.assert_tree_all_finite(plain)
     for hidden in (np.nan, np.inf, -np.inf):
