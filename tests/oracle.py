@@ -47,10 +47,10 @@ def _exact(values: ArrayLike) -> Array:
 
 
 class Softmax:
-    """p, q = 1 - p and log p of one row, one number per DISTINCT logit.
+    """p, q = 1 - p and -log p of one row, one number per DISTINCT logit.
 
     With m = max z, e = exp(z - m), S = sum e:  p = e / S,  q = (sum of the other e) / S,
-    log p = z - m - log S, or -log1p(S - 1) for a class that is alone at the maximum.
+    -log p = log S - (z - m), or log1p(S - 1) for a class that is alone at the maximum.
     """
 
     def __init__(self, z: Array):
@@ -67,7 +67,7 @@ class Softmax:
         # total - e loses one bit at most: e <= total / 2 for every class that is not the maximum.
         self.p = [x / total for x in e]
         self.q = [(total - x) / total for x in e[:-1]] + [rest / total]
-        self.log_p = [x - log_total for x in shifted]
+        self.surprise = [log_total - x for x in shifted]
 
 
 @lru_cache(maxsize=256)  # a row of 1e5 distinct logits takes 75 MB
@@ -287,7 +287,7 @@ class SoftmaxFocal:
         ws = [mp.mpf(x) for x in w_distinct.tolist()]
         gs = [mp.mpf(x) for x in g_distinct.tolist()]
         self._terms = [
-            kind(softmax.p[i], softmax.q[i], -softmax.log_p[i], ws[j], gs[k], count)
+            kind(softmax.p[i], softmax.q[i], softmax.surprise[i], ws[j], gs[k], count)
             for i, j, k, count in zip(
                 *(index.tolist() for index in np.unravel_index(kinds, shape)),
                 counts.tolist(),
@@ -349,7 +349,7 @@ class SoftmaxFocal:
     @cached_property
     def grad_gamma(self) -> float:
         pairs = zip(self._terms, self._gamma_slopes, strict=True)
-        return float(mp.fsum(t.copies * slope for t, slope in pairs))
+        return float(mp.fsum(t.copies * slope for t, slope in pairs if slope))
 
     @cached_property
     def _hessian(self) -> tuple[Array, Array]:
@@ -370,8 +370,8 @@ class SoftmaxFocal:
         d_top, alone = d[top], terms[top].copies == 1
         if alone:
             d = [*d[:top], ZERO, *d[top + 1 :]]
-        small = mp.fsum(t.copies * x for t, x in zip(terms, d, strict=True))
-        total = mp.fsum(t.copies * a for t, a in zip(terms, slopes, strict=True))
+        small = mp.fsum(t.copies * x for t, x in zip(terms, d, strict=True) if x)
+        total = mp.fsum(t.copies * a for t, a in zip(terms, slopes, strict=True) if a)
 
         def rest(*left_out: int) -> Any:
             """sum of D over the classes that are not left out, the huge one added last."""
@@ -434,9 +434,12 @@ class SoftmaxFocal:
         return scale
 
 
-@lru_cache(maxsize=1024)
 def _softmax_focal(z: bytes, weights: bytes, gamma: bytes, kind: type[_Term]) -> SoftmaxFocal:
     return SoftmaxFocal(*(np.frombuffer(x, np.float64) for x in (z, weights, gamma)), kind)
+
+
+FEW = 100  # classes: all rows of as many, which two forms ask for, take 100 MB
+_of_few, _of_many = (lru_cache(maxsize=size)(_softmax_focal) for size in (16384, 64))
 
 
 def softmax_focal(
@@ -450,7 +453,8 @@ def softmax_focal(
     if row.ndim != 1 or not row.size:
         raise ValueError(f"`z` must be one row of classes, got shape {row.shape}.")
     rows = (row, *(np.broadcast_to(_exact(x), row.shape) for x in (weights, gamma)))
-    return _softmax_focal(*(np.ascontiguousarray(x).tobytes() for x in rows), kind)
+    cached = _of_few if row.size <= FEW else _of_many
+    return cached(*(np.ascontiguousarray(x).tobytes() for x in rows), kind)
 
 
 class Batch:
@@ -613,39 +617,40 @@ def _sigmoid_point(z: float, y: float, gamma: float, reading: str, epsilon: floa
             right * b / 32,
         )  # 1 u of b, where a tolerance is 32
 
-    def over_m(n: int) -> list[Any]:
-        """The n-th derivative by m, its part with b and that without."""
-        return [mp.ff(g, n) * m ** (g - n) * b, epsilon * mp.ff(g + 1, n) * m ** (g + 1 - n)]
-
-    def beside_b(n: int) -> Any:
-        return mp.ff(g, n) * m ** (g - n)
-
+    beside_b = [_falling(g, n) * m ** (g - n) for n in range(4)]  # the n-th derivative of m^g
+    over_m = [  # the n-th derivative by m, its part with b and that without
+        [own * b, epsilon * _falling(g + 1, n) * m ** (g + 1 - n)] for n, own in enumerate(beside_b)
+    ]
+    steep = [mp.fsum(parts) for parts in over_m]
     log_m = mp.log1p(-right) if 2 * right < 1 else mp.log(m)
     fields = [  # terms of each, and its derivative by m
-        (over_m(0), mp.fsum(over_m(1))),
+        (over_m[0], steep[1]),
         (
-            [*(t * d for t in over_m(1) for d in dm), *(beside_b(0) * s for s in slopes)],
-            mp.fsum(over_m(2)) * mp.fsum(dm) + beside_b(1) * mp.fsum(slopes),
+            [*(t * d for t in over_m[1] for d in dm), *(beside_b[0] * s for s in slopes)],
+            steep[2] * mp.fsum(dm) + beside_b[1] * mp.fsum(slopes),
         ),
         (
-            [*(t * dm_y for t in over_m(1)), -beside_b(0) * x],
-            mp.fsum(over_m(2)) * dm_y - beside_b(1) * x,
+            [*(t * dm_y for t in over_m[1]), -beside_b[0] * x],
+            steep[2] * dm_y - beside_b[1] * x,
         ),
-        ([t * log_m for t in over_m(0)], mp.fsum(over_m(1)) * log_m + mp.fsum(over_m(0)) / m),
+        ([t * log_m for t in over_m[0]], steep[1] * log_m + steep[0] / m),
         (
             [
-                *(t * c * d for t in over_m(2) for c in dm for d in dm),
-                *(2 * beside_b(1) * d * s for d in dm for s in slopes),
-                *(t * ddm for t in over_m(1)),
-                beside_b(0) * bend,
+                *(t * c * d for t in over_m[2] for c in dm for d in dm),
+                *(2 * beside_b[1] * d * s for d in dm for s in slopes),
+                *(t * ddm for t in over_m[1]),
+                beside_b[0] * bend,
             ],
-            mp.fsum(over_m(3)) * mp.fsum(dm) ** 2
-            + 2 * beside_b(2) * mp.fsum(dm) * mp.fsum(slopes)
-            + mp.fsum(over_m(2)) * ddm,
+            steep[3] * mp.fsum(dm) ** 2 + 2 * beside_b[2] * mp.fsum(dm) * mp.fsum(slopes) + steep[2] * ddm,
         ),
     ]
     scales = [mp.fsum(terms, absolute=True) + spill * abs(by_m) for terms, by_m in fields]
     return (*(mp.fsum(terms) for terms, _ in fields), *scales)
+
+
+def _falling(x: Any, n: int) -> Any:
+    """x (x - 1) ... (x - n + 1)."""
+    return mp.fprod(x - k for k in range(n))
 
 
 def _sigmoid_limit(right: Any, g: Any, sign: int, reading: str, epsilon: float) -> tuple[Any, ...]:

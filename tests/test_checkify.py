@@ -13,7 +13,7 @@ from focaljax import linear_sigmoid_focal_loss, linear_softmax_focal_loss
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
-ROWS, CLASSES, WIDTH = 6, 40, 4  # more classes than a mask is best for on CPU
+ROWS, CLASSES, WIDTH = 6, 72, 4  # two chunks, each of more classes than a mask is best for on CPU
 RNG = np.random.default_rng(0)
 LOGITS = jnp.asarray(3 * RNG.normal(size=(ROWS, CLASSES)), "float32")
 KERNEL = jnp.asarray(RNG.normal(size=(WIDTH, CLASSES)), "float32")
@@ -54,33 +54,30 @@ CASES |= {
     f"linear {name}, {strategy}, {reduction}": of_layer(loss, strategy, reduction)
     for name, loss in LINEAR.items()
     for strategy, reduction in (("rows", "mean"), ("classes", "mean"), ("classes", None))
+    if name == "sigmoid" or reduction  # by classes a softmax' mean is that of its single losses
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_healthy_step_passes(case):
-    """With logits of usual size, and with some whose exponentials overflow and underflow."""
+    """With logits of usual size, and some whose exponentials overflow and underflow; nothing is infinite."""
 
     @jax.jit
     @partial(checkify.checkify, errors=checkify.float_checks | checkify.index_checks)
     def step(z):
         return jax.value_and_grad(lambda z: jnp.sum(CASES[case](z)))(z)
 
-    for scale in (1.0, 40.0):
-        step(scale * LOGITS)[0].throw()
+    with jax.debug_infs(True):
+        for scale in (1.0, 40.0):
+            step(scale * LOGITS)[0].throw()
 
 
 def test_a_sick_step_is_seen():
     """The law above looks at something."""
 
+    @jax.jit
     @partial(checkify.checkify, errors=checkify.float_checks)
     def step(z):
         return jnp.sum(indexed(z))
 
     assert "nan" in str(step(LOGITS.at[1, 1].set(jnp.nan))[0].get())
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_debug_infs_passes_too(case):
-    with jax.debug_infs(True):
-        jax.jit(jax.value_and_grad(lambda z: jnp.sum(CASES[case](z))))(40 * LOGITS)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +99,13 @@ def test_classes_of_a_mesh_axis_in_shard_map(strategy, options, reduction, place
     assert_same(found | {"loss": loss}, wanted)
 
 
+@cache
+def sigmoid_of_logits(reduction, cap, smoothing):
+    floats, labels = batch_of_lists(rows=16, width=6, classes=64, gamma=(16, 1))
+    options = {"cap": cap, "label_smoothing": smoothing}
+    return everything(plain_sigmoid, floats, labels, reduction=reduction, **options)
+
+
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda x: x.name)
 @pytest.mark.parametrize(
     ("options", "reduction"), [({}, None), ({"label_smoothing": 0.1, "logit_soft_cap": 2.0}, "mean")], ids=str
@@ -106,8 +113,7 @@ def test_classes_of_a_mesh_axis_in_shard_map(strategy, options, reduction, place
 def test_a_sharded_sigmoid_loss_is_the_unsharded_one(strategy, options, reduction, kind):
     """Lists of labels, with the examples and the classes on different axes."""
     floats, labels = batch_of_lists(rows=16, width=6, classes=64, gamma=(16, 1))
-    cap = {"cap": options.get("logit_soft_cap"), "label_smoothing": options.get("label_smoothing", 0.0)}
-    wanted = everything(plain_sigmoid, floats, labels, reduction=reduction, **cap)
+    wanted = sigmoid_of_logits(reduction, options.get("logit_soft_cap"), options.get("label_smoothing", 0.0))
     where = mesh(kind)
     sharded = {name: jax.device_put(x, NamedSharding(where, SPECS[name])) for name, x in floats.items()}
     with jax.set_mesh(where):
@@ -115,6 +121,16 @@ def test_a_sharded_sigmoid_loss_is_the_unsharded_one(strategy, options, reductio
         lists = jax.device_put(labels, NamedSharding(where, P("data")))
         found = everything(ours, sharded, lists, reduction=reduction, **options)
     assert_same(found, wanted)
+
+
+COUNTS = np.arange(16)[:, None] % 3 > 0
+
+
+@cache
+def mean_of_one_device(sigmoid, reduction):
+    floats, labels = (batch_of_lists if sigmoid else batch)(rows=16, classes=64)
+    call = linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss
+    return everything(call, floats, labels, where=COUNTS, reduction=reduction)
 
 
 @pytest.mark.parametrize("place", ["inside", "outside"])
@@ -127,10 +143,7 @@ def test_the_mean_of_a_mesh(strategy, sigmoid, reduction, place, monkeypatch):
     """
     monkeypatch.setattr(layer, "PART", 1)  # of the kernel's gradient, written part by part
     floats, labels = (batch_of_lists if sigmoid else batch)(rows=16, classes=64)
-    counts = np.arange(16) % 3 > 0
-    options = {"where": counts[:, None], "reduction": reduction}
     call = linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss
-    wanted = everything(call, floats, labels, **options)
 
     def total(floats, labels, counts):
         given = dict(floats)
@@ -140,47 +153,60 @@ def test_the_mean_of_a_mesh(strategy, sigmoid, reduction, place, monkeypatch):
         return call(*operands, **given, **options, **names)
 
     sharded = partial(jax.shard_map, mesh=mesh(), in_specs=(SPECS, P("data"), P("data")))
-    operands = (floats, labels, counts[:, None])
+    operands = (floats, labels, COUNTS)
     if place == "inside":
         loss, found = jax.jit(sharded(jax.value_and_grad(total), out_specs=(P(), SPECS)))(*operands)
     else:
         loss, found = jax.jit(jax.value_and_grad(sharded(total, out_specs=P())))(*operands)
-    assert_same(found | {"loss": loss}, wanted)
+    assert_same(found | {"loss": loss}, mean_of_one_device(sigmoid, reduction))
 
 
-@pytest.mark.parametrize("place", ["Auto", "Explicit", "shard_map"])
-@pytest.mark.parametrize(("soft", "reduction"), [(True, "mean"), (False, None)])
-def test_soft_labels_and_what_is_logged_on_a_mesh(strategy, place, soft, reduction):
-    """Of classes that take part, on any device; a label may have its classes on several."""
+def batch_of_soft(soft):
+    """Of 60 of 64 classes; a label may have its classes on several devices."""
     floats, labels = batch(rows=16, classes=64)
-    options = {"reduction": reduction, "strategy": strategy, "chunk": 4, "has_aux": True}
     fixed = {"labels": labels % 60, "where": jnp.arange(64) < 60}
     if soft:
         rng = np.random.default_rng(1)
         fixed["labels"] = jnp.asarray(rng.integers(0, 60, (16, 3)), jnp.int32)
         fixed["label_weights"] = jnp.asarray(rng.dirichlet(np.ones(3), 16), jnp.float32)
+    return floats, fixed
+
+
+def losses_and_logs(floats, fixed, **options):
+    given = floats | fixed
+    layer = [given.pop(name) for name in ("inputs", "kernel", "labels")]
+    return linear_softmax_focal_loss(*layer, **given, **options, chunk=4, has_aux=True)
+
+
+def logged(of, floats, fixed):
+    """The loss, its gradients and the logsumexp; whether the highest logit is the label's."""
+
+    def total(floats):
+        loss, aux = of(floats, fixed)
+        return jnp.sum(loss), (loss, aux)
+
+    found, (loss, aux) = jax.jit(jax.grad(total, has_aux=True))(floats)
+    return found | {"loss": loss, "logsumexp": aux.logsumexp}, aux.correct
+
+
+@cache
+def logged_on_one_device(soft, **options):
+    return logged(partial(losses_and_logs, **options), *batch_of_soft(soft))
+
+
+@pytest.mark.parametrize("place", ["Auto", "Explicit", "shard_map"])
+@pytest.mark.parametrize(("soft", "reduction"), [(True, "mean"), (False, None)])
+def test_soft_labels_and_what_is_logged_on_a_mesh(strategy, place, soft, reduction):
+    """Of classes that take part, on any device."""
+    floats, fixed = batch_of_soft(soft)
     places = {"labels": P("data"), "label_weights": P("data"), "where": P("model")}
     places = {name: places[name] for name in fixed}
-
-    def losses(floats, fixed, **names):
-        given = floats | fixed
-        layer = [given.pop(name) for name in ("inputs", "kernel", "labels")]
-        return linear_softmax_focal_loss(*layer, **given, **options, **names)
-
-    def everything(of, floats, fixed):
-        def total(floats):
-            loss, aux = of(floats, fixed)
-            return jnp.sum(loss), (loss, aux)
-
-        found, (loss, aux) = jax.jit(jax.grad(total, has_aux=True))(floats)
-        return found | {"loss": loss, "logsumexp": aux.logsumexp}, aux.correct
-
-    wanted, correct = everything(losses, floats, fixed)
+    losses = partial(losses_and_logs, reduction=reduction, strategy=strategy)
     if place == "shard_map":
         names = {"axis_name": "model"} | ({"batch_axis_name": "data"} if reduction else {})
         of, out = partial(losses, **names), (P() if reduction else P("data"), P("data"))
         sharded = jax.shard_map(of, mesh=mesh(), in_specs=(SPECS, places), out_specs=out)
-        found, right = everything(sharded, floats, fixed)
+        found, right = logged(sharded, floats, fixed)
     else:
         where = mesh(AxisType[place])
         floats, fixed = (
@@ -188,9 +214,16 @@ def test_soft_labels_and_what_is_logged_on_a_mesh(strategy, place, soft, reducti
             for arrays, specs in ((floats, SPECS), (fixed, places))
         )
         with jax.set_mesh(where):
-            found, right = everything(losses, floats, fixed)
+            found, right = logged(losses, floats, fixed)
+    wanted, correct = logged_on_one_device(soft, reduction=reduction, strategy=strategy)
     assert_same(found, wanted)
     np.testing.assert_array_equal(right, correct)
+
+
+@cache
+def alone(sigmoid, rows, classes):
+    call = linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss
+    return everything(call, *(batch_of_lists if sigmoid else batch)(rows=rows, classes=classes))
 
 
 @pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
@@ -199,7 +232,7 @@ def test_numbers_that_the_mesh_does_not_divide(strategy, sigmoid):
     rows, classes, more_rows, more_classes = 13, 50, 16, 52
     floats, labels = (batch_of_lists if sigmoid else batch)(rows=rows, classes=classes)
     call = linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss
-    wanted = everything(call, floats, labels)
+    wanted = alone(sigmoid, rows, classes)
     if not sigmoid:
         assert int(labels.max()) < classes
 

@@ -1,6 +1,6 @@
 """Linear + sigmoid focal loss: a matmul and the loss of its logits, without them, in each form."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -135,21 +135,24 @@ def test_options_of_a_term_are_learned(strategy):
     assert_same(found, jax.jit(jax.grad(partial(of, call=by_logits)))(options))
 
 
-def test_any_chunk_gives_the_same(strategy):
+def test_any_chunk_gives_the_same():
     floats, labels = batch()
     theirs, ours = both({})
     wanted = theirs(floats, labels)
-    for chunk in (1, 10, 11, 31, 100, None):
-        assert_same(ours(strategy, chunk)(floats, labels), wanted)
+    for strategy in STRATEGIES:
+        for chunk in (1, 10, 11, 31, 100, None):
+            assert_same(ours(strategy, chunk)(floats, labels), wanted)
 
 
 @pytest.mark.parametrize("labels", [0, 1, 4, 5, 40])
-def test_lists_of_any_length(labels, strategy):
+def test_lists_of_any_length(labels):
     """Few labels are compared with every class, many only in their chunk."""
     floats, lists = batch(labels=max(labels, 3))
     lists = jnp.asarray(np.random.default_rng(0).integers(-1, CLASSES + 1, (ROWS, labels)), jnp.int32)
     theirs, ours = both({})
-    assert_same(ours(strategy, 6)(floats, lists), theirs(floats, lists))
+    wanted = theirs(floats, lists)
+    for strategy in STRATEGIES:
+        assert_same(ours(strategy, 6)(floats, lists), wanted)
 
 
 def test_one_label_per_example(strategy):
@@ -194,29 +197,37 @@ def test_float16_keeps_small_gradients(strategy):
         tolerances.assert_close(found[name], truth, rtol=0.05, scale=np.max(np.abs(truth)), label=name)
 
 
+def products(loss, labels, floats, push):
+    """The second derivatives in the direction `push`, forward and reverse over reverse."""
+
+    def gradient(floats):
+        def total(floats):
+            given = dict(floats)
+            found = loss(given.pop("inputs"), given.pop("kernel"), labels, **given)
+            return jnp.sum(found if found.ndim == 0 else found * factors(found))
+
+        return jax.grad(total)(floats)
+
+    _, forward = jax.linearize(gradient, floats)
+    (reverse,) = jax.linear_transpose(forward, floats)(push)
+    return {f"forward {name}": x for name, x in forward(push).items()} | reverse
+
+
+@cache
+def products_of_logits(reduction):
+    """Those of a gamma per logit. A shared one's add up with both signs: their sizes judge the sum."""
+    floats, labels = batch()
+    each = floats | {"gamma": jnp.broadcast_to(floats["gamma"], (ROWS, CLASSES))}
+    push = jax.tree.map(jnp.cos, each)
+    return jax.jit(partial(products, partial(plain, reduction=reduction), labels))(each, push)
+
+
 @pytest.mark.parametrize("reduction", ["mean", None])
 def test_second_derivatives(reduction, strategy):
     floats, labels = batch()
-    push = jax.tree.map(jnp.cos, floats)
-
-    def products(loss, floats, push):
-        def gradient(floats):
-            def total(floats):
-                given = dict(floats)
-                found = loss(given.pop("inputs"), given.pop("kernel"), labels, reduction=reduction, **given)
-                return jnp.sum(found if found.ndim == 0 else found * factors(found))
-
-            return jax.grad(total)(floats)
-
-        forward = jax.jvp(gradient, (floats,), (push,))[1]
-        reverse = jax.grad(lambda f: sum(jnp.vdot(gradient(f)[name], push[name]) for name in f))(floats)
-        return {f"forward {name}": x for name, x in forward.items()} | reverse
-
-    # The truth has a gamma per logit. Those of the shared one add up with both signs: their sizes judge it.
-    of_each = [x | {"gamma": jnp.broadcast_to(x["gamma"], (ROWS, CLASSES))} for x in (floats, push)]
-    wanted = jax.jit(partial(products, plain))(*of_each)
-    ours = jax.jit(partial(products, partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=4)))
-    found = ours(floats, push)
+    wanted = dict(products_of_logits(reduction))
+    ours = partial(linear_sigmoid_focal_loss, reduction=reduction, strategy=strategy, chunk=4)
+    found = jax.jit(partial(products, ours, labels))(floats, jax.tree.map(jnp.cos, floats))
     rtol = tolerances.rtol("hessian")
     for name in ("gamma", "forward gamma"):
         parts = np.asarray(wanted.pop(name), np.float64)
@@ -246,26 +257,33 @@ def test_what_takes_no_part_is_silent(strategy, reduction):
         np.testing.assert_allclose(found[name], truth, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
+@partial(jax.jit, static_argnums=2)
+def slopes(logits, gamma, strategy):
+    """The gradients of logits, each a class of its own, of which the first half are positive."""
+    options = {"gamma": gamma, "reduction": "sum", "strategy": strategy, "chunk": 100}
+    labels = jnp.arange(logits.size // 2)[None, :]
+    loss = partial(linear_sigmoid_focal_loss, jnp.ones((1, 1)), labels=labels, **options)
+    return jax.grad(loss)(logits[None, :])[0]
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 def test_no_gradient_is_dead(gamma, strategy):
     """322 logits within +-40, each a class of its own, positive and negative: all exact, none 0."""
     z = np.float32(np.linspace(-40, 40, 161))
     logits, hard = np.tile(z, 2), np.repeat([1.0, 0.0], 161)
     truth = oracle.sigmoid_focal(logits, hard, gamma)
-    loss = partial(
-        linear_sigmoid_focal_loss,
-        jnp.ones((1, 1)),
-        labels=jnp.arange(161)[None, :],
-        gamma=gamma,
-        reduction="sum",
-        strategy=strategy,
-        chunk=100,
-    )
-    gradient = np.asarray(jax.jit(jax.grad(loss))(jnp.asarray(logits)[None, :]))[0]
+    gradient = np.asarray(slopes(logits, jnp.float32(gamma), strategy))
     assert np.all((gradient != 0) | (np.abs(truth.grad) < tolerances.flush()))
     tolerances.assert_close(
         gradient, truth.grad, rtol=tolerances.rtol("gradient", gamma), tiny=tolerances.flush()
     )
+
+
+@partial(jax.jit, static_argnames="strategy", compiler_options=tolerances.OPTIMIZED)
+def at_zero(labels, gamma, alpha, strategy):
+    """The loss of 128 logits of 0."""
+    layer = jnp.zeros((2, 8, 16)), jnp.zeros((16, 128))
+    return linear_sigmoid_focal_loss(*layer, labels, gamma=gamma, alpha=alpha, strategy=strategy, chunk=64)
 
 
 @pytest.mark.parametrize("balanced", [False, True])
@@ -274,15 +292,8 @@ def test_the_closed_form_at_logits_of_0(gamma, balanced, strategy):
     """RecML's case, whose mean is over classes too: (1/2)^gamma log 2, weighed by 1 - alpha and one alpha."""
     classes, alpha = 128, 0.25
     labels = jnp.tile(jnp.array([[5, 5, -1, classes]]), (2, 8, 1))
-    loss = partial(
-        linear_sigmoid_focal_loss,
-        gamma=gamma,
-        alpha=alpha if balanced else None,
-        strategy=strategy,
-        chunk=64,
-    )
-    operands = jnp.zeros((2, 8, 16)), jnp.ones((16, classes)), labels
-    found = jax.jit(loss, compiler_options=tolerances.OPTIMIZED)(*operands)
+    given = jnp.float32(gamma), jnp.float32(alpha) if balanced else None
+    found = at_zero(labels, *given, strategy=strategy)
     wanted = 0.5**gamma * np.log(2) * ((alpha + (classes - 1) * (1 - alpha)) / classes if balanced else 1)
     np.testing.assert_allclose(found / classes, wanted, rtol=tolerances.rtol("value"))
 
@@ -301,6 +312,12 @@ PUBLISHED = {
 }
 
 
+@jax.jit
+def published(x, kernel, targets, gamma, alpha):
+    loss = partial(linear_sigmoid_focal_loss, labels=targets, gamma=gamma, alpha=alpha, chunk=256)
+    return jax.value_and_grad(loss, (0, 1))(x, kernel)
+
+
 @pytest.mark.parametrize("case", PUBLISHED)
 def test_the_published_cases_of_recml(case):
     """Loss and gradients of the operands that are drawn there, within its tolerance for the loss.
@@ -313,8 +330,7 @@ def test_the_published_cases_of_recml(case):
     x, embeddings = jax.random.normal(keys[0], (n, m, d)), jax.random.normal(keys[1], (c, d))
     targets = jax.random.randint(keys[2], (n, m, count), 0, c)
 
-    loss = partial(linear_sigmoid_focal_loss, gamma=gamma, alpha=alpha, chunk=256)
-    found = jax.jit(jax.value_and_grad(loss, (0, 1)))(x, embeddings.T, targets)
+    found = published(x, embeddings.T, targets, *jax.tree.map(jnp.float32, (gamma, alpha)))
 
     x, w = np.float64(x).reshape(n * m, d), np.float64(embeddings).T
     side = np.full((n * m, c), -1.0)

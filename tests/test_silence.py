@@ -27,7 +27,7 @@ from focaljax import (
     sparse_categorical_focal_crossentropy,
 )
 
-ROWS, CLASSES, WIDTH = 4, 3, 2
+ROWS, CLASSES = 4, 3
 HIDDEN = np.array([True, False, False, True])
 OUTSIDE = 7  # a label that is no class
 
@@ -63,7 +63,7 @@ def linear(scores, labels, *, ignored, **options):
     """The scores are the inputs of a fixed layer."""
     kernel = jnp.asarray(np.linspace(-1, 1, CLASSES * CLASSES).reshape(CLASSES, CLASSES), jnp.float32)
     return linear_softmax_focal_loss(
-        scores, kernel, labels, ignore_index=ignored, reduction=None, chunk=2, z_loss=0.0, **options
+        scores, kernel, labels, ignore_index=ignored, reduction=None, z_loss=0.0, **options
     )
 
 
@@ -89,34 +89,29 @@ ENTRANCES = {
     "binary": of_keras(functools.partial(binary_focal_crossentropy, apply_class_balancing=True)),
     **{
         f"linear, {strategy}, {smoothing}": Entrance(
-            functools.partial(linear, strategy=strategy, label_smoothing=smoothing), True
+            functools.partial(linear, strategy=strategy, label_smoothing=smoothing, chunk=chunk), True
         )
         for strategy in ("rows", "classes")
-        for smoothing in (0.0, 0.1)
+        for smoothing, chunk in ((0.0, 2), (0.1, 1))  # of three classes: one chunk and a rest, or a loop
     },
 }
 
 
-# Ways to take the hidden rows out of the sum of the losses.
+class Way(NamedTuple):
+    """How the hidden rows are taken out of the sum of the losses; what is static chooses the program."""
+
+    alpha: bool = False  # 0 in these rows; else one number for all
+    counted: bool = True  # all rows; else only those which are not hidden
+    label: bool = False  # the ignored one
 
 
-def by_cotangent(losses, **options):
+WAYS = {"cotangent": Way(counted=False), "alpha": Way(alpha=True), "index": Way(label=True)}
+
+
+def summed(losses, counts):
     """A weight of 0, a mask of the reduction, and a selection: each alone would keep NaN."""
-    found = losses(**options)
-    weighed = reduce_loss(found, jnp.asarray(~HIDDEN, jnp.float32), "sum")
-    return weighed + reduce_loss(found, None, "mean", where=~HIDDEN) + jnp.sum(jnp.where(HIDDEN, 0, found))
-
-
-def by_alpha(losses, *, alpha, **options):
-    rows = jnp.where(HIDDEN[:, None], 0, jnp.broadcast_to(alpha, (ROWS, 1)))
-    return jnp.sum(losses(alpha=rows, **options))
-
-
-def by_index(losses, **options):
-    return jnp.sum(losses(ignored=OUTSIDE, **options))
-
-
-WAYS = (by_cotangent, by_alpha, by_index)
+    weighed = reduce_loss(losses, counts.astype(jnp.float32), "sum")
+    return weighed + reduce_loss(losses, None, "mean", where=counts) + jnp.sum(jnp.where(counts, losses, 0))
 
 
 def questions(entrance: Entrance) -> tuple[jax.Array, jax.Array]:
@@ -130,24 +125,25 @@ def questions(entrance: Entrance) -> tuple[jax.Array, jax.Array]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def derivatives(entrance: Entrance, way: Callable, scores, labels, floats) -> dict[str, Any]:
-    """The sum, its gradients, and the gradients of these: reverse and forward over reverse."""
+def derivatives(entrance: Entrance, by_alpha: bool, scores, labels, floats, counts) -> dict[str, Any]:
+    """The sum, its gradients, and the derivatives of these: forward and reverse over reverse."""
 
     def total(scores, floats):
-        losses = functools.partial(entrance.losses, scores, labels)
-        losses = losses if way is by_index else functools.partial(losses, ignored=None)
-        return way(losses, **floats)
+        alpha, ignored = floats["alpha"], OUTSIDE
+        if by_alpha:
+            alpha, ignored = jnp.where(HIDDEN[:, None], 0, jnp.broadcast_to(alpha, (ROWS, 1))), None
+        return summed(
+            entrance.losses(scores, labels, gamma=floats["gamma"], alpha=alpha, ignored=ignored), counts
+        )
 
-    def penalised(scores, floats):
-        value, gradients = jax.value_and_grad(total, (0, 1))(scores, floats)
-        return value + sum(jnp.sum(x**2) for x in jax.tree.leaves(gradients))
-
-    gradient = functools.partial(jax.grad(total), floats=floats)
+    gradients = jax.grad(total, (0, 1))
+    found, forward = jax.linearize(gradients, scores, floats)
+    reverse = jax.linear_transpose(forward, scores, floats)
     return {
         "value": total(scores, floats),
-        "gradient": jax.grad(total, (0, 1))(scores, floats),
-        "reverse over reverse": jax.grad(penalised, (0, 1))(scores, floats),
-        "forward over reverse": jax.jvp(gradient, (scores,), (jnp.ones_like(scores),))[1],
+        "gradient": gradients(scores, floats),
+        "forward over reverse": forward(jnp.ones_like(scores), jax.tree.map(jnp.zeros_like, floats)),
+        "reverse over reverse": reverse(found),
     }
 
 
@@ -156,48 +152,39 @@ CASES = [
     (name, way)
     for name, entrance in ENTRANCES.items()
     for way in WAYS
-    if entrance.indices or way is not by_index
-    if not name.startswith(("sigmoid", "binary"))
-    or way is not by_alpha  # there 1 - alpha weighs the other answer
+    if entrance.indices or way != "index"
+    if not name.startswith(("sigmoid", "binary")) or way != "alpha"  # there 1 - alpha weighs the other answer
 ]
 
 
-def over(cases):
-    return pytest.mark.parametrize(
-        ("name", "way"), cases, ids=lambda x: x if isinstance(x, str) else x.__name__
-    )
-
-
-@over([case for case in CASES if case[0].startswith(TWO_FORMS)])
+@pytest.mark.parametrize(("name", "way"), [case for case in CASES if case[0].startswith(TWO_FORMS)])
 def test_what_is_hidden_changes_nothing_in_either_form(form, name, way):
-    assert_nothing_changes(name, way)
+    assert_nothing_changes(name, WAYS[way])
 
 
-@over([case for case in CASES if not case[0].startswith(TWO_FORMS)])
+@pytest.mark.parametrize(("name", "way"), [case for case in CASES if not case[0].startswith(TWO_FORMS)])
 def test_what_is_hidden_changes_nothing(name, way):
-    assert_nothing_changes(name, way)
+    assert_nothing_changes(name, WAYS[way])
 
 
 def assert_nothing_changes(name, way):
     entrance = ENTRANCES[name]
     scores, labels = questions(entrance)
+    labels = jnp.where(HIDDEN, OUTSIDE, labels) if way.label else labels
     floats = {"gamma": jnp.float32(1.5), "alpha": jnp.float32(0.75)}
-    if way is by_index:
-        labels = jnp.where(HIDDEN, OUTSIDE, labels)
-    plain = derivatives(entrance, way, scores, labels, floats)
+    of = functools.partial(derivatives, entrance, way.alpha, floats=floats, counts=~HIDDEN | way.counted)
+    plain = of(scores, labels)
     chex.assert_tree_all_finite(plain)
     for hidden in (np.nan, np.inf, -np.inf):
         spoiled = jnp.where(HIDDEN[:, None], hidden, scores)
-        chex.assert_trees_all_equal(derivatives(entrance, way, spoiled, labels, floats), plain)
+        chex.assert_trees_all_equal(of(spoiled, labels), plain)
         one = spoiled.at[:, 1:].set(scores[:, 1:])  # the others of the row as they were
-        chex.assert_trees_all_equal(derivatives(entrance, way, one, labels, floats), plain)
-        if entrance.indices:
-            for label in (-1, OUTSIDE, CLASSES):
-                outside = jnp.where(HIDDEN, OUTSIDE if way is by_index else label, labels)
-                chex.assert_trees_all_equal(derivatives(entrance, way, spoiled, outside, floats), plain)
-    if entrance.indices:
-        outside = jnp.where(HIDDEN, OUTSIDE, labels)
-        chex.assert_trees_all_equal(derivatives(entrance, way, scores, outside, floats), plain)
+        chex.assert_trees_all_equal(of(one, labels), plain)
+        if entrance.indices and not way.label:
+            for label in (-1, OUTSIDE + 1, CLASSES):
+                chex.assert_trees_all_equal(of(spoiled, jnp.where(HIDDEN, label, labels)), plain)
+    if entrance.indices and not way.label:
+        chex.assert_trees_all_equal(of(scores, jnp.where(HIDDEN, OUTSIDE + 1, labels)), plain)
 
 
 @pytest.mark.parametrize(
@@ -209,10 +196,14 @@ def test_a_label_that_is_no_class_is_seen_where_it_counts(name):
     labels = labels.at[0].set(OUTSIDE)
     floats = {"gamma": jnp.float32(1.5), "alpha": jnp.float32(0.75)}
 
-    def losses(scores):
-        return entrance.losses(scores, labels, ignored=None, **floats)
+    @jax.jit
+    def value_and_gradient(scores):
+        def losses(scores):
+            return entrance.losses(scores, labels, ignored=None, **floats)
 
-    found, gradient = losses(scores), jax.grad(lambda scores: jnp.sum(losses(scores)))(scores)
+        return losses(scores), jax.grad(lambda scores: jnp.sum(losses(scores)))(scores)
+
+    found, gradient = value_and_gradient(scores)
     assert np.isnan(found[0]) and np.isfinite(found[1:]).all()
     assert np.isfinite(gradient[1:]).all()
     if not entrance.probabilities:  # there the row is a constant NaN
