@@ -1,8 +1,7 @@
 """Means over a stream of batches, to seven digits after a billion examples, and mostly to nine.
 
-A metric is a frozen, hashable configuration; what it has seen lies in a :class:`MeanState`, a
-pytree of four scalars. Its methods are pure, so a metric can be closed over by anything that JAX
-transforms, or be a static argument of it::
+A metric is a frozen, hashable configuration; a :class:`MeanState`, a pytree of four scalars, holds what it
+has seen. Its methods are pure: JAX may transform what closes over a metric, or take it as a static argument::
 
     metric = CategoricalFocalCrossentropy(gamma=2.0)
     update = jax.jit(metric.update, donate_argnums=0)
@@ -13,15 +12,14 @@ transforms, or be a static argument of it::
 
 What holds for the whole file:
 
-* The mean is sum(w v) / sum(w) over all losses v and weights w seen, and 0 when sum(w) is 0. A
-  weight of exactly 0 silences its loss, NaN too; any other NaN stays in the mean.
-* Each sum is a pair high + low of floats (double-float arithmetic), within a batch and from batch
-  to batch. An addition of terms of one sign has a relative error of at most 3 u^2, 1.1e-14 in
-  float32. Of 1e9 examples in batches of 64 the bound is 1.7e-7; found were 3e-10 at most for
-  batches that differ and 7e-9 for one batch again and again, whose roundings do not cancel. A
-  float32 total is wrong by a tenth there, and a count in it stops at 2^24. Counts are exact to 2^46.
-* The pairs are float32, or float64 where that is JAX' default (`jax_enable_x64`), unless `dtype`
-  says otherwise. The result has that dtype; ``float(high) + float(low)`` has twice its digits.
+* The mean is sum(w v) / sum(w) over all losses v and weights w seen, and 0 when sum(w) is 0. A weight of
+  exactly 0 silences its loss, NaN too; any other NaN stays in the mean.
+* Each sum is a pair high + low of floats (double-float arithmetic), within a batch and from batch to batch.
+  An addition of terms of one sign has a relative error of at most 3 u^2, 1.1e-14 in float32. Of 1e9
+  examples in batches of 64 the bound is 1.7e-7; found were 3e-10 for batches that differ and 7e-9 for one
+  batch again and again. A float32 total is wrong by a tenth there. Counts are exact to 2^46, not to 2^24.
+* The pairs are float32, or float64 where that is JAX' default (`jax_enable_x64`), unless `dtype` says
+  otherwise. The result has that dtype; ``float(high) + float(low)`` has twice its digits.
 * Up to that error the order of merging is free: batches, runs and devices.
 * A metric is not a loss: its derivative is 0, and a differentiated function may compute it.
 """
