@@ -61,7 +61,9 @@ def gradient(
         d_kernel, others = sums
         part = (layer.silenced(part[0], part[2], part[3]), *part[1:])
         others, (losses, logs, d_rows, dz) = chunks.of_rows_in_order(of_chunk, others, part, how.chunk)
-        dx, more = layer.d_operands(part[0], narrow.kernel, dz, how, dtype)
+        dx, more = layer.d_operands(
+            part[0], narrow.kernel, dz, how, stored=how.group > how.chunk, dtype=dtype
+        )
         return (d_kernel + more, others), (losses, logs, d_rows, layer.rounded(dx, part[0], waits))
 
     narrow = _cast(x, head, fixed.kept)
