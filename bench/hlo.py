@@ -103,7 +103,7 @@ def kernels(module: Module, computation: str = "", unknown: int | None = None) -
             for called in _called(op):
                 for inner, times in kernels(module, called, unknown):
                     yield inner, times * trips
-        elif op.code not in _FREE and not op.code.endswith("-done") and _ALLOCATED not in op.attributes:
+        elif op.code not in _FREE and not op.code.endswith("-done"):
             yield op, 1
 
 
@@ -133,6 +133,8 @@ def traffic_of_kernels(module: Module, unknown: int | None = None) -> Iterator[t
     opened = _opened(module)
     owners = {id(op): opened[name] for name, ops in module.items() for op in ops.values()}
     for op, times in kernels(module, unknown=unknown):
+        if _ALLOCATED in op.attributes:
+            continue
         # The result of a start names both sides.
         yield op, times, _bytes(op) if op.code.endswith("-start") else _moved(opened, owners[id(op)], op)
 

@@ -27,7 +27,7 @@ import numpy as np
 from bench import compiled, hlo
 from bench.agreement import DISAGREES, Disagreement
 from bench.contenders import LINEAR, OURS, Absent, gathered, reason, textbook
-from bench.results import COMPILERS, collect, header, previous, say
+from bench.results import COMPILERS, DISASSEMBLERS, collect, header, previous, say
 from bench.timing import EFFORT, Effort, interleaved
 from focaljax import (
     linear_sigmoid_focal_loss,
@@ -48,15 +48,7 @@ SMALL: Shape = (64, 16, 512)
 LABELS = 20  # of each row of a sigmoid loss, in a padded list
 TURNS = 4  # labels of a row in one chunk of classes, at most: the turns of the loop that finds them
 NAMES = [*SHAPES["cpu"], "million", "compiled", "items"]
-PACKAGES = (
-    *COMPILERS,
-    "nvidia-cuda-nvcc",
-    "nvidia-cuda-nvdisasm",
-    "tokamax",
-    "torch",
-    "liger-kernel",
-    "cut-cross-entropy",
-)
+PACKAGES = (*COMPILERS, *DISASSEMBLERS, "tokamax", "torch", "liger-kernel", "cut-cross-entropy")
 FORMS: dict[str, Loss] = {
     "in chunks of rows": partial(linear_softmax_focal_loss, strategy="rows"),
     "in chunks of classes": partial(linear_softmax_focal_loss, strategy="classes"),
@@ -134,9 +126,9 @@ def program(
     from bench import schedule  # pandas: the process that is measured must not load it
 
     done = schedule.dumped(both(loss), operands(shape, dtype, labels), target, folder)
-    found, text = costs(done, shape, target), compiled.text_of(done, target)
-    opaque = 'custom_call_target="tpu_custom_call"' in text
-    return found | {"ms": None if opaque else schedule.of_program(done, target, folder, TURNS)["ms"]}
+    found = costs(done, shape, target)
+    known = found["moved"] is not None
+    return found | {"ms": schedule.of_program(done, target, folder, TURNS)["ms"] if known else None}
 
 
 def costs(done: jax.stages.Compiled, shape: Shape, target: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ CONSOLE = Console()
 FOLDER = Path(__file__).parent / "results"
 VERSIONS = ("focaljax", "jax", "jaxlib", "optax", "keras", "torch", "torchvision", "kornia")
 COMPILERS = ("focaljax", "jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "optax")
+DISASSEMBLERS = ("nvidia-cuda-nvcc", "nvidia-cuda-nvdisasm")  # what reads the schedules of GPUs
 
 
 def machine(device: str) -> dict[str, Any]:

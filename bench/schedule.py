@@ -22,10 +22,10 @@ import pandas as pd
 import focaljax
 from bench import bundles, compiled, hlo, sass
 from bench.contenders import SMOOTHED, Contender, contenders, ours
-from bench.results import COMPILERS, collect, header, previous
+from bench.results import COMPILERS, DISASSEMBLERS, collect, header, previous
 from bench.tables import GRADIENT, PASSES
 
-PACKAGES = (*COMPILERS, "nvidia-cuda-nvcc", "nvidia-cuda-nvdisasm")
+PACKAGES = (*COMPILERS, *DISASSEMBLERS)
 
 
 class Chip(NamedTuple):

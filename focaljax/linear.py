@@ -3,9 +3,9 @@
 For a hidden state x and a kernel W of C classes, logits ``x W`` of N rows are the largest array of a
 training step, and each textbook loss stores several of them. Here they are made and used up chunk by chunk:
 
-- in chunks of rows: three matmuls, 6 N D C operations for value and gradient, and in bfloat16 or float16 the
-  gradient of all logits, if there is memory for it; else, and in float32, a float32 sum of the kernel's
-  gradient;
+- in chunks of rows: three matmuls, 6 N D C operations for value and gradient, and a float32 sum of the
+  kernel's gradient; or in 16 bits, on one device or inside `jax.shard_map`, the gradient of as many logits as
+  there is memory for;
 - in chunks of classes: four matmuls, 8 N D C operations, for a softmax, and three for a sigmoid; and nothing
   of the kernel's size but its gradient.
 """
@@ -86,8 +86,8 @@ def linear_softmax_focal_loss(
         every sharding) unless `memory` has no room for them, or on one device fewer than 512 rows have
         logits of 0.5 GiB.
       chunk: How many rows or classes are taken at a time; None chooses from the bytes of their logits.
-      memory: About how many bytes value and gradient may store on a device beside operands and results;
-        None is 4 GiB, of which as little is used as is fastest.
+      memory: About how many bytes value and gradient may store on a device beside operands and results, of
+        which as little is used as is fastest; None is 4 GiB. A given `strategy` may need more.
       precision: That of the matmuls, as `jax.numpy.matmul` has it.
       axis_name: Inside `jax.shard_map` (or `jax.pmap`, `jax.vmap`) the axis, or a tuple of them, that shards
         the classes: `kernel` and `bias` are those of this device's shard, `labels` count from the first
@@ -191,8 +191,8 @@ def linear_sigmoid_focal_loss(
       strategy: "rows" or "classes", what is chunked. None chooses classes on one device and rows on a mesh,
         unless there are fewer than 512 rows in 0.5 GiB.
       chunk: How many rows or classes are taken at a time; None chooses from the bytes of their logits.
-      memory: About how many bytes value and gradient may store on a device beside operands and results;
-        None is 4 GiB, of which as little is used as is fastest.
+      memory: About how many bytes value and gradient may store on a device beside operands and results, of
+        which as little is used as is fastest; None is 4 GiB. A given `strategy` may need more.
       precision: That of the matmuls, as `jax.numpy.matmul` has it.
       axis_name: Inside `jax.shard_map` the mesh axis, or a tuple of them, that shards the classes, as in
         :func:`linear_softmax_focal_loss`.

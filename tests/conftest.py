@@ -4,6 +4,7 @@
 ``pytest --optimized`` compiles as users do; without it programs become plain code, sooner.
 """
 
+import contextlib
 import gc
 import os
 import tempfile
@@ -90,9 +91,8 @@ def mesh(request: pytest.FixtureRequest):
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType[request.param],))
 
 
-@pytest.fixture(scope="module")
-def one_device():
-    """Programs as they are where there is one device, though the tests have several."""
+@contextlib.contextmanager
+def _as_of_one_device():
     import jax
 
     from focaljax import _sharding
@@ -102,6 +102,20 @@ def one_device():
         patch.setattr(_sharding, "parts", lambda x: 1)
         yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Programs as they are where there is one device, though the tests have several."""
+    with _as_of_one_device():
+        yield
+
+
+@pytest.fixture
+def alone():
+    """`one_device` for a single test."""
+    with _as_of_one_device():
+        yield
 
 
 FORMS = ("cpu", "accelerators")

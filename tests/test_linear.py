@@ -9,7 +9,7 @@ import pytest
 import tolerances
 
 import focaljax
-from focaljax import _arguments, _sharding, linear_softmax_focal_loss
+from focaljax import _arguments, linear_softmax_focal_loss
 from focaljax._linear import layer, plan
 from focaljax._linear import operands as layer_operands
 
@@ -33,20 +33,16 @@ def strategy(request) -> str:
 
 
 @pytest.fixture
-def alone(monkeypatch):
-    """One device, which may store the gradient of the logits, and the kernel's in parts that tests meet."""
-    monkeypatch.setattr(_sharding, "parts", lambda x: 1)
+def storing(alone, monkeypatch):
+    """One device, which may store the gradient of the logits; the kernel's in parts that tests meet."""
     monkeypatch.setattr(layer, "PART", 2)
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
 
 
 @pytest.fixture(params=[*STRATEGIES, "stored"])
 def form(request) -> dict:
     """Options: rows, classes, or rows in chunks whose logits' gradients are stored together."""
     if request.param == "stored":
-        request.getfixturevalue("alone")
+        request.getfixturevalue("storing")
         return {"strategy": "rows", "memory": 2**30}
     return {"strategy": request.param}
 
@@ -228,7 +224,7 @@ GROUPS = {2**20: (28, 29), 3800: (14, 15), 1: (4, 4)}
 
 @pytest.mark.parametrize(("rows", "options", "reduction"), [(28, "all", "mean"), (29, "all", None)])
 @pytest.mark.parametrize("memory", GROUPS)
-def test_any_memory_gives_the_same(alone, memory, rows, options, reduction):
+def test_any_memory_gives_the_same(storing, memory, rows, options, reduction):
     """All rows in one group, two groups of them, which leave a row over or not, or a chunk in each."""
     floats, labels = batch(rows=rows, width=6)
     chosen = OPTIONS[options] | {"reduction": reduction}

@@ -32,7 +32,7 @@ def losses(of_rows: Any, how: How, x: jax.Array, head: Head, fixed: Fixed, rows:
         return nothing, of_rows(z, fixed._replace(labels=labels), rows, classes, how)[:2]
 
     head = _cast(x, head, fixed.kept)
-    return chunks.of_rows(step, (), (x, fixed.labels, rows), how.chunk)[1]
+    return chunks.of_rows(step, (), (x, fixed.labels, rows), how.chunk, in_order=how.group > how.chunk)[1]
 
 
 def gradient(
@@ -60,23 +60,20 @@ def gradient(
     def of_group(sums, part):
         d_kernel, others = sums
         part = (layer.silenced(part[0], part[2], part[3]), *part[1:])
-        others, (losses, logs, d_rows, dz) = chunks.of_rows_in_order(of_chunk, others, part, how.chunk)
-        dx, more = layer.d_operands(
-            part[0], narrow.kernel, dz, how, stored=how.group > how.chunk, dtype=dtype
-        )
+        others, found = chunks.of_rows(of_chunk, others, part, how.chunk, in_order=stored)
+        losses, logs, d_rows, dz = found
+        dx, more = layer.d_operands(part[0], narrow.kernel, dz, how, stored=stored, dtype=dtype)
         return (d_kernel + more, others), (losses, logs, d_rows, layer.rounded(dx, part[0], waits))
 
-    narrow = _cast(x, head, fixed.kept)
-    dtype = None
-    if x.shape[0] == how.group != how.chunk:  # one group on one device: there is nothing to sum
+    stored = how.group > how.chunk  # so one device has all rows
+    dtype = wide(x.dtype)
+    if stored and how.group == x.shape[0]:  # one group: there is nothing to sum
         dtype = layer.kept_dtype(head.kernel.dtype) if waits else head.kernel.dtype
-    start = (
-        zeros(head.kernel, dtype or wide(x.dtype)),
-        jax.tree.map(partial(zeros, dtype=wide(x.dtype)), (head.bias, classes)),
-    )
-    arrays = (x, fixed.labels, rows, ct)
-    sums, (losses, logs, d_rows, dx) = chunks.of_rows(of_group, start, arrays, how.group)
-    d_kernel, (d_bias, d_classes) = sums
+    narrow = _cast(x, head, fixed.kept)
+    others = jax.tree.map(partial(zeros, dtype=wide(x.dtype)), (head.bias, classes))
+    start, arrays = (zeros(head.kernel, dtype), others), (x, fixed.labels, rows, ct)
+    sums, found = chunks.of_rows(of_group, start, arrays, how.group, in_order=stored)
+    (d_kernel, (d_bias, d_classes)), (losses, logs, d_rows, dx) = sums, found
     d_head = Head(_gathered(d_kernel), d_bias)  # or each chunk's would be summed over devices
     return (losses, logs), (dx, layer.rounded(d_head, head, waits), d_rows, d_classes)
 

@@ -17,11 +17,14 @@ def zeros(x: jax.Array, dtype: Any, like: jax.Array | None = None) -> jax.Array:
     return _sharding.vary(jnp.zeros(x.shape, dtype), _sharding.varying(x if like is None else like))
 
 
-def of_rows(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, arrays: Any, chunk: Any) -> Any:
+def of_rows(
+    step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, arrays: Any, chunk: Any, *, in_order: bool
+) -> Any:
     """``carry, results = step(carry, rows of the arrays)`` for chunk after chunk of rows; results by row.
 
-    A chunk takes every n-th row, so where the rows are sharded every device has its part of every chunk.
-    What is left over is a smaller chunk.
+    A chunk takes every n-th row, so where the rows are sharded every device has its part of every chunk. On
+    one device it takes rows that follow each other, `in_order`: results of the size of the logits are then
+    in order too. What is left over is a smaller chunk.
     """
     size = jax.tree.leaves(arrays)[0].shape[0]
     if not isinstance(size, int):
@@ -29,15 +32,11 @@ def of_rows(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, arrays: Any
     count, left = divmod(size, chunk)
     if count == 0 or (count == 1 and not left):
         return step(carry, arrays)
-    carry, found = _whole_chunks(step, carry, arrays, chunk, count)
+    carry, found = _whole_chunks(step, carry, arrays, chunk, count, in_order)
     if left:
         carry, last = step(carry, jax.tree.map(lambda x: x[count * chunk :], arrays))
-        found = jax.tree.map(_after, found, last)
+        found = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), found, last)
     return carry, found
-
-
-def _after(x, y):
-    return jnp.concatenate([x, y])
 
 
 def _unknown_rows(step, carry, arrays, chunk, size):
@@ -46,40 +45,28 @@ def _unknown_rows(step, carry, arrays, chunk, size):
 
     def filled(x):
         more = jnp.zeros((count * chunk - size, *x.shape[1:]), x.dtype)
-        return _after(x, _sharding.vary(more, _sharding.varying(x)))
+        return jnp.concatenate([x, _sharding.vary(more, _sharding.varying(x))])
 
-    carry, found = _whole_chunks(step, carry, jax.tree.map(filled, arrays), chunk, count)
+    carry, found = _whole_chunks(step, carry, jax.tree.map(filled, arrays), chunk, count, in_order=False)
     return carry, jax.tree.map(lambda y: y[:size], found)
 
 
-def _whole_chunks(step, carry, arrays, chunk, count):
+def _whole_chunks(step, carry, arrays, chunk, count, in_order):
     """Scans over the first `count` chunks of the arrays."""
 
     def parts(x):
-        parts = x[: count * chunk].reshape(chunk, count, *x.shape[1:])
+        x = x[: count * chunk]
+        if in_order:
+            return x.reshape(count, chunk, *x.shape[1:])
         # Laid out once: without the barrier a TPU does it anew inside each matmul of a chunk.
-        return lax.optimization_barrier(jnp.moveaxis(parts, 1, 0))
+        return lax.optimization_barrier(jnp.moveaxis(x.reshape(chunk, count, *x.shape[1:]), 1, 0))
+
+    def joined(y):
+        y = y if in_order else jnp.moveaxis(y, 0, 1)
+        return y.reshape(count * chunk, *y.shape[2:])
 
     carry, found = lax.scan(step, carry, jax.tree.map(parts, arrays))
-    return carry, jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1).reshape(count * chunk, *y.shape[2:]), found)
-
-
-def of_rows_in_order(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, arrays: Any, chunk: int) -> Any:
-    """`of_rows` where one device has all rows: a chunk takes rows that follow each other.
-
-    So results of the size of the logits need not be put in order.
-    """
-    size = jax.tree.leaves(arrays)[0].shape[0]
-    count, left = divmod(size, chunk)
-    if count == 0 or (count == 1 and not left):
-        return step(carry, arrays)
-    parts = jax.tree.map(lambda x: x[: size - left].reshape(count, chunk, *x.shape[1:]), arrays)
-    carry, found = lax.scan(step, carry, parts)
-    found = jax.tree.map(lambda y: y.reshape(count * chunk, *y.shape[2:]), found)
-    if left:
-        carry, last = step(carry, jax.tree.map(lambda x: x[size - left :], arrays))
-        found = jax.tree.map(_after, found, last)
-    return carry, found
+    return carry, jax.tree.map(joined, found)
 
 
 class Chunk(NamedTuple):

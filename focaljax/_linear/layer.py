@@ -124,17 +124,17 @@ def d_logits(
 
 
 def d_operands(
-    x: jax.Array, kernel: jax.Array, dz: jax.Array, how: How, *, stored: bool, dtype: Any = None
+    x: jax.Array, kernel: jax.Array, dz: jax.Array, how: How, *, stored: bool, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients by x, wide, and by the kernel, wide or in `dtype`, from that by the logits.
+    """The gradients by x, wide, and by the kernel, in `dtype`, from that by the logits.
 
     Where that is not `stored`, XLA makes it again, exponentials and all, for each tile of each matmul:
     slower, but on a v5p 0.5 GB less for [1024, 131072].
     """
     dz = lax.optimization_barrier(dz) if stored else dz
     width, dx = x.shape[1], product(dz, kernel, (1, 1), how)
-    if dtype is None or width % PART or width == PART:
-        return dx, product(x, dz, (0, 0), how).astype(dtype or wide(x.dtype))
+    if dtype == wide(x.dtype) or width % PART or width == PART:
+        return dx, product(x, dz, (0, 0), how).astype(dtype)
 
     def d_part(part):
         return product(part, dz, (0, 0), how).astype(dtype)

@@ -50,7 +50,7 @@ def plan(layer: Layer, strategy: str | None, chunk: int | None, memory: int | No
     fit["classes"] = min(limits.classes, room // 4) // (one * max(1, rows))
     # Logits in 32 bits cost as much as their gradient: then it takes their place, chunk by chunk.
     stores = (narrow < one or memory is not None) and _is_alone(layer) and isinstance(sizes[0], int)
-    most = max(128, min(fit["rows"], HALF if stores else max(1024, width)))
+    most = max(128, min(fit["rows"], HALF if stores and narrow < one else max(1024, width)))
     summed, of_chunk = one * width * classes, one * classes * min(most if chunk is None else chunk, rows)
     whole = stores and narrow * classes * rows + of_chunk <= room
     if strategy is None:

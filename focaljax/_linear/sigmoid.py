@@ -100,7 +100,7 @@ def gradient(
         loss, pull_back = _of_chunk(reading, layer.capped(z, how), chunk.fixed, rows, chunk.classes)
         dz, d_rows, d_classes = pull_back(ct)
         dz, d_bias = layer.d_logits(z, dz, chunk.head, chunk.fixed.kept, how)
-        dx, d_kernel = layer.d_operands(x, chunk.head.kernel, dz, how, stored=True)
+        dx, d_kernel = layer.d_operands(x, chunk.head.kernel, dz, how, stored=True, dtype=wide(x.dtype))
         *d_options, d_smoothing = d_classes
         return jax.tree.map(jnp.add, sums, (loss, dx, d_rows, d_smoothing)), (
             Head(d_kernel, d_bias),

@@ -142,7 +142,7 @@ def _backward(how, x, head, fixed, rows, classes, stats, ct) -> Any:
         dz, found, d_options = pull(capped, chunk)
         dz = dz + softmax.d_penalty(capped, slope, lse)
         dz, d_bias = layer.d_logits(z, dz, chunk.head, chunk.fixed.kept, how)
-        more, d_kernel = layer.d_operands(x, chunk.head.kernel, dz, how, stored=True)
+        more, d_kernel = layer.d_operands(x, chunk.head.kernel, dz, how, stored=True, dtype=wide(x.dtype))
         return (dx + more, jax.tree.map(jnp.add, others, found)), (Head(d_kernel, d_bias), d_options)
 
     options = None if classes is None else (classes.alpha, classes.term)
