@@ -1,14 +1,15 @@
 """`python -m examples.language_model`: a small model of this project's README, one byte at a time.
 
-What a trainer of language models needs of the last layer: a vocabulary that is padded until the mesh divides
-it (`where`), padding of the text (`ignore_index`), microbatches that add up (`normalizer`), a penalty of
-large logits (`z_loss`), and accuracy at no cost (`has_aux`). The head is sharded over "model", the text over
-"data"::
+What a trainer of language models needs of the last layer: a vocabulary that is padded to a multiple of 128, so
+that the mesh divides it (`where`), padding of the text (`ignore_index`), microbatches that add up
+(`normalizer`), a penalty of large logits (`z_loss`), and accuracy at no cost (`has_aux`). The head is sharded
+over "model", the text over "data"::
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m examples.language_model --model 4
 """
 
 import argparse
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -117,7 +118,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     mesh = mesh_of(args.model)
     text, tokens = corpus(args.bytes)
-    padded = -(-tokens // args.model) * args.model
+    multiple = math.lcm(128, args.model)
+    padded = -(-tokens // multiple) * multiple
     optimizer, where = optax.adam(1e-2), NamedSharding(mesh, P(None, "data"))
     print(f"{tokens} tokens, a head of {padded} on {dict(mesh.shape)}")
     with jax.set_mesh(mesh):
