@@ -39,15 +39,18 @@ def is_known(shape: Sequence[int]) -> bool:
 
 
 @jax.custom_batching.custom_vmap
-def any_row(flags: jax.Array) -> jax.Array:
-    """Whether any flag is set; under vmap of the whole batch, so that `cond` stays a branch."""
-    return jnp.any(flags)
+def every_row(flags: jax.Array) -> jax.Array:
+    """Whether all flags are set; under vmap of the whole batch, so that `cond` stays a branch.
+
+    Counted, as to reduce flags takes XLA:CPU 0.2 s to compile, and integers 0.01 s.
+    """
+    return jnp.sum(~flags, dtype=jnp.int32) == 0
 
 
-@any_row.def_vmap
-def _any_of_batch(size, batched, flags):
+@every_row.def_vmap
+def _every_row_of_batch(size, batched, flags):
     del size, batched
-    return any_row(flags), False
+    return every_row(flags), False
 
 
 def apart(x: Any) -> Any:

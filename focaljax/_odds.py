@@ -87,17 +87,18 @@ def odds_from_gap(gap: jax.Array, err: jax.Array, rest: jax.Array) -> Odds:
     Every branch adds numbers of one sign only.
     """
     ahead = gap >= 0
-    decay = jnp.exp(-jnp.abs(gap))
-    own = jnp.where(ahead, 1, decay * (1 + err))
-    others = rest * jnp.where(ahead, decay * (1 - err), 1)
+    low = jnp.exp(-jnp.abs(gap)) * (1 - jnp.where(ahead, err, -err))
+    own = jnp.where(ahead, 1, low)
+    others = rest * jnp.where(ahead, low, 1)
     total = own + others
     log_total = jnp.log1p(jnp.where(ahead, others, (rest - 1) + own))
-    log_p = jnp.where(ahead, -log_total, gap + (err - log_total))
+    log_p = -((log_total - jnp.where(ahead, 0, err)) - jnp.where(ahead, 0, gap))
     leads = own > others
     ratio = jnp.where(leads, others, own) / jnp.where(leads, own, others)
     log_q = jnp.where(leads, jnp.log(others / total), -jnp.log1p(ratio))
     # phi of the parts rather than of p and q: where only a slope is wanted, nothing divides for p.
-    return Odds(own / total, others / total, log_p, jnp.where(others > 0, log_q, 0), _phi(own, others, log_p))
+    q = jnp.where(others > 0, others / total, 0)
+    return Odds(own / total, q, log_p, jnp.where(others > 0, log_q, 0), _phi(own, others, log_p))
 
 
 @jax.custom_jvp

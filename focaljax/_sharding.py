@@ -4,6 +4,7 @@
 where a device has all of them. What is exchanged is a few numbers per row, never an array of all classes.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,26 @@ def mesh_of(operands: Any) -> Any:
     """The mesh that holds the operands, or the one that is set."""
     meshes = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(operands))
     return next((mesh for mesh in meshes if not mesh.empty), jax.sharding.get_abstract_mesh())
+
+
+def traced_once(**static: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator of what a value and the rule of its gradient share: one trace, in no program of its own.
+
+    JAX traces both, the rule with the mesh of the context set. It takes the first trace for another one
+    where that was not set, so it is set here.
+    """
+
+    def decorate(function):
+        shared = jax.jit(function, inline=True, **static)
+
+        @functools.wraps(function)
+        def run(*operands, **options):
+            with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
+                return shared(*operands, **options)
+
+        return run
+
+    return decorate
 
 
 def automatic(function: Callable[[Any], Any], operands: Any, out: Any) -> Any:

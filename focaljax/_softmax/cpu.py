@@ -10,13 +10,14 @@ of the floats, as it shows itself, the maximum comes first.
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from focaljax import _sharding
-from focaljax._entries import any_row, is_class, is_known
+from focaljax._entries import every_row, is_class, is_known
 from focaljax._exact import shifted_exp
 
 BLOCK = 2**20  # entries: 4 MB of float32, what the second-level caches of two cores hold
@@ -37,34 +38,59 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Arra
     if is_apart(logits, axis):
         return _by_class(logits, labels, axis)
     target = _at(labels, logits, axis)
-    if not _sharding.is_whole(logits) or not _is_counted(logits, axis):
-        top, rest = _by_maximum(logits, labels, axis)
-        return top, rest, target
-    total = _sum_of_others(logits, labels, axis)
-    tiny = float(jnp.finfo(total.dtype).tiny)
-    lost = ~((total > tiny**0.5) & (total < 1 / tiny))  # within, no term below `tiny` would count
-
-    def again(*sums):  # rows do not depend on each other
-        found = zip(_by_maximum(logits, labels, axis), sums, strict=True)
-        return tuple(jnp.where(lost, new, old) for new, old in found)
-
-    top, rest = lax.cond(any_row(lost), again, lambda *sums: sums, *_normal(jnp.where(lost, 1, total)))
-    return top, rest, target
-
-
-def _normal(total):
-    """``(top, rest)``; from a whole number differences are exact, or too large to matter."""
-    top = jnp.floor(jnp.log(total))
-    return top, jnp.maximum(total * jnp.exp(-top), 1)
+    own = _Own.of(labels, logits, axis)
+    if own.classes is None:
+        top, rest = _by_maximum(logits, own, axis)
+        return jnp.where(rest == 0, -jnp.inf, top), rest, target
+    total = _sum_of_others(logits, labels, own, axis)
+    size = jnp.log(total)
+    known = _is_usual(size)
+    # The target passes the branch in the place of a `top` to be stored: it would be gathered for each use.
+    top, rest = lax.cond(every_row(known), lambda: (target, total), lambda: _by_maximum(logits, own, axis))
+    step = jnp.floor(jnp.where(known, size, 0))  # a whole number: see `_scale` of `indexed`
+    top = jnp.where(known, step, jnp.where(rest == 0, -jnp.inf, top))
+    return top, jnp.where(known, jnp.maximum(total * jnp.exp(-step), 1), rest), target
 
 
-def _sum_of_others(logits, labels, axis):
+def _is_usual(size):
+    """Whether a log-sum is that of a finite sum whose terms below the smallest float do not count."""
+    limit = -math.log(jnp.finfo(size.dtype).tiny)
+    return jnp.abs(size - limit / 4) < limit * 3 / 4  # from -limit / 2 to limit; of NaN it is not
+
+
+class _Own(NamedTuple):
+    """One class of each row, as :meth:`bound`."""
+
+    labels: jax.Array  # [rows]
+    classes: jax.Array | None  # [1, classes]; then both are in steps whose square is infinite
+
+    @classmethod
+    def of(cls, labels, x, axis):
+        if not _sharding.is_whole(x) or not _is_counted(x, axis):
+            return cls(labels, None)
+        step = 2.0 ** (jnp.finfo(x.dtype).maxexp // 2 + 1)
+        shape = [n if i == axis else 1 for i, n in enumerate(x.shape)]
+        return cls(labels.astype(x.dtype) * step, lax.broadcasted_iota(x.dtype, shape, axis) * step)
+
+    def bound(self, x, axis):
+        """0 at the class, infinity at all others; by arithmetic, as XLA:CPU stores what it selects."""
+        if self.classes is None:
+            return jnp.where(is_class(self.labels, x.shape, axis), jnp.zeros((), x.dtype), jnp.inf)
+        away = self.classes - jnp.expand_dims(self.labels, axis)
+        return away * away
+
+
+def _sum_of_others(logits, labels, own, axis):
     """The sum of exp(z) over all classes but the labelled one."""
-    if is_known(logits.shape) and math.prod(logits.shape[axis + 1 :]) >= FAR:
-        return _in_blocks(lambda z, labels: _sum_but(labels, jnp.exp(z), axis), axis, logits, labels)
+    if _is_far(logits, axis):
+
+        def of_block(logits, labels):
+            return _sum_but(own._replace(labels=labels), jnp.exp(logits), axis)
+
+        return _in_blocks(of_block, axis, logits, own.labels)
     width = _width(logits, axis)
     if width is None:
-        return _sum_but(labels, jnp.exp(logits), axis)
+        return _sum_but(own, jnp.exp(logits), axis)
     *rows, classes = logits.shape
     each = (*rows, classes // width)
     # The barrier keeps XLA from taking the exponentials before the reshape: then it would store them.
@@ -73,34 +99,35 @@ def _sum_of_others(logits, labels, axis):
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)  # which holds `width`
     run = labels // width
-    own = jnp.take_along_axis(runs.reshape(*each, width), run[..., None, None], -2, mode="clip").squeeze(-2)
+    mine = jnp.take_along_axis(runs.reshape(*each, width), run[..., None, None], -2, mode="clip").squeeze(-2)
     last = len(rows)
-    own = _sum_but(labels - run * width, jnp.exp(own), last)
-    return _sum_but(run, sums, last) + jnp.where(_is_here(labels, logits, last), own, 0)
+    mine = _sum_but(_Own.of(labels - run * width, mine, last), jnp.exp(mine), last)
+    return _sum_but(_Own.of(run, sums, last), sums, last) + jnp.where(_is_here(labels, logits, last), mine, 0)
 
 
-def _sum_but(index, x, axis):
-    """The sum of a positive x over `axis` without one entry, each no more than 1 / tiny.
-
-    By arithmetic, as XLA:CPU stores what it selects before it sums it: an entry is at most the square of its
-    distance from the index, which is 0 there and large elsewhere.
-    """
-    step = float(jnp.finfo(x.dtype).tiny) ** -0.5
-    entries = lax.broadcasted_iota(x.dtype, [n if i == axis else 1 for i, n in enumerate(x.shape)], axis)
-    away = entries * step - jnp.expand_dims(index.astype(x.dtype) * step, axis)
-    return jnp.sum(jnp.minimum(x, away * away), axis)
+def _is_far(logits, axis):
+    return is_known(logits.shape) and math.prod(logits.shape[axis + 1 :]) >= FAR
 
 
-def _by_maximum(logits, labels, axis):
-    """``(top, rest)``, with a mask of all classes before either."""
+def _sum_but(own, x, axis):
+    """The sum of a positive x over `axis` without one entry."""
+    return jnp.sum(jnp.minimum(x, own.bound(x, axis)), axis)
+
+
+def _by_maximum(logits, own, axis):
+    """``(top, rest)``, the maximum before the sum; without competitors the lowest number and 0."""
+    lowest = jnp.finfo(logits.dtype).min
 
     def of_block(logits, labels):
-        others = jnp.where(is_class(labels, logits.shape, axis), -jnp.inf, logits)
-        top = jnp.max(others, axis)
-        shift = jnp.where(top == -jnp.inf, 0, top)
-        return top, jnp.sum(jnp.exp(others - jnp.expand_dims(shift, axis)), axis)
+        mine = own._replace(labels=labels)
+        top = jnp.max(jnp.minimum(logits, mine.bound(logits, axis) + lowest), axis)
+        top = jnp.maximum(top, lowest)
+        again = jax.tree.map(lax.optimization_barrier, mine)  # what two sums share is stored
+        return top, _sum_but(again, jnp.exp(logits - jnp.expand_dims(top, axis)), axis)
 
-    return _in_blocks(of_block, axis, logits, labels)
+    if own.classes is None or _is_far(logits, axis):
+        return _in_blocks(of_block, axis, logits, own.labels)
+    return of_block(logits, own.labels)
 
 
 def is_apart(logits: jax.Array, axis: int) -> bool:

@@ -61,6 +61,7 @@ def _fwd(logits, labels, alpha, term, axis, name):
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
 def _bwd(axis, name, residuals, ct):
     logits, labels, alpha, term, stats = residuals
+    stats = _entries.apart(stats)
     slope = slopes(stats, alpha, term, ct, name)
     mine = _sharding.local(_entries.apart(labels), logits.shape[axis], name)
     exact = logits.dtype == alpha.dtype
@@ -68,6 +69,7 @@ def _bwd(axis, name, residuals, ct):
     return d_logits.astype(logits.dtype), None, slope.alpha, slope.term
 
 
+@_sharding.traced_once()
 def losses(stats: Rivals, alpha: jax.Array, term: Term) -> jax.Array:
     """The loss of each row; NaN in an undefined row unless its weight is 0."""
     stats, undefined = statistics.settled(stats)
@@ -162,15 +164,8 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
             return lax.dynamic_update_index_in_dim(spread, each, k, axis)
 
         return lax.fori_loop(0, z.shape[axis], of_class, _entries.zeros(z, z.dtype))
-    few = z.shape[axis] <= FEW or _sharding.parts(z) != 1  # a scatter would collect the labels of all devices
-    slope, base, inverse = rows = [jnp.expand_dims(x, axis) for x in (slope, base, inverse)]
-    if few:
-        return jnp.where(_entries.is_class(labels, z.shape, axis), slope, share(z, *rows))
-    own = jnp.expand_dims(labels, axis)
-    at = jnp.clip(own, 0, z.shape[axis] - 1)  # of a label outside an entry that keeps what it has
-    kept = share(jnp.take_along_axis(z, at, axis, mode="clip"), *rows)
-    values = jnp.where(at == own, slope, kept)
-    return jnp.put_along_axis(share(z, *rows), at, values, axis, inplace=False, mode="clip")
+    rows = [jnp.expand_dims(x, axis) for x in (slope, base, inverse)]
+    return jnp.where(_entries.is_class(labels, z.shape, axis), rows[0], share(z, *rows))
 
 
 def _scale(stats):
@@ -188,7 +183,7 @@ def _scale(stats):
 
 def _inverse(total):
     """``1 / total``, or 0 where there is no competitor."""
-    return jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+    return 1 / jnp.where(total > 0, total, jnp.inf)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))

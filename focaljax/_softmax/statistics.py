@@ -133,6 +133,7 @@ def rivals(logits: jax.Array, labels: jax.Array, axis: int, name: _sharding.Axis
     return rivals_of_all(part, labels, classes, name)
 
 
+@_sharding.traced_once(static_argnames="axis")
 def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
 
@@ -180,6 +181,7 @@ def known(peak: Peak, rows: jax.Array | None, axis: int) -> Peak:
     return peak._replace(excess=jnp.where(jnp.expand_dims(rows, axis), peak.excess, jnp.nan))
 
 
+@_sharding.traced_once(static_argnames="axis")
 def peak_part(logits: jax.Array, axis: int) -> Part:
     """``(top, excess)`` of some of the classes."""
     on_cpu, one_pass = (partial(form, axis=axis) for form in (cpu.peak, _peak_one_pass))
