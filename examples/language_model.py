@@ -1,7 +1,7 @@
 """`python -m examples.language_model`: a small model of this project's README, one byte at a time.
 
-What a trainer of language models needs of the last layer: a vocabulary that is padded to a multiple of 128, so
-that the mesh divides it (`where`), padding of the text (`ignore_index`), microbatches that add up
+What a trainer of language models needs of the last layer: a vocabulary that is padded to a multiple of 128,
+so that the mesh divides it (`where`), padding of the text (`ignore_index`), microbatches that add up
 (`normalizer`), a penalty of large logits (`z_loss`), and accuracy at no cost (`has_aux`). The head is sharded
 over "model", the text over "data"::
 

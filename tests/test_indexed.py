@@ -152,7 +152,7 @@ def assert_same_sums(got, want, rtol):
 def test_the_accelerators_reduction_is_the_cpus(classes):
     """The merging reduction runs here too, slowly."""
     logits, targets = cases.rows(classes)
-    one = one_pass.rivals(logits, targets, axis=1, chained=True)
+    one = one_pass.rivals(logits, targets, axis=1)
     # It adds its terms one after the other: half an ulp each.
     rtol = tolerances.rtol("same") + classes * 2**-24
     assert_same_sums(cpu.rivals(logits, targets, axis=1), one, rtol)
@@ -164,6 +164,9 @@ def test_the_accelerators_reduction_is_the_cpus(classes):
 def test_blocks_of_the_tiles_of_a_device(monkeypatch, classes, dtype, chained):
     """Views of tiles where these divide the classes, slices where not, and a rest of single entries."""
     monkeypatch.setattr(one_pass, "parts", lambda logits: 1)
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *x, default, tpu: (tpu if chained else default)(*x)
+    )
     rng = np.random.default_rng(0)
     logits = jnp.asarray(10 * rng.normal(size=(2, 8, classes)), dtype)
     logits = logits.at[0, 0].set(-jnp.inf).at[0, 1, 1:].set(-jnp.inf).at[1, 2, ::2].set(-jnp.inf)
@@ -172,7 +175,7 @@ def test_blocks_of_the_tiles_of_a_device(monkeypatch, classes, dtype, chained):
         .at[0, :6]
         .set(jnp.array([0, 0, -1, classes, classes - 1, 130]))
     )
-    found = one_pass.rivals(logits, labels, axis=2, chained=chained)
+    found = one_pass.rivals(logits, labels, axis=2)
     assert found[0].dtype == jnp.float32
     z = np.array(logits.astype(jnp.float32), np.float64)
     own = np.arange(classes) == np.asarray(labels)[..., None]
@@ -194,7 +197,7 @@ def test_every_form_leaves_out_the_label_alone(monkeypatch, form):
     rows = jnp.concatenate([logits, np.resize(logits, (52, 1000))])
     labels = jnp.concatenate([targets, np.arange(50, dtype=targets.dtype) * 20, np.array([-1, 1000])])
     assert cpu._width(rows, 1) == (100 if form == "in runs" else None)
-    want = one_pass.rivals(rows, labels, axis=1, chained=True)
+    want = one_pass.rivals(rows, labels, axis=1)
     assert_same_sums(cpu.rivals(rows, labels, axis=1), want, tolerances.rtol("same") + 1000 * 2**-24)
 
 
@@ -226,14 +229,14 @@ def test_a_row_does_not_depend_on_what_another_holds(beside):
 def test_statistics_of_parts_merge_to_those_of_the_whole():
     logits, targets = cases.rows(10)
     parts = [
-        one_pass.rivals(logits[:, start:stop], targets - start, axis=1, chained=True)
+        one_pass.rivals(logits[:, start:stop], targets - start, axis=1)
         for start, stop in ((0, 3), (3, 4), (4, 10))
     ]
     parts = [(top, rest - 1, target) for top, rest, target in parts]
     for order in ((0, 1, 2), (2, 0, 1)):
         first, second, third = (parts[i] for i in order)
         top, excess, target = statistics.merge(statistics.merge(first, second), third)
-        whole = one_pass.rivals(logits, targets, axis=1, chained=True)
+        whole = one_pass.rivals(logits, targets, axis=1)
         np.testing.assert_array_equal(top, whole[0])
         np.testing.assert_array_equal(target, whole[2])
         some = np.asarray(whole[1]) > 0
@@ -303,7 +306,7 @@ def test_classes_that_lie_apart_have_the_statistics_of_all(apart, shape):
     z[(0,) * len(shape)] = 1e4
     z, labels = jnp.asarray(z), jnp.asarray(rng.integers(-1, classes + 1, rows), jnp.int32)
     assert cpu.is_apart(z, axis)
-    want = one_pass.rivals(z, labels, axis=axis, chained=True)
+    want = one_pass.rivals(z, labels, axis=axis)
     assert_same_sums(jax.jit(partial(cpu.rivals, axis=axis))(z, labels), want, 2 * tolerances.rtol("same"))
 
 

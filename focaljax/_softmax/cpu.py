@@ -45,8 +45,7 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Arra
     total = _sum_of_others(logits, labels, own, axis)
     size = jnp.log(total)
     known = _is_usual(size)
-    # The target passes the branch in the place of a `top` to be stored: it would be gathered for each use.
-    top, rest = lax.cond(every_row(known), lambda: (target, total), lambda: _by_maximum(logits, own, axis))
+    top, rest = lax.cond(every_row(known), lambda: (total, total), lambda: _by_maximum(logits, own, axis))
     step = jnp.floor(jnp.where(known, size, 0))  # a whole number: see `_scale` of `indexed`
     top = jnp.where(known, step, jnp.where(rest == 0, -jnp.inf, top))
     return top, jnp.where(known, jnp.maximum(total * jnp.exp(-step), 1), rest), target

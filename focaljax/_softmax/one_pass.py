@@ -26,9 +26,9 @@ ROWS, LANES = 8, 128  # of a tile
 Part = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def rivals(logits: jax.Array, labels: jax.Array, *, axis: int, chained: bool) -> Part:
+def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> Part:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
-    top, rest, target = _form(logits, axis)(logits, labels, axis, chained)
+    top, rest, target = _form(logits, axis)(logits, labels, axis)
     return jnp.where(rest == 0, -jnp.inf, top), rest, target
 
 
@@ -46,12 +46,11 @@ def _form(logits, axis):
     return _of_columns if split == 1 and logits.shape[-1] >= 2 * LANES else _of_entries
 
 
-def _of_entries(logits, labels, axis, chained=False):
-    del chained
+def _of_entries(logits, labels, axis):
     return _reduced(_leaf(logits, is_class(labels, logits.shape, axis)), (axis,))
 
 
-def _of_tiles(logits, labels, axis, chained):
+def _of_tiles(logits, labels, axis):
     del axis
     *lead, rows, classes = logits.shape
     count = classes // (BLOCK * LANES)
@@ -61,31 +60,29 @@ def _of_tiles(logits, labels, axis, chained):
     first = lax.broadcasted_iota(labels.dtype, shape, len(shape) - 2) * (BLOCK * LANES)
     first += lax.broadcasted_iota(labels.dtype, shape, len(shape) - 1)
     member = labels // LANES % BLOCK
-    block = _block(
-        [tiles[..., i, :] for i in range(BLOCK)], first == labels - member * LANES, member, chained
-    )
+    block = _block([tiles[..., i, :] for i in range(BLOCK)], first == labels - member * LANES, member)
     found = _reduced(block, (len(shape) - 2, len(shape) - 1))
     return tuple(x.reshape(*lead, rows) for x in found)
 
 
-def _of_planes(logits, labels, axis, chained):
+def _of_planes(logits, labels, axis):
     classes = logits.shape[axis]
     block = classes if classes <= FEW else BLOCK
-    return _of_slices(logits, labels, axis, block, classes // block, chained)
+    return _of_slices(logits, labels, axis, block, classes // block)
 
 
-def _of_columns(logits, labels, axis, chained):
+def _of_columns(logits, labels, axis):
     classes = logits.shape[axis]
     block = min(BLOCK, classes // LANES)
-    return _of_slices(logits, labels, axis, block, classes // (block * LANES) * LANES, chained)
+    return _of_slices(logits, labels, axis, block, classes // (block * LANES) * LANES)
 
 
-def _of_slices(logits, labels, axis, block, width, chained):
+def _of_slices(logits, labels, axis, block, width):
     """The statistics of `block` slices of the classes, of that width, and of the classes left over."""
     slices = [lax.slice_in_dim(logits, i * width, (i + 1) * width, axis=axis) for i in range(block)]
     member = labels // width
     own = is_class(labels - member * width, slices[0].shape, axis)
-    found = _reduced(_block(slices, own, jnp.expand_dims(member, axis), chained), (axis,))
+    found = _reduced(_block(slices, own, jnp.expand_dims(member, axis)), (axis,))
     if block * width == logits.shape[axis]:
         return found
     rest = lax.slice_in_dim(logits, block * width, logits.shape[axis], axis=axis)
@@ -100,21 +97,27 @@ def _leaf(logits, own):
     return top, jnp.where(others == -jnp.inf, 0, jnp.ones_like(z)), jnp.where(own, z, 0)
 
 
-def _block(entries: Sequence[jax.Array], own: jax.Array, member: jax.Array, chained: bool) -> Part:
+def _block(entries: Sequence[jax.Array], own: jax.Array, member: jax.Array) -> Part:
     """The statistics of blocks, of one entry of each list; the `member` of the `own` block is the target.
 
-    A row has one `member`: no entry needs a comparison with the label. In the `chained` form what replaces it
-    comes from the target: 0.8 of a v6e's scheduled cycles in bfloat16. XLA:GPU makes many kernels of it.
+    A row has one `member`: no entry needs a comparison with the label. On a TPU what replaces it comes from
+    the target: 0.8 of a v6e's scheduled cycles in bfloat16. XLA:GPU makes many kernels of that.
     """
     entries = [z.astype(wide(z.dtype)) for z in entries]  # widened here: before, the whole would be stored so
+    here = [member == i for i in range(len(entries))]
     target = jnp.zeros_like(entries[0])
-    for i, z in enumerate(entries):
-        target = jnp.where(member == i, z, target)
-    if chained:
+    for hit, z in zip(here, entries, strict=True):
+        target = jnp.where(hit, z, target)
+
+    def chained(here, entries, own, target):
         other = jnp.where(own, -jnp.inf, target)
-        others = [jnp.where(member == i, other, z) for i, z in enumerate(entries)]
-    else:
-        others = [jnp.where(own & (member == i), -jnp.inf, z) for i, z in enumerate(entries)]
+        return [jnp.where(hit, other, z) for hit, z in zip(here, entries, strict=True)]
+
+    def masked(here, entries, own, target):
+        del target
+        return [jnp.where(own & hit, -jnp.inf, z) for hit, z in zip(here, entries, strict=True)]
+
+    others = lax.platform_dependent(here, entries, own, target, tpu=chained, default=masked)
     # Finite, so that no block needs a guard: of -inf alone it has the rest 0.
     top = lax.max(_tree(lax.max, others), jnp.finfo(target.dtype).min)
     return top, _tree(lax.add, [jnp.exp(x - top) for x in others]), jnp.where(own, target, 0)

@@ -140,8 +140,7 @@ def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
     def on_cpu(logits, labels):
         return cpu.rivals(logits.astype(wide(logits.dtype)), labels, axis=axis)
 
-    tpu, others = (partial(one_pass.rivals, axis=axis, chained=chained) for chained in (True, False))
-    return lax.platform_dependent(logits, labels, cpu=on_cpu, tpu=tpu, default=others)
+    return lax.platform_dependent(logits, labels, cpu=on_cpu, default=partial(one_pass.rivals, axis=axis))
 
 
 def rivals_of_all(part: Part, labels: jax.Array, classes: int, name: _sharding.AxisName | None) -> Rivals:
