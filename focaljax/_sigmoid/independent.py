@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from focaljax import _entries
+from focaljax import _entries, _sharding
 from focaljax._odds import Odds, scaled
 from focaljax._sigmoid import powers
 from focaljax.terms import Term, weighed_apart
@@ -59,6 +59,7 @@ def asked(
     return Answers(yes, no, weights, jax.tree.map(lambda x: x + zeros, term))
 
 
+@_sharding.traced_once(static_argnames="read")
 def losses(read: Callable, z: jax.Array, answers: Answers) -> jax.Array:
     """One loss per logit, by a reading of labels.
 

@@ -71,6 +71,7 @@ def _bwd(axis, name, residuals, ct):
     return found.logits.astype(logits.dtype), found.weights, found.term, None
 
 
+@_sharding.traced_once(static_argnames=("axis", "name"))
 def sums(
     z: jax.Array, weights: jax.Array, term: Term, peak: Peak, axis: int, name: _sharding.AxisName | None
 ) -> tuple[jax.Array, Pulls]:
