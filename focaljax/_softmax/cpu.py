@@ -46,7 +46,7 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Arra
     size = jnp.log(total)
     known = _is_usual(size)
     top, rest = lax.cond(every_row(known), lambda: (total, total), lambda: _by_maximum(logits, own, axis))
-    step = jnp.floor(jnp.where(known, size, 0))  # a whole number: see `_scale` of `indexed`
+    step = jnp.floor(jnp.where(known, size, 0))  # differences from it are exact, or too large to matter
     top = jnp.where(known, step, jnp.where(rest == 0, -jnp.inf, top))
     return top, jnp.where(known, jnp.maximum(total * jnp.exp(-step), 1), rest), target
 

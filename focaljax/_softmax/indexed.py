@@ -22,7 +22,6 @@ from focaljax._softmax import cpu, statistics
 from focaljax._softmax.statistics import Rivals
 from focaljax.terms import Term, by_options, weighed
 
-FEW = 32  # classes: so short a loop XLA:CPU vectorises with a mask too
 NEAR = 2.0**11  # a top from which `z - top` is exact, or its exponential 0 even in float64
 
 
@@ -144,10 +143,8 @@ def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name, exact):
 
 
 def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
-    """`_spread` for XLA:CPU, where a mask over many classes costs as much as a pass."""
-    # A scatter would have to be told where its result lies, and what sizes its indices have.
-    if any(jax.typeof(z).sharding.spec) or not _entries.is_known(z.shape):
-        return _spread_by_mask(z, labels, silent, slope, stats, axis=axis, name=name, exact=exact)
+    """`_spread` for XLA:CPU: from a base whose differences are exact, and with one selection."""
+    del silent, name, exact
     base, inverse = _scale(stats)
 
     def share(z, slope, base, inverse):
