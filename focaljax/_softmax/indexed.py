@@ -9,6 +9,7 @@ Three steps: the statistics of a row (one read of the logits), its term (:func:`
 numbers of rows only), and the spread of the slope over the logits (one read, which is overwritten).
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -153,14 +154,16 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
         rise = z - base
         return -slope * (jnp.exp(jnp.where(rise < 80, rise, 80)) * inverse)
 
-    if cpu.is_apart(z, axis):
+    if cpu.is_apart(z, axis):  # a loop stores what it reads: else it would be made again for each class
+        classes, of_class = z.shape[axis], math.prod(z.shape[axis + 1 :])
+        each, mine, *rows = (x.reshape(-1, of_class) for x in (z, labels, slope, base, inverse))
 
-        def of_class(k, spread):
-            each = share(lax.dynamic_index_in_dim(z, k, axis, False), slope, base, inverse)
-            each = jnp.where(labels == k.astype(labels.dtype), slope, each)
-            return lax.dynamic_update_index_in_dim(spread, each, k, axis)
+        def written(i):
+            example, k = i // classes, (i % classes).astype(labels.dtype)
+            own = [x[example] for x in rows]
+            return jnp.where(mine[example] == k, own[0], share(each[i], *own))
 
-        return lax.fori_loop(0, z.shape[axis], of_class, _entries.zeros(z, z.dtype))
+        return lax.map(written, jnp.arange(len(each))).reshape(z.shape)
     rows = [jnp.expand_dims(x, axis) for x in (slope, base, inverse)]
     return jnp.where(_entries.is_class(labels, z.shape, axis), rows[0], share(z, *rows))
 
