@@ -354,6 +354,17 @@ def test_the_gradient_on_cpu_is_the_one_by_masks(request, axis, form, silence):
     )
 
 
+def test_a_value_and_its_gradient_trace_the_statistics_once(monkeypatch):
+    calls, reduce = [], cpu.rivals
+    monkeypatch.setattr(cpu, "rivals", lambda *x, **static: calls.append(x) or reduce(*x, **static))
+    jax.clear_caches()
+    jax.jit(jax.value_and_grad(lambda z: jnp.sum(loss_of(z, jnp.zeros(4, jnp.int32))))).trace(
+        jnp.zeros((4, 3))
+    )
+    jax.clear_caches()
+    assert len(calls) == 1
+
+
 def test_a_batch_asks_once_whether_a_sum_is_lost():
     """A condition per example would compute both of its branches, on arrays of the size of the logits."""
     gradient = jax.vmap(jax.grad(lambda logits, label: loss_of(logits, label)))
