@@ -260,6 +260,14 @@ def test_nothing_but_the_gradient_has_the_size_of_the_logits():
     assert len(large) <= 1  # the logits
 
 
+@pytest.mark.parametrize("shape", [(512, 1000), (64, 8192)], ids=str)
+def test_a_value_on_cpu_stores_nothing_of_the_size_of_the_logits(shape):
+    """Nor would the second reduction, below a maximum."""
+    logits, labels = jax.ShapeDtypeStruct(shape, "float32"), jax.ShapeDtypeStruct(shape[:1], "int32")
+    program = jax.jit(lambda z, labels: jnp.mean(loss_of(z, labels))).lower(logits, labels).compile()
+    assert program.memory_analysis().temp_size_in_bytes < logits.size * 4 / 8
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.uint32])
 def test_labels_of_any_integer_dtype_name_the_same_class(dtype):
     logits = jnp.sin(jnp.arange(600.0)).reshape(2, 300)
@@ -294,6 +302,9 @@ def apart(monkeypatch):
     monkeypatch.setattr(_sharding, "parts", lambda x: 1)
     for name, size in {"APART": 2, "LINE": 1, "PIECE": 16}.items():
         monkeypatch.setattr(cpu, name, size)
+    jax.clear_caches()  # the choice is made while tracing
+    yield
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 12), (4, 1, 3), (3, 6, 2, 9), (1, 6, 11), (6, 5)], ids=str)

@@ -61,7 +61,7 @@ def _fwd(logits, labels, alpha, term, axis, name):
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
 def _bwd(axis, name, residuals, ct):
     logits, labels, alpha, term, stats = residuals
-    stats = _entries.apart(stats)
+    stats = _entries.apart(stats)  # what the loss and its slope share are kernels on CPU, each number its own
     slope = slopes(stats, alpha, term, ct, name)
     mine = _sharding.local(_entries.apart(labels), logits.shape[axis], name)
     exact = logits.dtype == alpha.dtype
