@@ -11,6 +11,8 @@ import numpy as np
 import oracle
 import pytest
 import tolerances
+from conftest import FORMS
+from pairs import every_pair
 
 from focaljax import _exact, _sharding
 from focaljax import softmax_focal_loss_with_integer_labels as loss_of
@@ -67,12 +69,15 @@ def assert_exact(logits, targets, gamma, dtype, names=None, alpha=1.0):
     close(by_gamma[:, 0], truth.grad_gamma, "gradient_gamma")
 
 
-@pytest.mark.parametrize("gamma", cases.GAMMAS)
+FEW = [n for n in cases.CLASSES if n <= 100]
+
+
 @pytest.mark.parametrize(
-    ("form", "classes"),
+    ("form", "classes", "gamma"),
     # XLA:CPU adds in sequence what accelerators add in parts: of many classes that is no test of these.
-    [("cpu", n) for n in cases.CLASSES] + [("accelerators", n) for n in cases.CLASSES if n <= 100],
-    indirect=["form"],
+    [(form, n, gamma) for form in FORMS for n in FEW for gamma in cases.GAMMAS]
+    + [("cpu", 1000, gamma) for gamma in cases.GAMMAS[::2]]
+    + [("cpu", LARGE, gamma) for gamma in cases.GAMMAS[1::2]],
 )
 def test_value_and_gradients_are_the_oracle_s(form, classes, gamma):
     logits, targets = cases.rows(classes)
@@ -152,33 +157,28 @@ def assert_same_sums(got, want, rtol):
 def test_the_accelerators_reduction_is_the_cpus(classes):
     """The merging reduction runs here too, slowly."""
     logits, targets = cases.rows(classes)
-    one = one_pass.rivals(logits, targets, axis=1)
+    one, on_cpu = (jax.jit(partial(form, axis=1))(logits, targets) for form in (one_pass.rivals, cpu.rivals))
     # It adds its terms one after the other: half an ulp each.
     rtol = tolerances.rtol("same") + classes * 2**-24
-    assert_same_sums(cpu.rivals(logits, targets, axis=1), one, rtol)
+    assert_same_sums(on_cpu, one, rtol)
 
 
-@pytest.mark.parametrize("classes", [1000, 1024, 2304, 16384])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("chained", [True, False], ids=["TPU", "GPU"])
-def test_blocks_of_the_tiles_of_a_device(monkeypatch, classes, dtype, chained):
+@every_pair(classes=[1000, 1024, 2304, 16384], dtype=["float32", "bfloat16"], device=["TPU", "GPU"])
+def test_blocks_of_the_tiles_of_a_device(monkeypatch, classes, dtype, device):
     """Views of tiles where these divide the classes, slices where not, and a rest of single entries."""
     monkeypatch.setattr(one_pass, "parts", lambda logits: 1)
     monkeypatch.setattr(
-        jax.lax, "platform_dependent", lambda *x, default, tpu: (tpu if chained else default)(*x)
+        jax.lax, "platform_dependent", lambda *x, default, tpu: (tpu if device == "TPU" else default)(*x)
     )
     rng = np.random.default_rng(0)
-    logits = jnp.asarray(10 * rng.normal(size=(2, 8, classes)), dtype)
-    logits = logits.at[0, 0].set(-jnp.inf).at[0, 1, 1:].set(-jnp.inf).at[1, 2, ::2].set(-jnp.inf)
-    labels = (
-        jnp.asarray(rng.integers(0, classes, (2, 8)), jnp.int32)
-        .at[0, :6]
-        .set(jnp.array([0, 0, -1, classes, classes - 1, 130]))
-    )
-    found = one_pass.rivals(logits, labels, axis=2)
+    logits = np.asarray(10 * rng.normal(size=(2, 8, classes)), dtype)
+    logits[0, 0], logits[0, 1, 1:], logits[1, 2, ::2] = [np.asarray(-np.inf, dtype)] * 3
+    labels = rng.integers(0, classes, (2, 8), np.int32)
+    labels[0, :6] = 0, 0, -1, classes, classes - 1, 130
+    found = jax.jit(partial(one_pass.rivals, axis=2))(logits, labels)
     assert found[0].dtype == jnp.float32
-    z = np.array(logits.astype(jnp.float32), np.float64)
-    own = np.arange(classes) == np.asarray(labels)[..., None]
+    z = logits.astype(np.float64)
+    own = np.arange(classes) == labels[..., None]
     others = np.where(own, -np.inf, z)
     top = others.max(-1)
     with np.errstate(invalid="ignore"):
@@ -194,11 +194,11 @@ def test_every_form_leaves_out_the_label_alone(monkeypatch, form):
     monkeypatch.setattr(cpu, "MANY", 1000 if form == "in runs" else 2000)
     monkeypatch.setattr(cpu, "_is_counted", lambda logits, axis: form != "below a maximum")
     logits, targets = cases.rows(1000)
-    rows = jnp.concatenate([logits, np.resize(logits, (52, 1000))])
-    labels = jnp.concatenate([targets, np.arange(50, dtype=targets.dtype) * 20, np.array([-1, 1000])])
+    rows = np.concatenate([logits, np.resize(logits, (52, 1000))])
+    labels = np.concatenate([targets, np.arange(50, dtype=targets.dtype) * 20, np.int32([-1, 1000])])
     assert cpu._width(rows, 1) == (100 if form == "in runs" else None)
-    want = one_pass.rivals(rows, labels, axis=1)
-    assert_same_sums(cpu.rivals(rows, labels, axis=1), want, tolerances.rtol("same") + 1000 * 2**-24)
+    got, want = (jax.jit(partial(f, axis=1))(rows, labels) for f in (cpu.rivals, one_pass.rivals))
+    assert_same_sums(got, want, tolerances.rtol("same") + 1000 * 2**-24)
 
 
 @pytest.mark.parametrize("classes", [2, 50, 5000])
@@ -228,15 +228,13 @@ def test_a_row_does_not_depend_on_what_another_holds(beside):
 
 def test_statistics_of_parts_merge_to_those_of_the_whole():
     logits, targets = cases.rows(10)
-    parts = [
-        one_pass.rivals(logits[:, start:stop], targets - start, axis=1)
-        for start, stop in ((0, 3), (3, 4), (4, 10))
-    ]
+    rivals = jax.jit(partial(one_pass.rivals, axis=1))
+    parts = [rivals(logits[:, a:b], targets - a) for a, b in ((0, 3), (3, 4), (4, 10))]
     parts = [(top, rest - 1, target) for top, rest, target in parts]
     for order in ((0, 1, 2), (2, 0, 1)):
         first, second, third = (parts[i] for i in order)
         top, excess, target = statistics.merge(statistics.merge(first, second), third)
-        whole = one_pass.rivals(logits, targets, axis=1)
+        whole = rivals(logits, targets)
         np.testing.assert_array_equal(top, whole[0])
         np.testing.assert_array_equal(target, whole[2])
         some = np.asarray(whole[1]) > 0
@@ -319,8 +317,8 @@ def test_classes_that_lie_apart_have_the_statistics_of_all(apart, shape):
     z[(0,) * len(shape)] = 1e4
     z, labels = jnp.asarray(z), jnp.asarray(rng.integers(-1, classes + 1, rows), jnp.int32)
     assert cpu.is_apart(z, axis)
-    want = one_pass.rivals(z, labels, axis=axis)
-    assert_same_sums(jax.jit(partial(cpu.rivals, axis=axis))(z, labels), want, 2 * tolerances.rtol("same"))
+    got, want = (jax.jit(partial(form, axis=axis))(z, labels) for form in (cpu.rivals, one_pass.rivals))
+    assert_same_sums(got, want, 2 * tolerances.rtol("same"))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
@@ -348,23 +346,24 @@ def test_the_gradient_on_cpu_is_the_one_by_masks(request, axis, form, silence):
     if form == "class by class":
         request.getfixturevalue("apart")
     shape = (4, 5, 6)
-    logits = 100 * jnp.sin(jnp.arange(120.0)).reshape(shape)
+    logits = 100 * np.sin(np.arange(120, dtype=np.float32)).reshape(shape)
     rows = shape[:axis] + shape[axis + 1 :]
-    labels = jnp.arange(math.prod(rows)).reshape(rows) % shape[axis]
-    assert cpu.is_apart(logits, axis) == (form == "class by class")
-    silent = jnp.zeros(rows, bool).at[1, 2].set(silence)
-    logits = jnp.where(jnp.expand_dims(silent, axis), jnp.nan, logits)
-    stats = statistics.rivals(jnp.where(jnp.isnan(logits), 0, logits), labels, axis, None)
-    slope = jnp.where(silent, 0, -jnp.cos(jnp.arange(math.prod(rows)).reshape(rows)))
-    operands = (logits, labels, silent, slope, stats)
-    forms = [
-        jax.jit(partial(form, axis=axis, name=None, exact=True))(*operands)
-        for form in (operation._spread_on_cpu, operation._spread_by_mask)
-    ]
-    chex.assert_tree_all_finite(forms)
-    tolerances.assert_close(
-        forms[0], forms[1], rtol=tolerances.rtol("gradient"), tiny=tolerances.flush(shape[axis])
-    )
+    each = np.arange(math.prod(rows), dtype=np.int32).reshape(rows)
+    silent = np.zeros(rows, bool)
+    silent[1, 2] = silence
+    operands = logits, each % shape[axis], silent, np.where(silent, 0, -np.cos(each)).astype(np.float32)
+    assert cpu.is_apart(jnp.asarray(logits), axis) == (form == "class by class")
+
+    @jax.jit
+    def by_each_form(z, labels, silent, slope):
+        stats = statistics.rivals(z, labels, axis, None)
+        operands = jnp.where(jnp.expand_dims(silent, axis), jnp.nan, z), labels, silent, slope, stats
+        forms = (operation._spread_on_cpu, operation._spread_by_mask)
+        return [form(*operands, axis=axis, name=None, exact=True) for form in forms]
+
+    found = by_each_form(*operands)
+    chex.assert_tree_all_finite(found)
+    tolerances.assert_close(*found, rtol=tolerances.rtol("gradient"), tiny=tolerances.flush(shape[axis]))
 
 
 def test_a_value_and_its_gradient_trace_the_statistics_once(monkeypatch):

@@ -15,6 +15,7 @@ import pytest
 import tolerances
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from pairs import every_pair
 
 import focaljax
 from focaljax._softmax import cpu
@@ -36,19 +37,9 @@ LOSSES = {
 }
 
 
-@pytest.fixture(params=[AxisType.Auto, AxisType.Explicit], ids=lambda x: x.name)
-def mesh(request) -> jax.sharding.Mesh:
-    return jax.make_mesh((2, 4), ("data", "model"), axis_types=(request.param,) * 2)
-
-
 @pytest.fixture
 def auto() -> jax.sharding.Mesh:
     return jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-
-
-@pytest.fixture(params=LOSSES)
-def loss(request) -> str:
-    return request.param
 
 
 def batch(loss: str, examples: int = 8, classes: int = C) -> dict[str, jax.Array]:
@@ -129,60 +120,6 @@ def assert_same(found: dict[str, jax.Array], wanted: dict[str, jax.Array]) -> No
 
 # Without shard_map: the compiler shards the program.
 
-
-@pytest.mark.parametrize("sharding", SHARDINGS)
-def test_a_sharded_loss_is_the_unsharded_one(mesh, loss, sharding):
-    arrays = batch(loss)
-    wanted = unsharded(loss, arrays)
-    sharded = place(mesh, arrays, SHARDINGS[sharding])
-    with jax.set_mesh(mesh):
-        found = jax.jit(partial(everything, loss))(sharded)
-    assert found["logits"].sharding.is_equivalent_to(sharded["logits"].sharding, 2)
-    assert_same(found, wanted)
-
-
-@pytest.mark.parametrize("sharding", ["examples", "both"])
-@pytest.mark.parametrize("loss", ["integer", "dense"])
-def test_blocks_of_sharded_rows_are_those_of_each_device(mesh, loss, sharding, monkeypatch):
-    """On CPU the statistics are reduced block by block, a block on all devices at a time."""
-    monkeypatch.setattr(cpu, "BLOCK", 16)
-    arrays = batch(loss, examples=64)
-    wanted = jax.jit(lambda arrays: everything(loss, arrays))(arrays)
-    with jax.set_mesh(mesh):
-        found = jax.jit(lambda arrays: everything(loss, arrays))(place(mesh, arrays, SHARDINGS[sharding]))
-    assert_same(found, wanted)
-
-
-@pytest.mark.parametrize("tracked", [True, False])
-@pytest.mark.parametrize("name", [None, "model"])
-def test_pictures_inside_shard_map(auto, monkeypatch, name, tracked):
-    """On CPU the classes of a device that lie apart are taken one by one, also those of a shard."""
-    monkeypatch.setattr(cpu, "APART", 12)
-    taken = []
-    monkeypatch.setattr(cpu, "_by_class", lambda *given, by=cpu._by_class: taken.append(given) or by(*given))
-    rng = np.random.default_rng(0)
-    logits = jnp.asarray(3 * rng.normal(size=(4, C, 3, 4)), jnp.float32)
-    labels = jnp.asarray(rng.integers(0, C, (4, 3, 4)), jnp.int32)
-    weights = jnp.asarray(rng.uniform(0.5, 2.0, labels.shape), jnp.float32)
-
-    def losses_and_slopes(logits, labels, weights, name=None):
-        losses, pull_back = jax.vjp(lambda z: INDEXED(z, labels, axis=1, axis_name=name), logits)
-        share = 1 if tracked or name is None else 1 / jax.lax.axis_size(name)  # each device has a copy
-        return losses, pull_back(share * weights)[0]
-
-    wanted = losses_and_slopes(logits, labels, weights)
-    assert not taken  # of eight devices and no mesh to be seen
-    found = jax.shard_map(
-        partial(losses_and_slopes, name=name),
-        mesh=auto,
-        in_specs=(P("data", name), P("data"), P("data")),
-        out_specs=(P("data"), P("data", name)),
-        check_vma=tracked,
-    )(logits, labels, weights)
-    assert taken
-    assert_same(dict(enumerate(found)), dict(enumerate(wanted)))
-
-
 COLLECTIVE = re.compile(
     r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast)"
     r"(?:-start)?\("
@@ -195,24 +132,19 @@ def largest_collective(program: str) -> int:
     return max((int(np.prod([int(n) for n in dims.split(",") if n])) for dims in moved), default=0)
 
 
-@pytest.mark.parametrize("sharding", SHARDINGS)
-def test_devices_exchange_rows_and_never_logits(mesh, loss, sharding):
-    rows, classes = 1024, 2048  # several blocks
-    spec = SHARDINGS[sharding]
-    arrays = jax.eval_shape(partial(batch, loss, rows, classes))
-    where = specs(arrays, spec)
-    operands = [
-        jax.ShapeDtypeStruct(
-            arrays[name].shape, arrays[name].dtype, sharding=NamedSharding(mesh, where[name])
-        )
-        for name in ("logits", "labels")
-    ]
-
-    def mean(logits, labels):
-        return jnp.mean(LOSSES[loss](logits, labels))
-
+@every_pair(loss=LOSSES, sharding=SHARDINGS, kind=["Auto", "Explicit"])
+def test_a_sharded_loss_is_the_unsharded_one(monkeypatch, loss, sharding, kind):
+    """Logits never move. On CPU a row is reduced block by block, a block on all devices at a time."""
+    monkeypatch.setattr(cpu, "BLOCK", 2**11)
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType[kind],) * 2)
+    rows, classes = 64, 128
+    arrays = batch(loss, rows, classes)
+    sharded = place(mesh, arrays, SHARDINGS[sharding])
     with jax.set_mesh(mesh):
-        program = jax.jit(jax.value_and_grad(mean)).lower(*operands).compile()
+        program = jax.jit(lambda arrays: everything(loss, arrays)).lower(sharded).compile()
+    found = program(sharded)
+    assert found["logits"].sharding.is_equivalent_to(sharded["logits"].sharding, 2)
+    assert_same(found, unsharded(loss, arrays))
     assert largest_collective(program.as_text()) <= 2 * rows
 
 
@@ -246,9 +178,11 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("sharding", ["both", "classes over all"])
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("loss", ["integer", "smoothed", "dense", "sigmoid, integer"])
+@every_pair(
+    options=OPTIONS,
+    loss=["integer", "smoothed", "dense", "sigmoid, integer"],
+    sharding=["both", "classes over all"],
+)
 def test_a_mesh_axis_of_classes_merges_their_statistics(auto, loss, options, sharding):
     arrays, spec = batch(loss), SHARDINGS[sharding]
     chosen = OPTIONS[options]
@@ -271,6 +205,36 @@ def test_a_mesh_axis_of_classes_merges_their_statistics(auto, loss, options, sha
     local = partial(everything, loss, axis_name=spec[1])
     found = jax.jit(jax.shard_map(local, mesh=auto, in_specs=(shards,), out_specs=results))(arrays)
     assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+@pytest.mark.parametrize("name", [None, "model"])
+def test_pictures_inside_shard_map(auto, monkeypatch, name, tracked):
+    """On CPU the classes of a device that lie apart are taken one by one, also those of a shard."""
+    monkeypatch.setattr(cpu, "APART", 12)
+    taken = []
+    monkeypatch.setattr(cpu, "_by_class", lambda *given, by=cpu._by_class: taken.append(given) or by(*given))
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(3 * rng.normal(size=(4, C, 3, 4)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, C, (4, 3, 4)), jnp.int32)
+    weights = jnp.asarray(rng.uniform(0.5, 2.0, labels.shape), jnp.float32)
+
+    def losses_and_slopes(logits, labels, weights, name=None):
+        losses, pull_back = jax.vjp(lambda z: INDEXED(z, labels, axis=1, axis_name=name), logits)
+        share = 1 if tracked or name is None else 1 / jax.lax.axis_size(name)  # each device has a copy
+        return losses, pull_back(share * weights)[0]
+
+    wanted = losses_and_slopes(logits, labels, weights)
+    assert not taken  # of eight devices and no mesh to be seen
+    found = jax.shard_map(
+        partial(losses_and_slopes, name=name),
+        mesh=auto,
+        in_specs=(P("data", name), P("data"), P("data")),
+        out_specs=(P("data"), P("data", name)),
+        check_vma=tracked,
+    )(logits, labels, weights)
+    assert taken
+    assert_same(dict(enumerate(found)), dict(enumerate(wanted)))
 
 
 @pytest.mark.parametrize("loss", ["integer", "dense"])

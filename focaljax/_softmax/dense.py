@@ -120,7 +120,8 @@ def gradients(
     odds = odds_of(z, peak, axis, name)
     value, pulls = weighed(term, odds, jnp.ones_like(weights)), scaled(weights, term.pull(odds))
     others = statistics.all_but_own(pulls, z == peak.top, totals, peak.excess < 1)
-    options = by_options(jax.tree.map(lambda x: jnp.broadcast_to(x, z.shape), term), odds)
+    # An option for each entry, at the place of `z` on a mesh: else all its cotangents would be gathered.
+    options = by_options(jax.tree.map(lambda x: x + _entries.zeros(z, x.dtype), term), odds)
 
     def of_option(option, x):
         x = scaled(ct, scaled(weights, x))  # ct times the weight may overflow where x is 0
