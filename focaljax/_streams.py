@@ -115,6 +115,7 @@ def merge(*states: State, axis_name: AxisName | None = None) -> State:
     return merged if axis_name is None else _merge_over(merged, axis_name)
 
 
+@functools.partial(jax.jit, inline=True)
 def _merge(a: State, b: State) -> State:
     return _map(_exact.add, a, b)
 

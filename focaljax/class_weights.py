@@ -119,27 +119,11 @@ class ClassCounts(_streams.Stream[CountState]):
         labels, ignored = _arguments.class_indices("labels", labels, self.num_classes, self.ignore_index)
         if labels.size >= 2**31:
             raise ValueError(f"`labels` must be fewer than 2^31 in one update, got {labels.size}.")
-        dtype, classes = state.count.dtype, self.num_classes
-        groups, known = labels, (labels >= 0) & (labels < classes)
-        if ignored is not None:
-            silent = labels == jnp.asarray(ignored, labels.dtype)
-            groups, known = jnp.where(silent, classes, groups), known | silent
-        groups = jnp.where(groups < 0, classes, groups)  # an index below 0 would count from the end
         weights = sample_weight
         if weights is not None:
             weights = _arguments.weights("sample_weight", weights, labels.shape)
-            weights = lax.stop_gradient(weights).astype(dtype)
-
-        def counted(operands):
-            groups, weights = operands
-            if weights is None:
-                zeros = jnp.zeros(classes, jnp.int32)
-                return _exact.counts(zeros.at[groups.reshape(-1)].add(1, mode="drop"), dtype)
-            return _exact.sum_by(weights.reshape(-1), groups.reshape(-1), classes)
-
-        pair = _sharding.automatic(counted, (groups, weights), PartitionSpec())
-        lost = jnp.where(jnp.all(known), 0, jnp.nan).astype(dtype)
-        return _streams.merge(state, CountState(pair[0] + lost, pair[1]))
+            weights = lax.stop_gradient(weights).astype(state.count.dtype)
+        return _streams.merge(state, _counted(labels, weights, self.num_classes, ignored, state.count.dtype))
 
     def result(self, state: CountState) -> jax.Array:
         """The counts, [C], each rounded to one float.
@@ -155,6 +139,27 @@ class ClassCounts(_streams.Stream[CountState]):
           ValueError: The state has another number of classes.
         """
         return self._own(state).count
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4), inline=True)
+def _counted(labels, weights, classes, ignored, dtype):
+    """The state of one batch."""
+    groups, known = labels, (labels >= 0) & (labels < classes)
+    if ignored is not None:
+        silent = labels == jnp.asarray(ignored, labels.dtype)
+        groups, known = jnp.where(silent, classes, groups), known | silent
+    groups = jnp.where(groups < 0, classes, groups)  # an index below 0 would count from the end
+
+    def counted(operands):
+        groups, weights = operands
+        if weights is None:
+            zeros = jnp.zeros(classes, jnp.int32)
+            return _exact.counts(zeros.at[groups.reshape(-1)].add(1, mode="drop"), dtype)
+        return _exact.sum_by(weights.reshape(-1), groups.reshape(-1), classes)
+
+    high, low = _sharding.automatic(counted, (groups, weights), PartitionSpec())
+    lost = jnp.where(jnp.all(known), 0, jnp.nan).astype(dtype)
+    return CountState(high + lost, low)
 
 
 def inverse_frequency(
@@ -194,12 +199,7 @@ def inverse_frequency(
     """
     counts = _counts(counts)
     _arguments.scalar_in("power", power, 0, math.inf)
-    if normalize is None:
-        number = jnp.where(counts == 0, 1, counts)
-    else:  # from the rarest class, whose weight is then 1: no power leaves the range of the floats
-        rarest = jnp.min(jnp.where(counts == 0, jnp.inf, counts))
-        number = jnp.where(counts == 0, 1, counts / rarest)
-    return _normalized(number ** -_as(power, counts), counts, normalize, unseen)
+    return _weights(_inverse, _as(power, counts), counts, normalize, unseen)
 
 
 def effective_number(
@@ -246,11 +246,7 @@ def effective_number(
         log_beta = jnp.log(_as(beta, counts))
     else:  # in float64: 0.9999 has lost 3e-4 of its distance from 1 in float32
         log_beta = _as(math.log(float(value)) if value > 0 else -math.inf, counts)
-    number = jnp.where(counts == 0, 1, counts)
-    limit = log_beta == 0  # 0 / 0; the limit is 1 / n
-    log_beta = jnp.where(limit, -1, log_beta)
-    weights = jnp.where(limit, 1 / number, jnp.expm1(log_beta) / jnp.expm1(number * log_beta))
-    return _normalized(weights, counts, normalize, unseen)
+    return _weights(_effective, log_beta, counts, normalize, unseen)
 
 
 def _counts(counts: Values | CountState) -> jax.Array:
@@ -268,11 +264,33 @@ def _mean(x: jax.Array, seen: jax.Array) -> jax.Array:
     return jnp.where(classes > 0, jnp.sum(jnp.where(seen, x, 0)) / jnp.maximum(classes, 1), 1)
 
 
-def _normalized(weights, counts, normalize, unseen):
-    """The weights by the table at the top of this file."""
-    seen = counts != 0  # NaN too: the counts of a stream that had a wrong label
+def _inverse(power, counts, normalize):
+    if normalize is None:
+        return jnp.where(counts == 0, 1, counts) ** -power
+    # From the rarest class, whose weight is then 1: no power leaves the range of the floats.
+    rarest = jnp.min(jnp.where(counts == 0, jnp.inf, counts))
+    return jnp.where(counts == 0, 1, counts / rarest) ** -power
+
+
+def _effective(log_beta, counts, normalize):
+    del normalize
+    number = jnp.where(counts == 0, 1, counts)
+    limit = log_beta == 0  # 0 / 0; the limit is 1 / n
+    log_beta = jnp.where(limit, -1, log_beta)
+    return jnp.where(limit, 1 / number, jnp.expm1(log_beta) / jnp.expm1(number * log_beta))
+
+
+def _weights(rule, option, counts, normalize, unseen):
     _arguments.choice("normalize", normalize, Normalization)
     _arguments.scalar_in("unseen", unseen, 0, math.inf)
+    return _normalized(rule, option, counts, normalize, _as(unseen, counts))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3), inline=True)
+def _normalized(rule, option, counts, normalize, unseen):
+    """The weights of a rule, by the table at the top of this file."""
+    weights = rule(option, counts, normalize)
+    seen = counts != 0  # NaN too: the counts of a stream that had a wrong label
     if normalize == "examples":
         share = counts / _mean(counts, seen)
         weights = weights / _mean(share * weights, seen)
@@ -282,4 +300,4 @@ def _normalized(weights, counts, normalize, unseen):
         weights = weights / jnp.where(jnp.any(seen), jnp.sum(jnp.where(seen, weights, 0)), 1)
     elif normalize == "max":
         weights = weights / jnp.where(jnp.any(seen), jnp.max(jnp.where(seen, weights, 0)), 1)
-    return jnp.where(seen, weights, _as(unseen, counts))
+    return jnp.where(seen, weights, unseen)

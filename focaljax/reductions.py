@@ -17,6 +17,8 @@ What holds for all of them:
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -181,9 +183,14 @@ def weigh(
         weights = jnp.where(_arguments.mask("where", where, losses, "losses"), weights, 0)
     elif sample_weight is None:
         return losses, weights
+    return _weighed(losses, weights), weights
+
+
+@functools.partial(jax.jit, inline=True)
+def _weighed(losses, weights):
     # Only what is not finite is selected away: d(w v)/dw at w = 0 is v.
     silent = (weights == 0) & ~jnp.isfinite(losses)
-    return weights * jnp.where(silent, 0, losses), weights
+    return weights * jnp.where(silent, 0, losses)
 
 
 def masked(sample_weight: Values | None, mask: Values | None) -> jax.Array | None:
@@ -289,6 +296,7 @@ def broadcast_weight(x: Values, losses: jax.Array | jax.ShapeDtypeStruct) -> jax
     return jnp.broadcast_to(x.astype(losses.dtype).reshape(shape), losses.shape)
 
 
+@functools.partial(jax.jit, inline=True)
 def ratio(total: jax.Array, count: jax.Array) -> jax.Array:
     """``total / count``, and 0 where nothing was counted.
 

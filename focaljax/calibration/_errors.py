@@ -135,13 +135,7 @@ class _CalibrationError(_streams.Stream[CalibrationState]):
           TypeError: The state is of another kind.
           ValueError: The state has other bins or classes.
         """
-        state = self._own(state)
-        # share |accuracy - confidence| = |sum correct - sum confidence| / n: empty bins need no rule.
-        gap = (state.correct - state.confidence) + (
-            state.correct_compensation - state.confidence_compensation
-        )
-        n = jnp.sum(state.count, -1)
-        return jnp.mean(jnp.sum(jnp.abs(gap), -1) / jnp.where(n == 0, 1, n))
+        return _error(self._own(state))
 
     def reliability(self, state: CalibrationState) -> Reliability:
         """The reliability diagram of what was seen: draw accuracy over confidence, or both over the bins.
@@ -163,12 +157,7 @@ class _CalibrationError(_streams.Stream[CalibrationState]):
           [[nan 0.5]
            [0.5 nan]]
         """
-        state = self._own(state)
-        n = jnp.sum(state.count, -1, keepdims=True)
-        some = jnp.where(state.count == 0, jnp.nan, state.count)
-        return Reliability(
-            state.count / jnp.where(n == 0, 1, n), state.confidence / some, state.correct / some
-        )
+        return _reliability(self._own(state))
 
 
 @dataclass(frozen=True)
@@ -254,6 +243,22 @@ class ClasswiseCalibrationError(_CalibrationError):
     @property
     def _classes(self) -> tuple[int, ...]:
         return (self.num_classes,)
+
+
+@functools.partial(jax.jit, inline=True)
+def _error(state):
+    # share |accuracy - confidence| = |sum correct - sum confidence| / n: empty bins need no rule.
+    gap = (state.correct - state.confidence) + (state.correct_compensation - state.confidence_compensation)
+    n = jnp.sum(state.count, -1)
+    return jnp.mean(jnp.sum(jnp.abs(gap), -1) / jnp.where(n == 0, 1, n))
+
+
+@functools.partial(jax.jit, inline=True)
+def _reliability(state):
+    n = jnp.sum(state.count, -1, keepdims=True)
+    some = jnp.where(state.count == 0, jnp.nan, state.count)
+    share = state.count / jnp.where(n == 0, 1, n)
+    return Reliability(share, state.confidence / some, state.correct / some)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))

@@ -76,13 +76,21 @@ def log_posterior(
     option = functools.partial(
         _arguments.option, like=logits, like_name="logits", axis=axis, dtype=dtype, classes=logits.shape[axis]
     )
-    odds = _odds(logits.astype(dtype), axis)
-    log_eta = odds.log_p - _arguments.term(term, gamma, option).log_pull(odds)
+    term = _arguments.term(term, gamma, option)
     if alpha is not None:
-        log_eta = log_eta - jnp.log(option("alpha", alpha))
         _arguments.positive("alpha", alpha)
+        alpha = option("alpha", alpha)
+    return _log_posterior(logits.astype(dtype), term, alpha, axis)
+
+
+@functools.partial(jax.jit, static_argnames="axis", inline=True)
+def _log_posterior(logits, term, alpha, axis):
+    odds = _odds(logits, axis)
+    log_eta = odds.log_p - term.log_pull(odds)
+    if alpha is not None:
+        log_eta = log_eta - jnp.log(alpha)
     # A gap beyond all others may overflow to inf here: it is certain, not NaN.
-    return jax.nn.log_softmax(jnp.minimum(log_eta, jnp.finfo(dtype).max / 4), axis)
+    return jax.nn.log_softmax(jnp.minimum(log_eta, jnp.finfo(log_eta.dtype).max / 4), axis)
 
 
 def _odds(logits: jax.Array, axis: int) -> Odds:

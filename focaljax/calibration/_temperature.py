@@ -71,6 +71,7 @@ def fit_temperature(
     )
 
 
+@partial(jax.jit, static_argnames=("low", "high", "axis_name"), inline=True)
 def _fitted(seen, *, low, high, axis_name):
     """The temperature where the slope of the loss is 0."""
     z, y, weights = flat(seen)
