@@ -38,6 +38,12 @@ ALPHA = np.array([0.5, 1.0, 3.0, 7.0])
 
 posterior = jax.jit(log_posterior, static_argnames="axis")
 fit = jax.jit(fit_temperature, static_argnames=("ignore_index", "axis", "bounds"))
+update = jax.jit(lambda metric, *given: metric.update(*given), static_argnums=0)
+result = jax.jit(lambda metric, state: metric.result(state), static_argnums=0)
+
+
+def seen(metric, *batch):
+    return update(metric, metric.init(), *batch)
 
 
 def trained(slope, *distribution):
@@ -92,22 +98,22 @@ def test_posteriors_come_back_with_a_gamma_per_class():
 def test_posteriors_come_back_from_a_sigmoid(eta):
     with jax.enable_x64(True):
         z = trained(sigmoid_risk, np.array([eta, 1 - eta]))[0]
-        back = jnp.exp(log_posterior(jnp.stack([jnp.zeros(()), z]), alpha=[0.75, 0.25]))
+        back = np.exp(posterior(np.array([0.0, z]), alpha=np.array([0.75, 0.25])))
         np.testing.assert_allclose(back, [1 - eta, eta], rtol=1e-5)
 
 
 def test_a_linear_model_trained_on_labels_knows_their_frequencies():
     """The whole way: integer labels, a layer, gradient descent, and the frequencies in the data come back."""
     frequencies = np.array([[70, 20, 10], [5, 5, 90]])
-    inputs = jnp.asarray(np.repeat(np.eye(2, dtype=np.float32), 100, 0))
-    labels = jnp.asarray(np.concatenate([np.repeat(np.arange(3), n) for n in frequencies]))
+    inputs = np.repeat(np.eye(2, dtype=np.float32), 100, 0)
+    labels = np.concatenate([np.repeat(np.arange(3), n) for n in frequencies])
 
     def objective(kernel):
         return focaljax.softmax_focal_loss_with_integer_labels(inputs @ kernel, labels, gamma=2.0).mean()
 
     step = jax.jit(lambda kernel, _: (kernel - 4.0 * jax.grad(objective)(kernel), None))
     kernel, _ = lax.scan(step, jnp.zeros((2, 3)), length=2000)
-    np.testing.assert_allclose(jnp.exp(log_posterior(kernel)), frequencies / 100, atol=1e-4)
+    np.testing.assert_allclose(np.exp(posterior(kernel)), frequencies / 100, atol=1e-4)
 
 
 def oracle(logits, gamma, alpha):
@@ -138,20 +144,20 @@ def test_posteriors_are_exact_for_any_logits(gamma, spread):
 
 
 def test_posteriors_at_the_ends():
-    inf = jnp.inf
-    logits = jnp.array(
-        [[1e4, 0.0, 0.0], [0.0, -inf, 0.0], [5.0, -inf, -inf], [3e38, -3e38, 0.0], [0.0, 0.0, 0.0]]
+    inf = np.inf
+    logits = np.array(
+        [[1e4, 0.0, 0.0], [0.0, -inf, 0.0], [5.0, -inf, -inf], [3e38, -3e38, 0.0], [0.0, 0.0, 0.0]], "float32"
     )
-    got = np.exp(log_posterior(logits))
+    got = np.exp(posterior(logits))
     np.testing.assert_allclose(got, [[1, 0, 0], [0.5, 0, 0.5], [1, 0, 0], [1, 0, 0], [1 / 3] * 3], rtol=1e-6)
-    np.testing.assert_array_equal(log_posterior(jnp.zeros((2, 1))), 0)
+    np.testing.assert_array_equal(posterior(np.zeros((2, 1), "float32")), 0)
 
     def weighted(z):
         return jnp.sum(jnp.exp(log_posterior(z)) * jnp.arange(3.0))
 
-    for derivative in (jax.grad(weighted), jax.hessian(weighted)):
-        assert np.isfinite(jax.jit(jax.vmap(derivative))(logits)).all()
-    assert np.isnan(log_posterior(jnp.array([jnp.nan, 0.0]))).all()
+    for derivative in jax.jit(jax.vmap(lambda z: (jax.grad(weighted)(z), jax.hessian(weighted)(z))))(logits):
+        assert np.isfinite(derivative).all()
+    assert np.isnan(posterior(np.array([np.nan, 0.0], "float32"))).all()
 
 
 @jax.jit
@@ -178,14 +184,14 @@ def test_posteriors_are_differentiable_at_ties_too(row):
 
 def test_posteriors_transform():
     rng = np.random.default_rng(0)
-    logits = jnp.asarray(rng.normal(size=(5, 3, 4)).astype(np.float32))
-    whole = log_posterior(logits, alpha=[1.0, 2.0, 3.0], axis=1)
-    mapped = jax.jit(jax.vmap(lambda z: log_posterior(z, alpha=[1.0, 2.0, 3.0], axis=0)))(logits)
+    logits, alpha = rng.normal(size=(5, 3, 4)).astype(np.float32), np.float32([1.0, 2.0, 3.0])
+    whole = posterior(logits, alpha=alpha, axis=1)
+    mapped = jax.jit(jax.vmap(lambda z: log_posterior(z, alpha=alpha, axis=0)))(logits)
     np.testing.assert_allclose(whole, mapped, atol=4 * U)
-    np.testing.assert_allclose(jnp.sum(jnp.exp(whole), 1), 1, rtol=8 * U)
+    np.testing.assert_allclose(np.exp(whole).sum(1), 1, rtol=8 * U)
     np.testing.assert_allclose(posterior(logits, gamma=0.0), jax.nn.log_softmax(logits), atol=8 * U)
-    assert log_posterior(logits.astype(jnp.bfloat16)).dtype == jnp.float32
-    np.testing.assert_array_equal(jnp.argmax(posterior(logits), -1), jnp.argmax(logits, -1))
+    assert posterior(logits.astype(jnp.bfloat16)).dtype == jnp.float32
+    np.testing.assert_array_equal(np.argmax(posterior(logits), -1), np.argmax(logits, -1))
 
 
 def make_logits(n, classes, scale, seed=0):
@@ -229,10 +235,10 @@ def test_the_temperature_is_the_best_one(scale, classes):
 
 
 def test_temperature_at_its_bounds():
-    sure = jnp.array([[2.0, 0.0], [0.0, 3.0]])
-    np.testing.assert_allclose(fit_temperature(sure, jnp.array([0, 1])), 0.01, rtol=1e-6)
-    np.testing.assert_allclose(fit_temperature(sure, jnp.array([1, 0]), bounds=(0.5, 8.0)), 8.0, rtol=1e-6)
-    assert fit_temperature(sure, jnp.array([-1, -1]), ignore_index=-1) == 1
+    sure = np.array([[2.0, 0.0], [0.0, 3.0]], "float32")
+    np.testing.assert_allclose(fit(sure, np.array([0, 1])), 0.01, rtol=1e-6)
+    np.testing.assert_allclose(fit(sure, np.array([1, 0]), bounds=(0.5, 8.0)), 8.0, rtol=1e-6)
+    assert fit(sure, np.array([-1, -1]), ignore_index=-1) == 1
     assert fit_temperature(jnp.zeros((0, 2)), jnp.zeros(0, int)) == 1
     huge, labels = make_logits(500, 3, 1e4)
     np.testing.assert_allclose(
@@ -242,53 +248,69 @@ def test_temperature_at_its_bounds():
     )
 
 
-@pytest.mark.parametrize("row", [[0.0, 0.0, 0.0], [7.0, 7.0, 7.0], [2.0, 2.0, -np.inf]])
-@pytest.mark.parametrize(("bounds", "wanted"), [((0.01, 100.0), 1), ((2.0, 5.0), 2), ((0.1, 0.5), 0.5)])
-def test_where_every_temperature_is_as_good_it_is_one(row, bounds, wanted, mesh):
-    rows, labels = jnp.asarray([row] * 8), jnp.array([0, 1] * 4)
-    for weights in (None, jnp.arange(8.0), jnp.zeros(8)):
-        assert fit_temperature(rows, labels, sample_weight=weights, bounds=bounds) == wanted
-    uneven = rows.at[3].set(jnp.array([1.0, 2.0, 3.0]))
-    assert fit_temperature(uneven, labels.at[3].set(-1), ignore_index=-1, bounds=bounds) == wanted
-    assert fit_temperature(uneven, labels) > 99  # one row, and that is wrong
-    sharded = jax.shard_map(
-        lambda z, y: fit_temperature(z, y, bounds=bounds, axis_name="data"),
-        mesh=mesh,
-        in_specs=(P("data"),) * 2,
-        out_specs=P(),
-    )
-    every = (jnp.tile(x, (jax.device_count(), *(1,) * (x.ndim - 1))) for x in (rows, labels))
-    put = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in every]
-    assert jax.jit(sharded)(*put) == wanted
+ALIKE = np.array([[0.0, 0.0, 0.0], [7.0, 7.0, 7.0], [2.0, 2.0, -np.inf]], "float32")  # at any temperature
+NEAREST = {(0.01, 100.0): 1, (2.0, 5.0): 2, (0.1, 0.5): 0.5}  # to 1 within the bounds
+
+
+@pytest.mark.parametrize("bounds", NEAREST)
+def test_where_every_temperature_is_as_good_it_is_one(bounds):
+    labels, uneven = np.array([0, 1] * 4), np.array([1.0, 2.0, 3.0], "float32")
+
+    @jax.jit
+    @jax.vmap
+    def found(row):
+        rows = jnp.tile(row, (8, 1))
+        weights = (None, np.arange(8, dtype="float32"), np.zeros(8, "float32"))
+        found = [fit_temperature(rows, labels, sample_weight=w, bounds=bounds) for w in weights]
+        rows, ignored = rows.at[3].set(uneven), np.where(np.arange(8) == 3, -1, labels)
+        return *found, fit_temperature(rows, ignored, ignore_index=-1, bounds=bounds)
+
+    np.testing.assert_array_equal(found(ALIKE), NEAREST[bounds])
+
+
+@pytest.mark.parametrize("row", ALIKE, ids=str)
+def test_one_wrong_row_among_them_decides(row):
+    rows = np.stack([row, row, row, np.array([1.0, 2.0, 3.0], "float32")] * 2)[:7]
+    assert fit(rows, np.array([0, 1, 0, 1, 0, 1, 0])) > 99
 
 
 def test_temperature_on_a_mesh(mesh):
-    logits, labels = (jnp.asarray(x) for x in make_logits(50 * jax.device_count(), 4, 2.0))
-    whole = fit(logits, labels)
-    put = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in (logits, labels)]
-    sharded = jax.shard_map(
-        lambda z, y: fit_temperature(z, y, axis_name="data"),
-        mesh=mesh,
-        in_specs=(P("data"),) * 2,
-        out_specs=P(),
-    )
-    np.testing.assert_allclose(jax.jit(sharded)(*put), whole, rtol=1e-5)
+    """That of the whole, and one where every one is as good."""
+    logits, labels = make_logits(50 * jax.device_count(), 4, 2.0)
+    alike = np.repeat(ALIKE[:, None], len(labels), 1)
+
+    def of_shards(logits, alike, labels):
+        options = {"axis_name": "data"}
+        ones = [
+            jax.vmap(lambda z, bounds=bounds: fit_temperature(z, labels % 2, bounds=bounds, **options))(alike)
+            for bounds in NEAREST
+        ]
+        return fit_temperature(logits, labels, **options), jnp.stack(ones)
+
+    specs = (P("data"), P(None, "data"), P("data"))
+    sharded = jax.shard_map(of_shards, mesh=mesh, in_specs=specs, out_specs=P())
+    put = [
+        jax.device_put(x, NamedSharding(mesh, s)) for x, s in zip((logits, alike, labels), specs, strict=True)
+    ]
+    found, ones = jax.jit(sharded)(*put)
+    np.testing.assert_allclose(found, fit(logits, labels), rtol=1e-5)
+    np.testing.assert_array_equal(ones.T, [list(NEAREST.values())] * len(ALIKE))
 
 
 def test_temperature_under_transforms_and_masks():
-    logits, labels = (jnp.asarray(x) for x in make_logits(400, 4, 2.0))
+    logits, labels = make_logits(400, 4, 2.0)
     whole = fit(logits, labels)
-    both = jax.jit(jax.vmap(fit_temperature))(jnp.stack([logits, 2 * logits]), jnp.stack([labels, labels]))
-    np.testing.assert_allclose(both, jnp.stack([whole, 2 * whole]), rtol=1e-5)
+    both = jax.jit(jax.vmap(fit_temperature))(np.stack([logits, 2 * logits]), np.stack([labels, labels]))
+    np.testing.assert_allclose(both, [whole, 2 * whole], rtol=1e-5)
     np.testing.assert_allclose(fit(logits.T, labels, axis=0), whole, rtol=1e-5)
 
-    dirty = jnp.concatenate([logits, jnp.full((1, 4), jnp.nan)])
-    ignored = fit(dirty, jnp.append(labels, -1), ignore_index=-1)
+    dirty = np.append(logits, np.full((1, 4), np.nan, "float32"), 0)
+    ignored = fit(dirty, np.append(labels, -1), ignore_index=-1)
     np.testing.assert_allclose(ignored, whole, rtol=1e-5)
-    masked = jnp.concatenate([logits, jnp.full((logits.shape[0], 1), -jnp.inf)], 1)  # a class that cannot be
+    masked = np.append(logits, np.full((400, 1), -np.inf, "float32"), 1)  # a class that cannot be
     np.testing.assert_allclose(fit(masked, labels), whole, rtol=1e-5)
-    assert np.isnan(fit(dirty, jnp.append(labels, 0)))
-    assert np.isnan(fit(logits, labels.at[0].set(9)))
+    assert np.isnan(fit(dirty, np.append(labels, 0)))
+    assert np.isnan(fit(logits, np.append(9, labels[1:])))
     np.testing.assert_array_equal(jax.jit(jax.grad(fit_temperature))(logits, labels), 0)
 
 
@@ -318,8 +340,7 @@ def probabilities(n, classes, seed=0):
     return np.asarray(jax.nn.softmax(logits)), labels
 
 
-@pytest.mark.parametrize("bins", [1, 10, 15])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("bins", "weighted"), [(1, True), (10, False), (15, True)])
 def test_errors_are_those_of_the_definition(bins, weighted):
     p, labels = probabilities(701, 5)
     w = np.random.default_rng(1).integers(0, 3, 701).astype(np.float32) if weighted else None
@@ -329,16 +350,16 @@ def test_errors_are_those_of_the_definition(bins, weighted):
     ):
         state = metric.init()
         for part in (slice(0, 1), slice(1, 351), slice(351, 351), slice(351, 701)):
-            state = metric.update(state, labels[part], p[part], None if w is None else w[part])
-        np.testing.assert_allclose(metric.result(state), error, rtol=1e-5)
-        whole = metric.update(metric.init(), labels, p, w)
-        np.testing.assert_allclose(metric.result(whole), metric.result(state), rtol=1e-5)
+            state = update(metric, state, labels[part], p[part], None if w is None else w[part])
+        np.testing.assert_allclose(result(metric, state), error, rtol=1e-5)
+        whole = seen(metric, labels, p, w)
+        np.testing.assert_allclose(result(metric, whole), result(metric, state), rtol=1e-5)
 
 
 def test_reliability_is_that_of_scikit_learn():
     p, labels = probabilities(2000, 4)
     metric = ClasswiseCalibrationError(4, bins=8)
-    diagram = metric.reliability(metric.update(metric.init(), labels, p))
+    diagram = jax.tree.map(np.asarray, metric.reliability(seen(metric, labels, p)))
     for c in range(4):
         accuracy, confidence = calibration_curve(labels == c, p[:, c], n_bins=8)
         some = ~np.isnan(diagram.accuracy[c])
@@ -349,9 +370,8 @@ def test_reliability_is_that_of_scikit_learn():
 
 def test_reliability_of_the_top_class():
     metric = ExpectedCalibrationError(bins=4)
-    state = metric.update(
-        metric.init(), jnp.array([0, 0, 1]), jnp.array([[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]])
-    )
+    p = np.array([[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]], "float32")
+    state = seen(metric, np.array([0, 0, 1]), p)
     diagram = metric.reliability(state)
     np.testing.assert_allclose(
         diagram.share, [0, 1 / 3, 1 / 3, 1 / 3], rtol=1e-6
@@ -367,45 +387,54 @@ def test_recovered_posteriors_and_a_temperature_calibrate():
     metric = ExpectedCalibrationError(from_logits=True)
 
     def error(logits):
-        return float(metric.result(metric.update(metric.init(), labels, logits)))
+        return float(result(metric, seen(metric, labels, logits)))
 
     # The minimiser of the focal risk: the logits whose recovered posteriors are these, by fixed point.
     step = jax.jit(lambda logits: logits + 0.5 * (jnp.log(eta) - log_posterior(logits)))
     logits = jnp.log(eta)
     for _ in range(200):
         logits = step(logits)
-    np.testing.assert_allclose(jnp.exp(log_posterior(logits)), eta, atol=1e-5)
-    assert error(logits) > 5 * error(log_posterior(logits))
-    assert error(logits / fit_temperature(logits, labels)) < error(logits) / 2
-    assert abs(fit_temperature(log_posterior(logits), labels) - 1) < 0.03
+    np.testing.assert_allclose(np.exp(posterior(logits)), eta, atol=1e-5)
+    assert error(logits) > 5 * error(posterior(logits))
+    assert error(logits / fit(logits, labels)) < error(logits) / 2
+    assert abs(fit(posterior(logits), labels) - 1) < 0.03
 
 
 METRICS = (ExpectedCalibrationError(from_logits=True), ClasswiseCalibrationError(3, from_logits=True))
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_streams_merge_and_transform(metric, mesh):
-    logits, labels = (jnp.asarray(x) for x in make_logits(6 * jax.device_count(), 3, 1.0))
-    whole = metric.update(metric.init(), labels, logits)
+def test_streams_merge_and_transform(mesh):
+    logits, labels = make_logits(6 * jax.device_count(), 3, 1.0)
     parts = [x.reshape(6, -1, *x.shape[1:]) for x in (labels, logits)]
-    scanned, _ = jax.jit(
-        lambda parts: lax.scan(lambda s, x: (metric.update(s, *x), None), metric.init(), parts)
-    )(parts)
 
-    def shard(y, z):
-        return metric.merge(metric.update(metric.init(), y, z), axis_name="data")
+    @jax.jit
+    def whole_and_scanned(batch, parts):
+        whole = [metric.update(metric.init(), *batch) for metric in METRICS]
+        states = [metric.init() for metric in METRICS]
+        return whole, lax.scan(lambda states, x: (all_see(states, *x), None), states, parts)[0]
 
+    def all_see(states, *batch):
+        return [metric.update(state, *batch) for metric, state in zip(METRICS, states, strict=True)]
+
+    @jax.jit
+    def sharded(y, z):
+        def shard(y, z):
+            return [m.merge(m.update(m.init(), y, z), axis_name="data") for m in METRICS]
+
+        return jax.shard_map(shard, mesh=mesh, in_specs=(P("data"),) * 2, out_specs=P())(y, z)
+
+    whole, scanned = whole_and_scanned((labels, logits), parts)
     put = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in (labels, logits)]
-    sharded = jax.jit(jax.shard_map(shard, mesh=mesh, in_specs=(P("data"),) * 2, out_specs=P()))(*put)
-    for state in (scanned, sharded, jax.jit(metric.update)(metric.init(), *put)):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), state, whole)
-        np.testing.assert_array_equal(state.count, whole.count)
-    jax.tree.map(np.testing.assert_array_equal, metric.merge(), metric.init())
-    jax.tree.map(np.testing.assert_array_equal, metric.merge(whole, metric.init()), whole)
-    assert len({x.unsafe_buffer_pointer() for x in jax.tree.leaves(metric.init())}) == 6
-    donated = jax.jit(metric.update, donate_argnums=0)(metric.init(), labels, logits)
-    np.testing.assert_array_equal(donated.count, whole.count)
-    assert hash(metric) == hash(type(metric)(**vars(metric)))
+    donated = jax.jit(all_see, donate_argnums=0)
+    for states in (scanned, sharded(*put), donated([metric.init() for metric in METRICS], *put)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), states, whole)
+        for state, of_whole in zip(states, whole, strict=True):
+            np.testing.assert_array_equal(state.count, of_whole.count)
+    for metric, of_whole in zip(METRICS, whole, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, metric.merge(), metric.init())
+        jax.tree.map(np.testing.assert_array_equal, metric.merge(of_whole, metric.init()), of_whole)
+        assert len({x.unsafe_buffer_pointer() for x in jax.tree.leaves(metric.init())}) == 6
+        assert hash(metric) == hash(type(metric)(**vars(metric)))
 
 
 def test_a_stream_stays_exact_beyond_float32():
@@ -421,37 +450,32 @@ def test_a_stream_stays_exact_beyond_float32():
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_what_does_not_count_is_silent(metric):
-    logits, labels = (jnp.asarray(x) for x in make_logits(8, 3, 1.0))
-    w = jnp.ones(8).at[2].set(0)
-    dirty = logits.at[2].set(jnp.nan)
-    clean = metric.update(metric.init(), labels, logits, w)
-    jax.tree.map(np.testing.assert_array_equal, metric.update(metric.init(), labels, dirty, w), clean)
+    logits, labels = make_logits(8, 3, 1.0)
+    third = np.arange(8) == 2
+    w = np.where(third, 0, 1).astype("float32")
+    dirty = np.where(third[:, None], np.float32(np.nan), logits)
+    clean = seen(metric, labels, logits, w)
+    jax.tree.map(np.testing.assert_array_equal, seen(metric, labels, dirty, w), clean)
     ignoring = type(metric)(**{**vars(metric), "ignore_class": 255})
-    ignored = ignoring.update(ignoring.init(), labels.at[2].set(255), dirty)
-    jax.tree.map(np.testing.assert_array_equal, ignored, clean)
-    assert np.isnan(metric.result(metric.update(metric.init(), labels, dirty)))
-    assert np.isnan(metric.result(metric.update(metric.init(), labels.at[0].set(3), logits)))
-    assert metric.result(metric.init()) == 0
+    jax.tree.map(np.testing.assert_array_equal, seen(ignoring, np.where(third, 255, labels), dirty), clean)
+    assert np.isnan(result(metric, seen(metric, labels, dirty)))
+    assert np.isnan(result(metric, seen(metric, np.where(third, 3, labels), logits)))
+    assert result(metric, metric.init()) == 0
     assert np.isnan(metric.reliability(metric.init()).accuracy).all()
-    pixels = metric.update(metric.init(), labels.reshape(2, 4), jnp.moveaxis(logits.reshape(2, 4, 3), -1, -1))
-    np.testing.assert_array_equal(pixels.count, metric.update(metric.init(), labels, logits).count)
+    pixels = seen(metric, labels.reshape(2, 4), logits.reshape(2, 4, 3))
+    np.testing.assert_array_equal(pixels.count, seen(metric, labels, logits).count)
 
 
 def test_the_class_axis_and_dtypes():
     p, labels = probabilities(20, 3)
-    first = ExpectedCalibrationError(axis=0)
-    last = ExpectedCalibrationError()
-    a, b = first.update(first.init(), labels, p.T), last.update(last.init(), labels, p)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-    half = last.update(last.init(), labels, jnp.asarray(p, jnp.bfloat16))
+    first, last = ExpectedCalibrationError(axis=0), ExpectedCalibrationError()
+    jax.tree.map(np.testing.assert_array_equal, seen(first, labels, p.T), seen(last, labels, p))
+    half = seen(last, labels, p.astype(jnp.bfloat16))
     assert isinstance(half, CalibrationState) and half.count.dtype == jnp.float32
     with jax.enable_x64(True):
-        assert last.result(last.update(last.init(), labels, p)).dtype == jnp.float64
-        np.testing.assert_allclose(
-            last.result(last.update(last.init(), labels, np.float64(p))),
-            ece(np.float64(p), labels, 15)[0],
-            rtol=1e-12,
-        )
+        assert result(last, seen(last, labels, p)).dtype == jnp.float64
+        found = result(last, seen(last, labels, np.float64(p)))
+        np.testing.assert_allclose(found, ece(np.float64(p), labels, 15)[0], rtol=1e-12)
 
 
 LOGITS, LABELS = jnp.zeros((4, 3)), jnp.zeros(4, int)
@@ -476,9 +500,9 @@ TOP, EACH = ExpectedCalibrationError, ClasswiseCalibrationError
         (lambda: TOP(from_logits=1), TypeError, "`from_logits` must be a bool, got int"),
         (lambda: TOP(ignore_class=True), TypeError, "`ignore_class` must be an int or None"),
         (lambda: EACH(2.5), TypeError, "`num_classes` must be an int"),
-        (lambda: seen(EACH(4)), ValueError, "`y_pred` must have 4 classes, got 3"),
-        (lambda: seen(TOP(), LABELS[:3]), ValueError, r"`y_true` must have shape \(4,\)"),
-        (lambda: seen(TOP(), jnp.zeros((4, 3))), TypeError, "use `jax.numpy.argmax`"),
+        (lambda: of_zeros(EACH(4)), ValueError, "`y_pred` must have 4 classes, got 3"),
+        (lambda: of_zeros(TOP(), LABELS[:3]), ValueError, r"`y_true` must have shape \(4,\)"),
+        (lambda: of_zeros(TOP(), jnp.zeros((4, 3))), TypeError, "use `jax.numpy.argmax`"),
     ],
 )  # fmt: skip
 def test_errors_name_argument_expected_and_got(call, error, words):
@@ -486,5 +510,5 @@ def test_errors_name_argument_expected_and_got(call, error, words):
         call()
 
 
-def seen(metric, y_true=LABELS):
+def of_zeros(metric, y_true=LABELS):
     return metric.update(metric.init(), y_true, LOGITS)

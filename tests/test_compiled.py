@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from compilers import available, refuse, require
+from pairs import every_pair
 
 import focaljax
 from bench import compiled, hlo, linear, schedule
@@ -23,6 +24,7 @@ from bench import compiled, hlo, linear, schedule
 ROWS, PIXELS = compiled.SHAPES["rows"], compiled.SHAPES["pixels"]
 SMALL = 0.05  # of the logits: the statistics of the rows and XLA's own scratch
 RESULTS = ("value", "gradient")
+EACH = {"target": compiled.TARGETS, "dtype": ["float32", "bfloat16"], "result": RESULTS}
 
 
 def integer(logits, labels, gamma, axis):
@@ -62,7 +64,7 @@ def target(request):
     return request.param
 
 
-@pytest.fixture(params=["float32", "bfloat16"])
+@pytest.fixture(params=EACH["dtype"])
 def dtype(request):
     return request.param
 
@@ -86,42 +88,44 @@ def assert_within(program, passes, temp=SMALL, stored=0):
     assert program.temp <= temp
 
 
-@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (1.1, 3.1), strict=True)), ids=RESULTS)
-@pytest.mark.parametrize("traced", [False, True], ids=["gamma known", "gamma traced"])
-def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dtype, result, passes, traced):
-    found = program(integer, ROWS, dtype, target, gradient=result == "gradient", traced_gamma=traced)
-    assert_within(found, passes)
+@pytest.mark.parametrize("result", RESULTS)
+def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dtype, result):
+    found = program(integer, ROWS, dtype, target, gradient=result == "gradient", traced_gamma=True)
+    assert_within(found, {"value": 1.1, "gradient": 3.1}[result])
 
 
-@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (1.1, 3.1), strict=True)), ids=RESULTS)
-def test_another_term_costs_what_focal_loss_does(target, dtype, result, passes):
+@every_pair(**EACH)
+def test_another_term_costs_what_focal_loss_does_of_a_known_gamma(target, dtype, result):
+    passes = {"value": 1.1, "gradient": 3.1}[result]
     found = program(poly, ROWS, dtype, target, gradient=result == "gradient")
     assert_within(found, passes)
     focal = program(integer, ROWS, dtype, target, gradient=result == "gradient", traced_gamma=False)
+    assert_within(focal, passes)
     assert (found.kernels, found.passes) == (focal.kernels, pytest.approx(focal.passes, rel=0.01))
 
 
-@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (1.05, 3.05), strict=True)), ids=RESULTS)
-@pytest.mark.parametrize("indices", [True, 20], ids=["one", "lists"])
-def test_indices_of_positives_are_not_expanded(target, dtype, indices, result, passes):
+@every_pair(**EACH, indices=[True, 20])  # one, or a list
+def test_indices_of_positives_are_not_expanded(target, dtype, indices, result):
     found = program(positives, ROWS, dtype, target, gradient=result == "gradient", indices=indices)
-    assert_within(found, passes, temp=0.01)
+    assert_within(found, {"value": 1.05, "gradient": 3.05}[result], temp=0.01)
 
 
-@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (3.1, 6.1), strict=True)), ids=RESULTS)
-def test_dense_labels_cost_one_pass_of_statistics_and_two_of_values(target, dtype, result, passes):
-    assert_within(program(dense, ROWS, dtype, target, gradient=result == "gradient"), passes)
+@every_pair(**EACH)
+def test_dense_labels_cost_one_pass_of_statistics_and_two_of_values(target, dtype, result):
+    found = program(dense, ROWS, dtype, target, gradient=result == "gradient")
+    assert_within(found, {"value": 3.1, "gradient": 6.1}[result])
 
 
-@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (2.1, 3.1), strict=True)), ids=RESULTS)
-def test_sigmoid_is_one_kernel(target, dtype, result, passes):
+@every_pair(**EACH)
+def test_sigmoid_is_one_kernel(target, dtype, result):
     found = program(sigmoid, ROWS, dtype, target, gradient=result == "gradient")
-    assert_within(found, passes)
+    assert_within(found, {"value": 2.1, "gradient": 3.1}[result])
     assert found.kernels == 1
 
 
-@pytest.mark.parametrize(("result", "passes"), list(zip(RESULTS, (2.1, 4.1), strict=True)), ids=RESULTS)
-def test_smoothed_integer_labels_make_no_dense_ones(target, dtype, result, passes):
+@every_pair(**EACH)
+def test_smoothed_integer_labels_make_no_dense_ones(target, dtype, result):
+    passes = {"value": 2.1, "gradient": 4.1}[result]
     found = program(smoothed, ROWS, dtype, target, gradient=result == "gradient")
     # XLA:GPU keeps which class is the label, a byte for each, and reads it twice.
     mask = 1 / jnp.dtype(dtype).itemsize if (target, result) == ("h200", "gradient") else 0
@@ -140,7 +144,7 @@ def few_class_bounds(shape, axis, dtype, target, result):
     return ({"value": 1 + 14 * row, "gradient": 3 + 42 * row + mask}[result], 8 * row + mask / 2)
 
 
-@pytest.mark.parametrize("result", RESULTS)
+@every_pair(**EACH)
 def test_classes_that_are_not_the_last_axis_stay_where_they_are(target, dtype, result):
     found = program(integer, PIXELS, dtype, target, gradient=result == "gradient")
     assert_within(found, *few_class_bounds(*PIXELS, dtype, target, result), stored=target == "h200")

@@ -7,23 +7,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tolerances
+from pairs import every_pair
 
 import focaljax
-from focaljax import _arguments, linear_softmax_focal_loss
+from focaljax import _arguments, _sharding, linear_softmax_focal_loss
 from focaljax._linear import layer, plan
 from focaljax._linear import operands as layer_operands
 
 # Chunks of 4, 6 and 12 divide them: what is left over is another body to compile, and has a test of its own.
 ROWS, WIDTH, CLASSES = 12, 5, 36
 STRATEGIES = ("rows", "classes")
+KINDS = (*STRATEGIES, "stored")  # rows in chunks whose logits' gradients are stored together
 FLOATS = ("inputs", "kernel", "bias", "sample_weight", "alpha", "gamma")
-OPTIONS = {
-    "plain": {},
-    "smoothed": {"label_smoothing": 0.1},
-    "capped": {"logit_soft_cap": 2.0},
-    "z-loss": {"z_loss": 1e-2},
-    "ignored": {"ignore_index": 3},
-    "all": {"label_smoothing": 0.1, "logit_soft_cap": 2.0, "z_loss": 1e-2, "ignore_index": 3},
+EACH = {
+    "label_smoothing": [0.0, 0.1],
+    "logit_soft_cap": [None, 2.0],
+    "z_loss": [0.0, 1e-2],
+    "ignore_index": [None, 3],
+}
+OPTIONS = {"plain": {}, "all": {name: value for name, (_, value) in EACH.items()}}
+SHAPES = {  # of alpha and gamma
+    "per class, shared": ((CLASSES,), ()),
+    "shared, per class": ((), (CLASSES,)),
+    "of one entry, per example": ((1,), (ROWS, 1)),
+    "per class, of one entry": ((CLASSES,), (1, 1)),
+    "per example, per class": ((ROWS, 1), (1, CLASSES)),
 }
 
 
@@ -33,22 +41,35 @@ def strategy(request) -> str:
 
 
 @pytest.fixture
-def storing(alone, monkeypatch):
+def storing(monkeypatch):
     """One device, which may store the gradient of the logits; the kernel's in parts that tests meet."""
+    monkeypatch.setattr(_sharding, "parts", lambda x: 1)
     monkeypatch.setattr(layer, "PART", 2)
 
 
-@pytest.fixture(params=[*STRATEGIES, "stored"])
-def form(request) -> dict:
-    """Options: rows, classes, or rows in chunks whose logits' gradients are stored together."""
-    if request.param == "stored":
+@pytest.fixture(params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def form(kind, request) -> dict:
+    """What makes the program one of the kind."""
+    if kind == "stored":
         request.getfixturevalue("storing")
         return {"strategy": "rows", "memory": 2**30}
-    return {"strategy": request.param}
+    return {"strategy": kind}
 
 
-def batch(dtype="float32", rows=ROWS, width=WIDTH, classes=CLASSES, **shapes):
-    """Everything that may be differentiated, and labels; `shapes` are those of alpha and gamma."""
+@pytest.fixture
+def chosen(label_smoothing, logit_soft_cap, z_loss, ignore_index) -> dict:
+    """The options of `EACH`."""
+    given = (label_smoothing, logit_soft_cap, z_loss, ignore_index)
+    return dict(zip(EACH, given, strict=True))
+
+
+def batch(dtype="float32", rows=ROWS, width=WIDTH, classes=CLASSES, alpha=None, gamma=()):
+    """Everything that may be differentiated, alpha and gamma of these shapes, and labels; of NumPy."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, rows)
     labels[:2] = 3
@@ -57,11 +78,11 @@ def batch(dtype="float32", rows=ROWS, width=WIDTH, classes=CLASSES, **shapes):
         "kernel": 2 * rng.normal(size=(width, classes)) / np.sqrt(width),
         "bias": rng.normal(size=classes),
         "sample_weight": rng.uniform(0.5, 2.0, rows),
-        "alpha": rng.uniform(0.5, 2.0, shapes.get("alpha", (classes,))),
-        "gamma": rng.uniform(0.5, 2.5, shapes.get("gamma", ())),
+        "alpha": rng.uniform(0.5, 2.0, (classes,) if alpha is None else alpha),
+        "gamma": np.asarray(rng.uniform(0.5, 2.5, gamma)),
     }
-    floats = {name: jnp.asarray(x, dtype if name in FLOATS[:3] else "float32") for name, x in arrays.items()}
-    return floats, jnp.asarray(labels, jnp.int32)
+    dtypes = dict.fromkeys(FLOATS[:3], jnp.dtype(dtype))
+    return {name: x.astype(dtypes.get(name, "float32")) for name, x in arrays.items()}, np.int32(labels)
 
 
 def plain(inputs, kernel, labels, *, bias, sample_weight, cap=jnp.inf, z_loss=0.0, ignored=-1, **options):
@@ -78,7 +99,7 @@ def plain(inputs, kernel, labels, *, bias, sample_weight, cap=jnp.inf, z_loss=0.
 
 def factors(losses):
     """What single losses are weighed by in a sum: not the same."""
-    return jnp.cos(jnp.arange(losses.size, dtype=jnp.float32))
+    return np.cos(np.arange(losses.size, dtype=np.float32))
 
 
 def program(loss, **options):
@@ -131,16 +152,16 @@ def of_logits(
     """
     counted = np.full(labels.shape, True) if ignore_index is None else np.asarray(labels) != ignore_index
     weigh = {"mean": 1 / max(1, counted.sum()), "sum": 1.0, None: factors(labels)}[reduction]
-    weigh = jnp.broadcast_to(jnp.asarray(scale * weigh, jnp.float32), labels.shape)
+    weigh = np.broadcast_to(np.float32(scale * weigh), labels.shape)
     numbers = {
         "label_smoothing": label_smoothing,
-        "cap": jnp.inf if logit_soft_cap is None else logit_soft_cap,
+        "cap": np.inf if logit_soft_cap is None else logit_soft_cap,
         "z_loss": z_loss,
     }
-    options = {name: jnp.float32(x) for name, x in numbers.items()}
-    options["ignored"] = jnp.int32(-1 if ignore_index is None else ignore_index)
+    options = {name: np.float32(x) for name, x in numbers.items()}
+    options["ignored"] = np.int32(-1 if ignore_index is None else ignore_index)
     shape = (*labels.shape, floats["kernel"].shape[1])
-    spread = {name: jnp.broadcast_to(floats[name], shape) for name in ("alpha", "gamma")}
+    spread = {name: np.broadcast_to(floats[name], shape) for name in ("alpha", "gamma")}
     found = each_of_logits(floats | spread, labels, weigh, options)
     found = {name: np.asarray(x) for name, x in found.items()}
     for name in spread:
@@ -174,88 +195,69 @@ def assert_same(found, wanted, rtol=None):
         )
 
 
-@pytest.mark.parametrize(
-    ("options", "reduction"),
-    [(options, "mean") for options in OPTIONS] + [("all", "sum"), ("plain", None), ("all", None)],
-)
-def test_value_and_every_gradient_are_those_of_the_logits(options, reduction):
-    floats, labels = batch()
-    chosen = OPTIONS[options] | {"reduction": reduction}
-    wanted = of_logits(floats, labels, **chosen)
-    for strategy in STRATEGIES:
-        ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
-        assert_same(everything(ours, floats, labels, **chosen), wanted)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize(
-    ("alpha", "gamma"),
-    [((), (CLASSES,)), ((1,), (ROWS, 1)), ((CLASSES,), (1, 1)), ((ROWS, 1), (1, CLASSES))],
-    ids=str,
-)
-def test_options_of_every_shape(alpha, gamma, smoothing):
+@every_pair(shapes=SHAPES, kind=KINDS, reduction=["mean", "sum", None], **EACH)
+def test_value_and_every_gradient_are_those_of_the_logits(form, shapes, reduction, chosen):
+    alpha, gamma = SHAPES[shapes]
     floats, labels = batch(alpha=alpha, gamma=gamma)
-    wanted = of_logits(floats, labels, label_smoothing=smoothing)
-    for strategy in STRATEGIES:
-        ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
-        assert_same(everything(ours, floats, labels, label_smoothing=smoothing), wanted)
-
-
-@pytest.mark.parametrize("options", ["plain", "all"])
-def test_any_chunk_gives_the_same(strategy, options):
-    """Chunks as large as what they cut, or larger, are one program; others leave none, one or more over."""
-    floats, labels = batch()
-    wanted = of_logits(floats, labels, **OPTIONS[options])
-    ours = partial(linear_softmax_focal_loss, strategy=strategy, **OPTIONS[options])
-    whole = {"rows": ROWS, "classes": CLASSES}[strategy]
-    programs = {chunk: program(partial(ours, chunk=chunk)) for chunk in (1, 5, 11, 36, 100, None)}
-    one = str(programs[100].trace(floats, labels).jaxpr)
-    for chunk, found in programs.items():
-        if chunk == 100 or (chunk is not None and chunk < whole):
-            assert_same(found(floats, labels), wanted)
-        else:
-            assert str(found.trace(floats, labels).jaxpr) == one
-
-
-# Bytes for 28 or 29 rows in chunks of 4: a chunk has 576 of logits, their gradient takes 144 a row, and the
-# sum of the kernel's gradient 864.
-GROUPS = {2**20: (28, 29), 3800: (14, 15), 1: (4, 4)}
-
-
-@pytest.mark.parametrize(("rows", "options", "reduction"), [(28, "all", "mean"), (29, "all", None)])
-@pytest.mark.parametrize("memory", GROUPS)
-def test_any_memory_gives_the_same(storing, memory, rows, options, reduction):
-    """All rows in one group, two groups of them, which leave a row over or not, or a chunk in each."""
-    floats, labels = batch(rows=rows, width=6)
-    chosen = OPTIONS[options] | {"reduction": reduction}
-    ours = partial(linear_softmax_focal_loss, strategy="rows", chunk=4, memory=memory)
-    assert planned((rows, 6, CLASSES), "float32", "rows", 4, memory)[1:] == (4, GROUPS[memory][rows - 28])
+    chosen |= {"reduction": reduction}
+    ours = partial(linear_softmax_focal_loss, chunk=4, **form)
     assert_same(everything(ours, floats, labels, **chosen), of_logits(floats, labels, **chosen))
 
 
+@every_pair(strategy=STRATEGIES, chunk=[1, 5, 11, 100], options=OPTIONS, reduction=["mean", None])
+def test_any_chunk_gives_the_same(strategy, chunk, options, reduction):
+    """They leave none, one or more rows or classes over, or are larger than all."""
+    floats, labels = batch()
+    chosen = OPTIONS[options] | {"reduction": reduction}
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=chunk)
+    assert_same(everything(ours, floats, labels, **chosen), of_logits(floats, labels, **chosen))
+
+
+def test_chunks_as_large_as_what_they_cut_or_larger_are_one_program(strategy):
+    whole = {"rows": ROWS, "classes": CLASSES}[strategy]
+    for chunk in (whole, whole + 1, 100, None):
+        assert planned((ROWS, WIDTH, CLASSES), "float32", strategy, chunk, None).chunk == whole
+
+
+# A chunk has 576 bytes of logits, their gradient takes 144 a row, and the sum of the kernel's gradient 864.
 @pytest.mark.parametrize(
-    ("options", "reduction"),
-    [(options, reduction) for options in ("plain", "all") for reduction in ("mean", None)],
+    ("rows", "memory", "group", "options", "reduction"),
+    [(29, 2**20, 29, "plain", None), (28, 3800, 14, "plain", "mean"), (29, 3800, 15, "all", None)],
 )
+def test_any_memory_gives_the_same(storing, rows, memory, group, options, reduction):
+    """All rows in one group of chunks of 4, or two groups of them, which leave rows over or not."""
+    floats, labels = batch(rows=rows, width=6)
+    chosen = OPTIONS[options] | {"reduction": reduction}
+    ours = partial(linear_softmax_focal_loss, strategy="rows", chunk=4, memory=memory)
+    assert planned((rows, 6, CLASSES), "float32", "rows", 4, memory) == ("rows", 4, group)
+    assert_same(everything(ours, floats, labels, **chosen), of_logits(floats, labels, **chosen))
+
+
+@pytest.mark.parametrize("rows", [28, 29])
+def test_too_little_memory_to_store_anything_is_the_program_without_any(storing, rows):
+    nothing, little = (planned((rows, 6, CLASSES), "float32", "rows", 4, memory) for memory in (None, 1))
+    assert nothing == little == ("rows", 4, 4)
+
+
+@every_pair(kind=KINDS, options=OPTIONS, reduction=["mean", None])
 def test_bfloat16_is_as_accurate_as_its_matmuls(form, options, reduction):
-    """Compared with the logits of the same numbers in float32; each matmul rounds its operands."""
+    """Compared with the logits of the same numbers in float32; each matmul rounds its operands.
+
+    A kernel in float32 has its gradient in float32: the same, not rounded yet.
+    """
     floats, labels = batch("bfloat16", rows=48, width=32)
     chosen = OPTIONS[options] | {"reduction": reduction}
-    wanted = of_logits(jax.tree.map(jnp.float32, floats), labels, **chosen)
+    wanted = of_logits(jax.tree.map(np.float32, floats), labels, **chosen)
     ours = partial(linear_softmax_focal_loss, chunk=12, **form)
     found = everything(ours, floats, labels, **chosen)
     assert found["loss"].dtype == jnp.float32
     assert all(found[name].dtype == floats[name].dtype for name in floats)
-    assert_same(jax.tree.map(jnp.float32, found), wanted, 2 * tolerances.eps("bfloat16"))
-
-
-def test_a_float32_kernel_under_bfloat16_inputs_has_a_float32_gradient(form):
-    floats, labels = batch("bfloat16", rows=48, width=32)
-    mixed = floats | {name: floats[name].astype("float32") for name in ("kernel", "bias")}
-    ours = partial(linear_softmax_focal_loss, chunk=12, **form)
-    found, narrow = everything(ours, mixed, labels), everything(ours, floats, labels)
-    assert found["kernel"].dtype == jnp.float32
-    np.testing.assert_array_equal(found["kernel"].astype("bfloat16"), narrow["kernel"])
+    assert_same({name: np.float32(x) for name, x in found.items()}, wanted, 2 * tolerances.eps("bfloat16"))
+    if options == "plain":
+        mixed = floats | {name: np.float32(floats[name]) for name in ("kernel", "bias")}
+        kernel = everything(ours, mixed, labels, **chosen)["kernel"]
+        assert kernel.dtype == jnp.float32
+        np.testing.assert_array_equal(kernel.astype("bfloat16"), found["kernel"])
 
 
 @pytest.mark.parametrize("reduction", ["mean", None])
@@ -266,38 +268,44 @@ def test_float16_keeps_small_gradients(form, reduction):
     scale = 2.0**14
     ours = partial(linear_softmax_focal_loss, chunk=12, reduction=reduction, **form)
     found = everything(lambda *a, **o: scale * ours(*a, **o), floats, labels)
-    wanted = of_logits(jax.tree.map(jnp.float32, floats), labels, reduction=reduction, scale=scale)
+    wanted = of_logits(jax.tree.map(np.float32, floats), labels, reduction=reduction, scale=scale)
     for name in ("kernel", "inputs"):
         truth = np.asarray(wanted[name], np.float64)
         tolerances.assert_close(found[name], truth, rtol=0.05, scale=np.max(np.abs(truth)), label=name)
 
 
+@partial(jax.jit, static_argnums=0)
+def products(loss, floats, labels, push):
+    """The second derivatives in the direction `push`, forward and reverse over reverse."""
+
+    def gradient(floats):
+        def total(floats):
+            given = dict(floats)
+            found = loss(given.pop("inputs"), given.pop("kernel"), labels, **given)
+            return jnp.sum(found if found.ndim == 0 else found * factors(found))
+
+        return jax.grad(total)(floats)
+
+    _, forward = jax.linearize(gradient, floats)
+    (reverse,) = jax.linear_transpose(forward, floats)(push)
+    return {f"forward {name}": x for name, x in forward(push).items()} | reverse
+
+
 def test_second_derivatives(form):
     floats, labels = batch()
-    push = jax.tree.map(jnp.cos, floats)
-
-    def products(loss, floats, push):
-        def gradient(floats):
-            found = everything(loss, floats, labels)
-            return {name: found[name] for name in floats}
-
-        forward = jax.jvp(gradient, (floats,), (push,))[1]
-        reverse = jax.grad(lambda f: sum(jnp.vdot(gradient(f)[name], push[name]) for name in f))(floats)
-        return {f"forward {name}": x for name, x in forward.items()} | reverse
-
+    push = jax.tree.map(np.cos, floats)
     # Operands, not constants: those XLA:CPU of JAX 0.8.0 folds into wrong numbers.
-    wanted = jax.jit(partial(products, plain))(floats, push)
     ours = partial(linear_softmax_focal_loss, **form, chunk=6, reduction=None)
-    assert_same(jax.jit(partial(products, ours))(floats, push), wanted, tolerances.rtol("hessian"))
+    wanted = products(plain, floats, labels, push)
+    assert_same(products(ours, floats, labels, push), wanted, tolerances.rtol("hessian"))
 
 
 @pytest.mark.parametrize(("options", "reduction"), [("plain", "mean"), ("plain", None), ("all", "sum")])
 def test_what_is_ignored_or_weighs_nothing_is_silent(form, options, reduction):
     """NaN and infinity there change neither the value nor a gradient."""
-    floats, labels = batch()
-    labels = labels.at[4].set(-1)
-    floats["sample_weight"] = floats["sample_weight"].at[5].set(0)
-    bad = floats | {"inputs": floats["inputs"].at[4].set(jnp.nan).at[5, 1].set(jnp.inf)}
+    (floats, labels), (bad, _) = batch(), batch()
+    labels[4], bad["inputs"][4], bad["inputs"][5, 1] = -1, np.nan, np.inf
+    floats["sample_weight"][5] = bad["sample_weight"][5] = 0
     chosen = OPTIONS[options] | {"ignore_index": -1, "reduction": reduction}
     ours = program(partial(linear_softmax_focal_loss, **form, chunk=4, **chosen))
     found, wanted = ours(bad, labels), ours(floats, labels)
@@ -308,16 +316,16 @@ def test_what_is_ignored_or_weighs_nothing_is_silent(form, options, reduction):
 
 
 def test_an_example_without_a_cotangent_is_silent(form):
-    floats, labels = batch()
+    (floats, labels), (bad, _) = batch(), batch()
+    bad["inputs"][6] = np.nan
     ours = partial(linear_softmax_focal_loss, labels=labels, **form, chunk=4, reduction=None)
-    keep = jnp.arange(ROWS) != 6
+    keep = np.arange(ROWS) != 6
 
     def total(inputs, kernel):
         return jnp.sum(jnp.where(keep, ours(inputs, kernel), 0))
 
-    bad = floats["inputs"].at[6].set(jnp.nan)
     gradients = jax.jit(jax.grad(total, (0, 1)))
-    found, wanted = (gradients(x, floats["kernel"]) for x in (bad, floats["inputs"]))
+    found, wanted = (gradients(x["inputs"], x["kernel"]) for x in (bad, floats))
     for got, want in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(got, want)
 
@@ -325,24 +333,26 @@ def test_an_example_without_a_cotangent_is_silent(form):
 def test_classes_of_padding_are_silent(strategy):
     """A bias of -inf takes a class out, also where a whole chunk has no other."""
     floats, labels = batch()
-    floats, few = (
-        floats | {"bias": floats["bias"].at[20:].set(-jnp.inf)},
-        {name: x[..., :20] if x.shape[-1:] == (CLASSES,) else x for name, x in floats.items()},
-    )
-    labels = labels % 20
-    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, z_loss=1e-2)
-    found = everything(ours, floats, labels)
+    floats["bias"][20:] = -np.inf
+    labels %= 20
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
+    found = everything(ours, floats, labels, z_loss=1e-2)
     for name in ("kernel", "bias", "alpha"):
         assert not np.any(found[name][..., 20:])
         found[name] = found[name][..., :20]
-    assert_same(found, everything(ours, few, labels))
+    assert_same(found, of_logits(of_20_classes(floats), labels, z_loss=1e-2))
+
+
+def of_20_classes(floats):
+    return {name: x[..., :20] if x.shape[-1:] == (CLASSES,) else x for name, x in floats.items()}
 
 
 @pytest.mark.parametrize("label", [-1, CLASSES])
 def test_a_label_that_is_no_class_has_the_loss_nan(strategy, label):
     floats, labels = batch()
     ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, reduction=None)
-    losses = ours(floats["inputs"], floats["kernel"], labels.at[2].set(label))
+    labels[2] = label
+    losses = jax.jit(ours)(floats["inputs"], floats["kernel"], labels)
     np.testing.assert_array_equal(np.isnan(losses), np.arange(ROWS) == 2)
 
 
@@ -355,16 +365,15 @@ def test_labels_of_any_integer_dtype(strategy, dtype):
     assert np.isnan(losses[1]) and np.isfinite(losses[0])
 
 
-@pytest.mark.parametrize(
-    ("shape", "strategy", "reduction"),
-    [((0,), strategy, reduction) for strategy in STRATEGIES for reduction in ("mean", None)]
-    + [((), "rows", "mean"), ((), "classes", None), ((2, 3), "rows", None), ((2, 3), "classes", "mean")],
-    ids=str,
-)
-def test_examples_of_any_shape(shape, strategy, reduction):
-    """None in each form; one, and many of many axes, which are flattened before, with each value of each."""
-    inputs, kernel = jnp.ones((*shape, WIDTH)), jnp.ones((WIDTH, CLASSES))
-    labels = jnp.zeros(shape, jnp.int32)
+EXAMPLES = {"none": (0,), "one": (), "of two axes": (2, 3)}
+
+
+@every_pair(examples=EXAMPLES, strategy=STRATEGIES, reduction=["mean", None])
+def test_examples_of_any_shape(examples, strategy, reduction):
+    """None; one; and many of many axes, which are flattened before."""
+    shape = EXAMPLES[examples]
+    inputs, kernel = np.ones((*shape, WIDTH), np.float32), np.ones((WIDTH, CLASSES), np.float32)
+    labels = np.zeros(shape, np.int32)
     ours = partial(linear_softmax_focal_loss, strategy=strategy, reduction=reduction, chunk=2)
 
     def total(inputs):
@@ -381,7 +390,7 @@ def test_nothing_counted_has_the_mean_0(strategy):
     floats, labels = batch()
     ours = partial(linear_softmax_focal_loss, ignore_index=-1, strategy=strategy, chunk=4)
     value, gradients = jax.jit(jax.value_and_grad(ours, (0, 1)))(
-        floats["inputs"], floats["kernel"], jnp.full_like(labels, -1)
+        floats["inputs"], floats["kernel"], np.full_like(labels, -1)
     )
     assert value == 0 and not any(np.any(g) for g in gradients)
 
@@ -390,13 +399,12 @@ def test_transforms(form):
     """vmap over examples of their own, remat, and a scan over steps."""
     floats, labels = batch()
     ours = partial(linear_softmax_focal_loss, chunk=4, **form)
-    x, kernel = jnp.stack([floats["inputs"], jnp.sin(floats["inputs"])]), floats["kernel"]
+    x, kernel = np.stack([floats["inputs"], np.sin(floats["inputs"])]), floats["kernel"]
     found = jax.jit(jax.vmap(jax.grad(ours, (0, 1)), (0, None, None)))(x, kernel, labels)
-    again = jax.jit(jax.grad(jax.checkpoint(ours), (0, 1)))
-    for i in range(2):
-        wanted = again(x[i], kernel, labels)
-        for got, want in zip(found, wanted, strict=True):
-            np.testing.assert_allclose(got[i], want, rtol=1e-5, atol=1e-7)
+    again = jax.grad(jax.checkpoint(ours), (0, 1))
+    wanted = jax.jit(partial(jax.lax.map, lambda x: again(x, kernel, labels)))(x)
+    for got, want in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
 
 
 def test_the_value_alone_costs_one_matmul(strategy):
@@ -406,8 +414,11 @@ def test_the_value_alone_costs_one_matmul(strategy):
 
 
 @pytest.mark.parametrize(
-    ("loss", "labels"),
-    [(linear_softmax_focal_loss, [0, 3, 3]), (focaljax.linear_sigmoid_focal_loss, [[0, 1], [3, -1], [3, 3]])],
+    ("loss", "labels", "strategy"),
+    [
+        (linear_softmax_focal_loss, [0, 3, 3], "rows"),
+        (focaljax.linear_sigmoid_focal_loss, [[0, 1], [3, -1], [3, 3]], "classes"),
+    ],
     ids=["softmax", "sigmoid"],
 )
 def test_a_schedule_is_one_trace(strategy, loss, labels, monkeypatch):
@@ -432,8 +443,7 @@ def test_a_schedule_is_one_trace(strategy, loss, labels, monkeypatch):
     assert len(ours) == len(theirs) == 1
 
 
-@pytest.mark.parametrize("loss", ["softmax", "softmax with aux", "sigmoid"])
-@pytest.mark.parametrize("reduction", ["mean", None])
+@every_pair(loss=["softmax", "softmax with aux", "sigmoid"], reduction=["mean", None], strategy=STRATEGIES)
 def test_the_precision_is_that_of_every_matmul(strategy, loss, reduction):
     """Of three, or of four where the logits are made again; what is logged beside the loss needs none."""
     floats, labels = batch()
@@ -457,51 +467,49 @@ def test_the_precision_is_that_of_every_matmul(strategy, loss, reduction):
 # What a trainer needs beside the loss.
 
 
-@pytest.mark.parametrize("options", ["plain", "smoothed", "capped", "all"])
-def test_classes_that_take_no_part_are_silent(strategy, options):
+@every_pair(strategy=STRATEGIES, **EACH)
+def test_classes_that_take_no_part_are_silent(strategy, chosen):
     """A padded vocabulary: the numbers of the classes that take part, whatever the padding holds."""
     floats, labels = batch()
-    labels = labels % 20
-    few = {name: x[..., :20] if x.shape[-1:] == (CLASSES,) else x for name, x in floats.items()}
-    bad = floats | {
-        "kernel": floats["kernel"].at[:, 20:].set(jnp.nan),
-        "bias": floats["bias"].at[20:].set(jnp.inf),
-    }
-    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, **OPTIONS[options])
-    found = everything(partial(ours, where=np.arange(CLASSES) < 20), bad, labels)
+    labels %= 20
+    wanted = of_logits(of_20_classes(floats), labels, **chosen)
+    floats["kernel"][:, 20:], floats["bias"][20:] = np.nan, np.inf
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, where=np.arange(CLASSES) < 20)
+    found = everything(ours, floats, labels, **chosen)
     for name in ("kernel", "bias", "alpha"):
         assert not np.any(found[name][..., 20:])
         found[name] = found[name][..., :20]
-    assert_same(found, everything(ours, few, labels))
+    assert_same(found, wanted)
 
 
 def test_examples_that_do_not_count(form):
     """They are in no sum and in no mean; those of weight 0 are in the number of examples."""
     floats, labels = batch()
     keep = np.arange(ROWS) % 3 > 0
-    bad = floats | {"inputs": jnp.where(keep[:, None], floats["inputs"], jnp.nan)}
+    bad = floats | {"inputs": np.where(keep[:, None], floats["inputs"], np.float32(np.nan))}
     ours = partial(linear_softmax_focal_loss, chunk=4, where=keep[:, None], **form)
     found = everything(ours, bad, labels)
-    weights = jnp.where(keep, floats["sample_weight"], 0)
+    weights = keep * floats["sample_weight"]
     wanted = of_logits(floats | {"sample_weight": weights}, labels)
     share = np.float32(ROWS / keep.sum())
     del found["sample_weight"], wanted["sample_weight"]
     assert_same(found, {name: np.asarray(share * x, x.dtype) for name, x in wanted.items()})
 
 
-@pytest.mark.parametrize(
-    "reduction", ["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"]
-)
-@pytest.mark.parametrize("weights", [(), (4, 1), (1, 3), (4, 3), None], ids=str)
+REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none")
+WEIGHTS = {"none": None, "one": (), "per row": (4, 1), "per column": (1, 3), "each": (4, 3)}
+
+
+@every_pair(reduction=REDUCTIONS, weights=WEIGHTS, strategy=STRATEGIES)
 def test_reductions_are_those_of_reduce_loss(reduction, weights, strategy):
     rng = np.random.default_rng(0)
-    x, kernel = jnp.asarray(rng.normal(size=(4, 3, WIDTH))), jnp.asarray(rng.normal(size=(WIDTH, CLASSES)))
-    labels = jnp.asarray(rng.integers(0, CLASSES, (4, 3)))
-    weights = None if weights is None else jnp.asarray(rng.integers(0, 3, weights))
+    x, kernel = np.float32(rng.normal(size=(4, 3, WIDTH))), np.float32(rng.normal(size=(WIDTH, CLASSES)))
+    labels = rng.integers(0, CLASSES, (4, 3))
+    shape = WEIGHTS[weights]
+    weights = None if shape is None else np.asarray(rng.integers(0, 3, shape))
     options = {"gamma": 1.0, "ignore_index": int(labels[1, 1])}
     losses = focaljax.softmax_focal_loss_with_integer_labels(x @ kernel, labels, **options)
-    counts = labels != options["ignore_index"]
-    wanted = focaljax.reduce_loss(losses, weights, reduction, where=counts)
+    wanted = focaljax.reduce_loss(losses, weights, reduction, where=labels != options["ignore_index"])
     options |= {"sample_weight": weights, "reduction": reduction, "strategy": strategy, "chunk": 6}
     found = linear_softmax_focal_loss(x, kernel, labels, **options)
     tolerances.assert_close(found, np.asarray(wanted), rtol=tolerances.rtol("same"))
@@ -510,20 +518,34 @@ def test_reductions_are_those_of_reduce_loss(reduction, weights, strategy):
 def test_a_mean_by_a_normalizer(strategy):
     """Microbatches add up: each divides by the number of all tokens."""
     floats, labels = batch(rows=16)
-    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=3, ignore_index=3)
-    tokens = jnp.sum(labels != 3)
+    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, ignore_index=3)
+    tokens = np.sum(labels != 3)
 
-    def part(i, floats):
-        some = {n: x[i : i + 8] if x.shape[:1] == (16,) else x for n, x in floats.items()}
-        return ours(some.pop("inputs"), some.pop("kernel"), labels[i : i + 8], normalizer=tokens, **some)
+    @jax.jit
+    @jax.value_and_grad
+    def part(floats, i):
+        cut = partial(jax.lax.dynamic_slice_in_dim, start_index=i, slice_size=8)
+        some = {n: cut(x) if x.shape[:1] == (16,) else x for n, x in floats.items()}
+        return ours(some.pop("inputs"), some.pop("kernel"), cut(labels), normalizer=tokens, **some)
 
-    found = [jax.value_and_grad(partial(part, i))(floats) for i in (0, 8)]
-    loss, gradients = jax.tree.map(jnp.add, *found)
+    loss, gradients = jax.tree.map(np.add, *(part(floats, i) for i in (0, 8)))
     assert_same(gradients | {"loss": loss}, of_logits(floats, labels, ignore_index=3))
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("reduction", ["mean", None])
+@jax.jit
+def of_soft_labels(floats, labels, weigh, smoothing):
+    """The losses of a label per class, and the gradients of their sum weighed by `weigh`."""
+
+    def total(floats, labels):
+        z = floats["inputs"] @ floats["kernel"] + floats["bias"][None, :]
+        options = {"alpha": floats["alpha"], "gamma": floats["gamma"], "label_smoothing": smoothing}
+        losses = floats["sample_weight"] * focaljax.softmax_focal_loss(z, labels, **options)
+        return jnp.sum(losses * weigh), losses
+
+    return jax.value_and_grad(total, (0, 1), has_aux=True)(floats, labels)
+
+
+@every_pair(strategy=STRATEGIES, reduction=["mean", None], smoothing=[0.0, 0.1])
 def test_soft_labels_of_few_classes(strategy, reduction, smoothing):
     """Those of `softmax_focal_loss`, which takes one label per class; also by the weights of the labels."""
     floats, _ = batch()
@@ -533,35 +555,19 @@ def test_soft_labels_of_few_classes(strategy, reduction, smoothing):
     indices[1, 3] = -1
     shares = rng.uniform(0, 1, (ROWS, 4)).astype("float32")
     shares[1, 3] = 0
+    labels, rows = np.zeros((ROWS, CLASSES), np.float32), np.arange(ROWS)[:, None]
+    np.add.at(labels, (rows, np.maximum(indices, 0)), shares)
 
-    def dense(inputs, kernel, shares, *, bias, sample_weight, **options):
-        rows = jnp.arange(ROWS)[:, None]
-        labels = jnp.zeros((ROWS, CLASSES)).at[rows, jnp.maximum(indices, 0)].add(shares)
-        losses = focaljax.softmax_focal_loss(inputs @ kernel + bias[None, :], labels, **options)
-        return focaljax.reduce_loss(losses, sample_weight, reduction)
+    def ours(inputs, kernel, labels, *, shares, **options):
+        options |= {"strategy": strategy, "chunk": 6, "reduction": reduction, "label_smoothing": smoothing}
+        return linear_softmax_focal_loss(inputs, kernel, labels, label_weights=shares, **options)
 
-    def ours(inputs, kernel, shares, **options):
-        return linear_softmax_focal_loss(
-            inputs,
-            kernel,
-            indices,
-            label_weights=shares,
-            reduction=reduction,
-            strategy=strategy,
-            chunk=6,
-            **options,
-        )
-
-    def found(loss):
-        def total(floats, shares):
-            given = dict(floats)
-            value = loss(given.pop("inputs"), given.pop("kernel"), shares, label_smoothing=smoothing, **given)
-            return jnp.sum(value if value.ndim == 0 else value * factors(value)), value
-
-        (by_floats, by_shares), value = jax.jit(jax.grad(total, (0, 1), has_aux=True))(floats, shares)
-        return by_floats | {"loss": value, "label_weights": by_shares[indices >= 0]}
-
-    assert_same(found(ours), found(dense))
+    found = everything(ours, floats | {"shares": shares}, indices)
+    weigh = factors(rows) if reduction is None else np.full(ROWS, np.float32(1 / ROWS))
+    (mean, losses), (wanted, by_labels) = of_soft_labels(floats, labels, weigh, np.float32(smoothing))
+    wanted |= {"loss": losses if reduction is None else mean}
+    wanted["shares"] = np.take_along_axis(np.asarray(by_labels), indices, 1)[indices >= 0]
+    assert_same(found | {"shares": np.asarray(found["shares"])[indices >= 0]}, wanted)
 
 
 def test_a_soft_label_outside_the_classes_has_no_answer(strategy):
@@ -576,29 +582,32 @@ def test_a_soft_label_outside_the_classes_has_no_answer(strategy):
     np.testing.assert_array_equal(np.isnan(losses), [True, False])
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"label_smoothing": 0.1}, {"where": np.arange(CLASSES) != 5}], ids=str
-)
-@pytest.mark.parametrize("reduction", ["mean", None])
+@every_pair(strategy=STRATEGIES, reduction=["mean", None], options=["plain", "smoothed", "masked"])
 def test_accuracy_and_logsumexp_come_beside_the_loss(strategy, reduction, options):
     floats, labels = batch()
-    labels = jnp.where(labels == 5, 6, labels)
+    labels[labels == 5] = 6
+    kept = np.arange(CLASSES) != 5
     x, kernel = floats["inputs"], floats["kernel"]
-    z = jnp.where(options.get("where", True), x @ kernel, -jnp.inf)
-    labels = labels.at[::2].set(jnp.argmax(z, 1)[::2])
+    z = np.where(kept | (options != "masked"), x @ kernel, -np.inf)
+    labels[::2] = z.argmax(1)[::2]
+    given = {"plain": {}, "smoothed": {"label_smoothing": 0.1}, "masked": {"where": kept}}[options]
     call = partial(linear_softmax_focal_loss, ignore_index=3, strategy=strategy, chunk=4, reduction=reduction)
-    call = partial(call, labels=labels, **options)
+    call = partial(call, kernel=kernel, labels=labels, **given)
 
-    def total(x):
-        loss, aux = call(x, kernel, has_aux=True)
-        return jnp.sum(loss), (loss, aux)
+    @jax.jit
+    def both(x):
+        def total(x, has_aux):
+            loss, aux = call(x, has_aux=True) if has_aux else (call(x), None)
+            return jnp.sum(loss), (loss, aux)
 
-    gradient, (loss, aux) = jax.jit(jax.grad(total, has_aux=True))(x)
-    np.testing.assert_array_equal(loss, jax.jit(call)(x, kernel))
-    np.testing.assert_array_equal(gradient, jax.jit(jax.grad(lambda x: jnp.sum(call(x, kernel))))(x))
+        return [jax.grad(total, has_aux=True)(x, has_aux) for has_aux in (True, False)]
+
+    (gradient, (loss, aux)), (gradient_alone, (loss_alone, _)) = both(x)
+    np.testing.assert_array_equal(loss, loss_alone)
+    np.testing.assert_array_equal(gradient, gradient_alone)
     counts = labels != 3
-    np.testing.assert_array_equal(aux.correct, (jnp.argmax(z, 1) == labels) & counts)
-    wanted = np.where(counts, jax.nn.logsumexp(z, 1), 0)
+    np.testing.assert_array_equal(aux.correct, (z.argmax(1) == labels) & counts)
+    wanted = np.where(counts, np.log(np.exp(np.float64(z)).sum(1)), 0)
     np.testing.assert_allclose(aux.logsumexp, wanted, rtol=tolerances.rtol("same"))
 
 
@@ -617,12 +626,16 @@ def test_accuracy_and_logsumexp_come_beside_the_loss(strategy, reduction, option
     ids=str,
 )
 def test_what_is_chunked(shape, chosen):
+    assert planned(shape, "float32", None, None, None) == planned(shape, "float32", chosen, None, None)
+    assert planned(shape, "float32", None, None, None).strategy == chosen
+
+
+def test_what_is_planned_is_the_program():
     def text(**options):
         loss = partial(linear_softmax_focal_loss, **options)
-        return str(jax.make_jaxpr(jax.value_and_grad(loss, (0, 1)))(*operands(shape)))
+        return str(jax.make_jaxpr(loss)(*operands((8192, 256, 1_048_576))))
 
-    other = {"rows": "classes", "classes": "rows"}[chosen]
-    assert text() == text(strategy=chosen) != text(strategy=other)
+    assert text() == text(strategy="classes") != text(strategy="rows")
 
 
 def planned(shape, dtype, *choices):
@@ -665,8 +678,7 @@ def test_a_million_classes_fit_in_4_gb():
     assert sum(parts) <= 2.5e9  # Python and JAX themselves take 0.3 GB
 
 
-@pytest.mark.parametrize("symbols", ["n", "c", "n, c", "n, d, c"])
-@pytest.mark.parametrize("chunk", [4, None])
+@pytest.mark.parametrize(("symbols", "chunk"), [("n", 4), ("c", None), ("n, c", None), ("n, d, c", 4)])
 def test_a_program_is_exported_for_shapes_to_come(symbols, chunk):
     floats, labels = batch()
     sizes = dict(zip(symbols.split(", "), jax.export.symbolic_shape(symbols), strict=True))
@@ -761,6 +773,13 @@ def test_wrong_arguments_are_named(case):
         linear_softmax_focal_loss(**(given | changed))
 
 
+@jax.jit
+@jax.grad
+def slopes_of_logits(z, labels, smoothing):
+    options = {"gamma": 1.0, "label_smoothing": smoothing}
+    return jnp.sum(focaljax.softmax_focal_loss_with_integer_labels(z, labels, **options))
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_gradient_of_a_cap_does_not_cancel(strategy, smoothing):
     """1 - tanh(z / c)^2 is sech(z / c)^2, also where tanh is 1; the layer is the identity."""
@@ -769,31 +788,16 @@ def test_the_gradient_of_a_cap_does_not_cancel(strategy, smoothing):
     labels = np.array([0, 1, 2, 1, 0, 2])
 
     def total(inputs):
-        return linear_softmax_focal_loss(
-            inputs,
-            jnp.eye(3),
-            labels,
-            gamma=1.0,
-            label_smoothing=smoothing,
-            logit_soft_cap=cap,
-            reduction="sum",
-            strategy=strategy,
-            chunk=2,
-        )
+        options = {"gamma": 1.0, "label_smoothing": smoothing}
+        layer = {"logit_soft_cap": cap, "reduction": "sum", "strategy": strategy, "chunk": 2}
+        return linear_softmax_focal_loss(inputs, np.eye(3, dtype=np.float32), labels, **layer, **options)
 
     z = np.float64(raw)
     with jax.enable_x64(True):
-        capped = jnp.asarray(cap * np.tanh(z / cap))
-        by_capped = jax.grad(
-            lambda z: jnp.sum(
-                focaljax.softmax_focal_loss_with_integer_labels(
-                    z, labels, gamma=1.0, label_smoothing=smoothing
-                )
-            )
-        )(capped)
+        by_capped = slopes_of_logits(cap * np.tanh(z / cap), labels, smoothing)
     want = np.asarray(by_capped) / np.cosh(z / cap) ** 2
     # exp(-2 z / c) has the relative error of its argument, up to 2 * 500 / 30, in units of u; and `capped` is
     # rounded to float32 where the loss sees it: up to 30 u absolute in each of two logits.
     rtol = (64 + 2 * 2 * 500 / 30 + 2 * 30) * 2**-24
     scale = np.abs(want) + np.abs(want).max(1, keepdims=True) * (smoothing > 0)
-    tolerances.assert_close(jax.grad(total)(raw), want, rtol=rtol, scale=scale)
+    tolerances.assert_close(jax.jit(jax.grad(total))(raw), want, rtol=rtol, scale=scale)

@@ -9,25 +9,18 @@ import oracle
 import pytest
 import test_linear
 import tolerances
-from test_linear import STRATEGIES, assert_same, factors, operands, program
+from pairs import every_pair
+from test_linear import STRATEGIES, added_up, assert_same, everything, operands, products, program
 
-from focaljax import linear_sigmoid_focal_loss, reduce_loss, sigmoid_focal_loss_with_integer_labels
+from focaljax import linear_sigmoid_focal_loss, reduce_loss
+from focaljax import sigmoid_focal_loss_with_integer_labels as sigmoid_focal_loss
 from focaljax.terms import Asymmetric, Detached, Focal, Poly
 
 ROWS, WIDTH, CLASSES, LABELS = 12, 5, 32, 7  # chunks of 4 divide them
-OPTIONS = {
-    "plain": {},
-    "smoothed": {"label_smoothing": 0.1},
-    "capped": {"logit_soft_cap": 2.0},
-    "ignored": {"ignore_index": 3},
-    "classes that take part": {"where": np.arange(CLASSES) % 5 > 0},
-    "examples that count": {"where": np.arange(ROWS)[:, None] % 3 > 0},
-    "all": {
-        "label_smoothing": 0.1,
-        "logit_soft_cap": 2.0,
-        "ignore_index": -7,
-        "where": np.arange(CLASSES) < 29,
-    },
+MASKS = {
+    "none": None,
+    "classes that take part": np.arange(CLASSES) % 5 > 0,
+    "examples that count": np.arange(ROWS)[:, None] % 3 > 0,
 }
 
 
@@ -39,78 +32,110 @@ def strategy(request) -> str:
 def batch(dtype="float32", rows=ROWS, width=WIDTH, classes=CLASSES, labels=LABELS, **shapes):
     """Everything that may be differentiated; and lists of labels, some named twice, some outside."""
     floats, _ = test_linear.batch(dtype, rows, width, classes, **shapes)
-    floats["alpha"] = 0.4 * floats["alpha"]  # weighs one answer, and 1 - alpha the other
+    floats["alpha"] *= np.float32(0.4)  # weighs one answer, and 1 - alpha the other
     lists = np.random.default_rng(1).integers(-2, classes + 2, (rows, labels))
     lists[:, 1:3] = lists[:, :1]
     lists[0], lists[1, 0], lists[2, -1] = -1, 3, -7
-    return floats, jnp.asarray(lists, jnp.int32)
+    return floats, np.int32(lists)
 
 
-def plain(
-    inputs, kernel, labels, *, bias, sample_weight, reduction="mean", normalizer=None, cap=None, **options
-):
-    """From logits: each example has the sum over its classes."""
+def plain(inputs, kernel, labels, *, bias, sample_weight, reduction="mean", normalizer=None, **options):
+    """From logits: each example has the sum over its classes. Any option may be an operand; no cap is inf."""
     z = jnp.matmul(inputs, kernel, preferred_element_type=jnp.float32) + bias.astype(jnp.float32)[None, :]
-    z = z if cap is None else cap * jnp.tanh(z / cap)
-    counts, where, ignored = jnp.ones(z.shape[0], bool), options.get("where"), options.get("ignore_index")
-    if where is not None and where.shape[-1] == 1:
-        counts = jnp.asarray(where[:, 0])
-    if where is not None and where.ndim == 1:
-        options["where"] = where[None, :]
-    if ignored is not None:
-        counts &= ~jnp.any(labels == ignored, 1)
-    losses = jnp.sum(sigmoid_focal_loss_with_integer_labels(z, labels, **options), -1)
+    cap, ignored = options.pop("cap", jnp.inf), options.pop("ignored", NO_LABEL)
+    capped = jnp.isfinite(cap)
+    finite = jnp.where(capped, cap, 1.0)
+    z = jnp.where(capped, finite * jnp.tanh(z / finite), z)
+    counts = ~jnp.any(labels == ignored, 1)
+    if "where" in options:
+        counts &= jnp.any(options["where"], 1)
+    losses = jnp.sum(sigmoid_focal_loss(z, labels, **options), -1)
     return reduce_loss(losses, sample_weight, reduction, where=counts, normalizer=normalizer)
 
 
-def both(options, **given):
-    """The same options for the plain loss and for ours."""
-    theirs = dict(options)
-    return program(
-        partial(plain, cap=theirs.pop("logit_soft_cap", None), **given), **theirs
-    ), lambda strategy, chunk=4: program(
-        partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=chunk, **given), **options
-    )
+NO_LABEL, LONGEST = -1000, 40
 
 
-@pytest.mark.parametrize(
-    ("options", "reduction"),
-    [(options, "mean") for options in OPTIONS]
-    + [("all", reduction) for reduction in ("sum", "mean_with_sample_weight", None)]
-    + [("plain", None)],
+@partial(jax.jit, static_argnames="reduction")
+def each_of_logits(floats, labels, reduction, options):
+    return everything(plain, floats, labels, reduction=reduction, **options)
+
+
+def of_logits(
+    floats,
+    labels,
+    *,
+    reduction="mean",
+    label_smoothing=0.0,
+    logit_soft_cap=None,
+    ignore_index=None,
+    where=None,
+    **options,
+):
+    """What `everything` must find: by one program for all options.
+
+    There alpha and gamma have an entry per logit; the gradients of a shared one are added up here.
+    """
+    shape = (labels.shape[0], floats["kernel"].shape[1])
+    options |= {
+        "label_smoothing": np.float32(label_smoothing),
+        "cap": np.float32(np.inf if logit_soft_cap is None else logit_soft_cap),
+        "ignored": np.int32(NO_LABEL if ignore_index is None else ignore_index),
+        "where": np.broadcast_to(True if where is None else where, shape),
+    }
+    spread = {name: np.broadcast_to(floats[name], shape) for name in ("alpha", "gamma") if name in floats}
+    lists = np.pad(labels, ((0, 0), (0, LONGEST - labels.shape[1])), constant_values=-1)
+    found = each_of_logits(floats | spread, lists, reduction, options)
+    return found | {name: added_up(np.asarray(found[name]), floats[name].shape) for name in spread}
+
+
+@every_pair(
+    reduction=["mean", "sum", "mean_with_sample_weight", None],
+    mask=MASKS,
+    strategy=STRATEGIES,
+    label_smoothing=[0.0, 0.1],
+    logit_soft_cap=[None, 2.0],
+    ignore_index=[None, 3, -7],
 )
-def test_value_and_every_gradient_are_those_of_the_logits(options, reduction):
+def test_value_and_every_gradient_are_those_of_the_logits(
+    mask, strategy, reduction, label_smoothing, logit_soft_cap, ignore_index
+):
     floats, labels = batch()
-    theirs, ours = both(OPTIONS[options], reduction=reduction)
-    wanted = theirs(floats, labels)
-    for strategy in STRATEGIES:
-        assert_same(ours(strategy)(floats, labels), wanted)
+    chosen = {
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+        "logit_soft_cap": logit_soft_cap,
+        "ignore_index": ignore_index,
+        "where": MASKS[mask],
+    }
+    ours = partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=4)
+    assert_same(everything(ours, floats, labels, **chosen), of_logits(floats, labels, **chosen))
 
 
 @pytest.mark.parametrize(
     ("alpha", "gamma"), [((), (CLASSES,)), ((ROWS, 1), (1, CLASSES)), ((CLASSES,), (ROWS, 1))], ids=str
 )
-def test_options_of_every_shape(alpha, gamma):
+def test_options_of_every_shape(strategy, alpha, gamma):
     floats, labels = batch(alpha=alpha, gamma=gamma)
-    theirs, ours = both({"label_smoothing": 0.1})
-    wanted = theirs(floats, labels)
-    for strategy in STRATEGIES:
-        assert_same(ours(strategy)(floats, labels), wanted)
+    ours = partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=4)
+    wanted = of_logits(floats, labels, label_smoothing=0.1)
+    assert_same(everything(ours, floats, labels, label_smoothing=0.1), wanted)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize(
-    "term",
-    [Poly(1.5, 0.5), Asymmetric(1.0, 2.0, np.linspace(0, 0.2, CLASSES)), Detached(Focal(2.0))],
-    ids=lambda term: type(term).__name__,
-)
-def test_every_term(term, smoothing):
+TERMS = {
+    "Poly": Poly(1.5, 0.5),
+    "Asymmetric": Asymmetric(1.0, 2.0, np.linspace(0, 0.2, CLASSES)),
+    "Detached": Detached(Focal(2.0)),
+}
+
+
+@every_pair(term=TERMS, smoothing=[0.0, 0.1], strategy=STRATEGIES)
+def test_every_term(term, smoothing, strategy):
     floats, labels = batch()
     del floats["gamma"]
-    theirs, ours = both({"label_smoothing": smoothing, "term": term})
-    wanted = theirs(floats, labels)
-    for strategy in STRATEGIES:
-        assert_same(ours(strategy)(floats, labels), wanted)
+    chosen = {"label_smoothing": smoothing, "term": TERMS[term]}
+    ours = partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=4)
+    assert_same(everything(ours, floats, labels, **chosen), of_logits(floats, labels, **chosen))
 
 
 def test_options_of_a_term_are_learned(strategy):
@@ -135,24 +160,13 @@ def test_options_of_a_term_are_learned(strategy):
     assert_same(found, jax.jit(jax.grad(partial(of, call=by_logits)))(options))
 
 
-def test_any_chunk_gives_the_same():
-    floats, labels = batch()
-    theirs, ours = both({})
-    wanted = theirs(floats, labels)
-    for strategy in STRATEGIES:
-        for chunk in (1, 10, 11, 31, 100, None):
-            assert_same(ours(strategy, chunk)(floats, labels), wanted)
-
-
-@pytest.mark.parametrize("labels", [0, 1, 4, 5, 40])
-def test_lists_of_any_length(labels):
+@pytest.mark.parametrize(("chunk", "count"), [(1, 4), (10, 5), (11, 40), (31, 0), (100, 1)])
+def test_any_chunk_and_lists_of_any_length(strategy, chunk, count):
     """Few labels are compared with every class, many only in their chunk."""
-    floats, lists = batch(labels=max(labels, 3))
-    lists = jnp.asarray(np.random.default_rng(0).integers(-1, CLASSES + 1, (ROWS, labels)), jnp.int32)
-    theirs, ours = both({})
-    wanted = theirs(floats, lists)
-    for strategy in STRATEGIES:
-        assert_same(ours(strategy, 6)(floats, lists), wanted)
+    floats, _ = batch()
+    labels = np.int32(np.random.default_rng(0).integers(-1, CLASSES + 1, (ROWS, count)))
+    ours = partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=chunk)
+    assert_same(everything(ours, floats, labels), of_logits(floats, labels))
 
 
 def test_one_label_per_example(strategy):
@@ -164,20 +178,21 @@ def test_one_label_per_example(strategy):
 def test_the_mean_by_positives(strategy):
     floats, labels = batch()
     positive = (labels >= 0) & (labels < CLASSES)
-    theirs, ours = both({"ignore_index": 3}, normalizer=positive)
-    assert_same(ours(strategy)(floats, labels), theirs(floats, labels))
+    ours = partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=4, normalizer=positive)
+    wanted = of_logits(floats, labels, ignore_index=3, normalizer=np.float32(positive.sum()))
+    assert_same(everything(ours, floats, labels, ignore_index=3), wanted)
 
 
 @pytest.mark.parametrize("reduction", ["mean", None])
 def test_bfloat16_is_as_accurate_as_its_matmuls(strategy, reduction):
     """Compared with the logits of the same numbers in float32; each matmul rounds its operands."""
     floats, labels = batch("bfloat16", rows=64, width=32)
-    theirs, ours = both({}, reduction=reduction)
-    found = ours(strategy, 16)(floats, labels)
+    ours = partial(linear_sigmoid_focal_loss, reduction=reduction, strategy=strategy, chunk=16)
+    found = everything(ours, floats, labels)
     assert found["loss"].dtype == jnp.float32
     assert all(found[name].dtype == floats[name].dtype for name in floats)
-    wanted = theirs(jax.tree.map(jnp.float32, floats), labels)
-    assert_same(jax.tree.map(jnp.float32, found), wanted, 2 * tolerances.eps("bfloat16"))
+    wanted = of_logits(jax.tree.map(np.float32, floats), labels, reduction=reduction)
+    assert_same({name: np.float32(x) for name, x in found.items()}, wanted, 2 * tolerances.eps("bfloat16"))
 
 
 def test_float16_keeps_small_gradients(strategy):
@@ -186,40 +201,22 @@ def test_float16_keeps_small_gradients(strategy):
     floats["sample_weight"] = 1e-4 * floats["sample_weight"]
     scale = 2.0**14
 
-    def scaled(loss, *arguments, **options):
-        return scale * loss(*arguments, **options)
+    def scaled(*arguments, **options):
+        return scale * linear_sigmoid_focal_loss(*arguments, **options, strategy=strategy, chunk=16)
 
-    ours = partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=16)
-    found = program(partial(scaled, ours))(floats, labels)
-    wanted = program(partial(scaled, plain))(jax.tree.map(jnp.float32, floats), labels)
+    found = everything(scaled, floats, labels)
+    wanted = of_logits(jax.tree.map(np.float32, floats), labels)
     for name in ("kernel", "inputs"):
-        truth = np.asarray(wanted[name], np.float64)
+        truth = scale * np.asarray(wanted[name], np.float64)
         tolerances.assert_close(found[name], truth, rtol=0.05, scale=np.max(np.abs(truth)), label=name)
-
-
-def products(loss, labels, floats, push):
-    """The second derivatives in the direction `push`, forward and reverse over reverse."""
-
-    def gradient(floats):
-        def total(floats):
-            given = dict(floats)
-            found = loss(given.pop("inputs"), given.pop("kernel"), labels, **given)
-            return jnp.sum(found if found.ndim == 0 else found * factors(found))
-
-        return jax.grad(total)(floats)
-
-    _, forward = jax.linearize(gradient, floats)
-    (reverse,) = jax.linear_transpose(forward, floats)(push)
-    return {f"forward {name}": x for name, x in forward(push).items()} | reverse
 
 
 @cache
 def products_of_logits(reduction):
     """Those of a gamma per logit. A shared one's add up with both signs: their sizes judge the sum."""
     floats, labels = batch()
-    each = floats | {"gamma": jnp.broadcast_to(floats["gamma"], (ROWS, CLASSES))}
-    push = jax.tree.map(jnp.cos, each)
-    return jax.jit(partial(products, partial(plain, reduction=reduction), labels))(each, push)
+    each = floats | {"gamma": np.broadcast_to(floats["gamma"], (ROWS, CLASSES))}
+    return products(partial(plain, reduction=reduction), each, labels, jax.tree.map(np.cos, each))
 
 
 @pytest.mark.parametrize("reduction", ["mean", None])
@@ -227,7 +224,7 @@ def test_second_derivatives(reduction, strategy):
     floats, labels = batch()
     wanted = dict(products_of_logits(reduction))
     ours = partial(linear_sigmoid_focal_loss, reduction=reduction, strategy=strategy, chunk=4)
-    found = jax.jit(partial(products, ours, labels))(floats, jax.tree.map(jnp.cos, floats))
+    found = products(ours, floats, labels, jax.tree.map(np.cos, floats))
     rtol = tolerances.rtol("hessian")
     for name in ("gamma", "forward gamma"):
         parts = np.asarray(wanted.pop(name), np.float64)
@@ -240,16 +237,15 @@ def test_second_derivatives(reduction, strategy):
 @pytest.mark.parametrize("reduction", ["sum", None])
 def test_what_takes_no_part_is_silent(strategy, reduction):
     """NaN and infinity of masked classes, ignored examples and examples of weight 0 change nothing."""
-    floats, labels = batch()
-    floats["sample_weight"] = floats["sample_weight"].at[5].set(0)
-    labels = labels.at[4, 0].set(-5)
-    bad = floats | {
-        "inputs": floats["inputs"].at[4].set(jnp.nan).at[5, 1].set(jnp.inf),
-        "kernel": floats["kernel"].at[:, 20].set(jnp.nan),
-        "bias": floats["bias"].at[20].set(jnp.inf),
-    }
+    (floats, labels), (bad, _) = batch(), batch()
+    floats["sample_weight"][5] = bad["sample_weight"][5] = 0
+    labels[4, 0] = -5
+    bad["inputs"][4], bad["inputs"][5, 1] = np.nan, np.inf
+    bad["kernel"][:, 20], bad["bias"][20] = np.nan, np.inf
     options = {"ignore_index": -5, "where": np.arange(CLASSES) != 20, "logit_soft_cap": 3.0}
-    ours = both(options, reduction=reduction)[1](strategy)
+    ours = program(
+        partial(linear_sigmoid_focal_loss, reduction=reduction, strategy=strategy, chunk=4), **options
+    )
     found, wanted = ours(bad, labels), ours(floats, labels)
     del found["sample_weight"], wanted["sample_weight"]  # the derivative by a weight of 0 is the loss
     for name, truth in wanted.items():
@@ -318,6 +314,14 @@ def published(x, kernel, targets, gamma, alpha):
     return jax.value_and_grad(loss, (0, 1))(x, kernel)
 
 
+@cache
+def drawn(seed, shape):
+    n, m, d, c, count = shape
+    keys = jax.random.split(jax.random.key(seed), 3)
+    x, embeddings = jax.random.normal(keys[0], (n, m, d)), jax.random.normal(keys[1], (c, d))
+    return x, embeddings, jax.random.randint(keys[2], (n, m, count), 0, c)
+
+
 @pytest.mark.parametrize("case", PUBLISHED)
 def test_the_published_cases_of_recml(case):
     """Loss and gradients of the operands that are drawn there, within its tolerance for the loss.
@@ -326,10 +330,7 @@ def test_the_published_cases_of_recml(case):
     by 1e-4.
     """
     seed, (n, m, d, c, count), gamma, alpha = PUBLISHED[case]
-    keys = jax.random.split(jax.random.key(seed), 3)
-    x, embeddings = jax.random.normal(keys[0], (n, m, d)), jax.random.normal(keys[1], (c, d))
-    targets = jax.random.randint(keys[2], (n, m, count), 0, c)
-
+    x, embeddings, targets = drawn(seed, PUBLISHED[case][1])
     found = published(x, embeddings.T, targets, *jax.tree.map(jnp.float32, (gamma, alpha)))
 
     x, w = np.float64(x).reshape(n * m, d), np.float64(embeddings).T
@@ -378,7 +379,7 @@ def loops(jaxpr):
 def test_what_is_chunked(shape, chosen):
     def text(**options):
         loss = partial(linear_sigmoid_focal_loss, **options)
-        return str(jax.make_jaxpr(jax.value_and_grad(loss, (0, 1)))(*operands(shape)))
+        return str(jax.make_jaxpr(loss)(*operands(shape)))
 
     assert text() == text(strategy=chosen) != text(strategy="rows")
 
@@ -404,10 +405,9 @@ def test_a_program_is_exported_for_shapes_to_come(symbols):
         "sample_weight": (n,), "alpha": (c,), "gamma": (),
     }  # fmt: skip
     given = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
-    theirs, _ = both({})
     ours = program(linear_sigmoid_focal_loss)
     exported = jax.export.export(ours)(given, jax.ShapeDtypeStruct((n, LABELS), "int32"))
-    assert_same(exported.call(floats, labels), theirs(floats, labels))
+    assert_same(exported.call(floats, labels), of_logits(floats, labels))
 
 
 WRONG = {

@@ -12,6 +12,7 @@ import pytest
 from compilers import available, require
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from pairs import every_pair
 
 import focaljax
 from bench import __main__ as command
@@ -47,11 +48,10 @@ def step(layout, form):
 
 
 @NEEDS
-@pytest.mark.parametrize(("classes", "dtype"), [(131_072, "float32"), (1_048_576, "bfloat16")])
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("form", sharded.FORMS)
-def test_sharded_classes_cost_a_number_or_three_per_example(form, kind, classes, dtype):
-    found = loss(LARGE, "data x classes", classes, form, kind, dtype)
+@every_pair(form=sharded.FORMS, kind=["Auto", "Explicit"], classes=[131_072, 1_048_576])
+def test_sharded_classes_cost_a_number_or_three_per_example(form, kind, classes):
+    dtype = "float32" if classes == 131_072 else "bfloat16"
+    found = loss(LARGE, "data x classes", classes, form, AxisType[kind], dtype)
     assert found.passes <= 3.1
     assert found.temp <= 0.02
     mine = found.rows // 16 if form == "shard_map" else found.rows  # psum; or all shards' gathered by each
@@ -67,13 +67,20 @@ OTHERS = {  # the loss, whether its labels are soft, passes
 
 
 @NEEDS
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
 @pytest.mark.parametrize(
-    ("name", "form"), [(n, f) for n in OTHERS for f in sharded.FORMS if (n, f) != ("sigmoid", "shard_map")]
+    ("name", "form", "kind"),
+    [
+        ("smoothed", "compiler", "Auto"),
+        ("smoothed", "shard_map", "Explicit"),
+        ("dense", "compiler", "Explicit"),
+        ("dense", "shard_map", "Auto"),
+        ("sigmoid", "compiler", "Auto"),
+        ("sigmoid", "compiler", "Explicit"),
+    ],
 )
 def test_no_loss_exchanges_logits(name, form, kind):
     function, soft, passes = OTHERS[name]
-    mesh = sharded.mesh_of(LARGE, "data x classes", kind)
+    mesh = sharded.mesh_of(LARGE, "data x classes", AxisType[kind])
     found = compile_loss(mesh, sharded.CLASSES[0], form, loss=function, soft=soft)
     assert found.passes <= passes
     assert found.temp <= 0.02

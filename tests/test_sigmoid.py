@@ -1,7 +1,7 @@
 """The sigmoid operation against the oracle: value, every gradient, second derivative, infinite logits."""
 
-import functools
-from functools import partial
+import itertools
+from functools import cache, partial
 
 import cases
 import chex
@@ -12,68 +12,64 @@ import numpy as np
 import oracle
 import pytest
 import tolerances
+from pairs import every_pair
 
 from focaljax import (
     binary_focal_crossentropy,
     sigmoid_focal_loss,
     sigmoid_focal_loss_with_integer_labels,
 )
+from focaljax import _entries
 from focaljax.terms import Asymmetric, Focal, Poly
 
 pytestmark = pytest.mark.gpu
 
-LIMITS = np.float32([np.inf, -np.inf])
+READINGS = ("mixture", "quality", "cross_entropy")
 
 
-def loss_of(z, y, gamma, reading="mixture", epsilon=None):
+def loss_of(reading, epsilon, z, y, gamma):
     term = Focal(gamma) if epsilon is None else Poly(gamma, epsilon)
     return sigmoid_focal_loss(z, y, term=term, soft_labels=reading)
 
 
-def elementwise(f):
-    """f(z, y, gamma, reading, epsilon) of arrays z and y."""
-
-    @partial(jax.jit, static_argnums=(3, 4))
-    def each(z, y, gamma, reading="mixture", epsilon=None):
-        return jax.vmap(lambda z, y: f(z, y, gamma, reading, epsilon))(z, y)
-
-    return each
-
-
-VALUE = elementwise(loss_of)
-BY_LOGIT, BY_LABEL, BY_GAMMA = (elementwise(jax.grad(loss_of, i)) for i in range(3))
-SECOND = elementwise(jax.grad(jax.grad(loss_of)))
-READINGS = ("mixture", "quality", "cross_entropy")
+@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.vmap, in_axes=(None, None, 0, 0, None))
+def everything(reading, epsilon, z, y, gamma):
+    """The loss, its gradients by logit, label and gamma, and its second derivative by the logit."""
+    loss = partial(loss_of, reading, epsilon)
+    value, gradients = jax.value_and_grad(loss, (0, 1, 2))(z, y, gamma)
+    return value, *gradients, jax.grad(jax.grad(loss))(z, y, gamma)
 
 
-@pytest.mark.parametrize(
-    ("reading", "epsilon", "dtype"),
-    [
-        *(("mixture", None, dtype) for dtype in cases.DTYPES),
-        ("quality", None, "float32"),
-        ("cross_entropy", None, "float32"),
-        *((reading, 1.0, "float32") for reading in READINGS),
-    ],
-)
+@every_pair(gamma=cases.GAMMAS, reading=READINGS, epsilon=[None, 1.0])
+def test_value_and_derivatives_are_the_oracle_s(gamma, reading, epsilon):
+    assert_exact(gamma, reading, epsilon, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("gamma", cases.GAMMAS)
-def test_value_and_derivatives_are_the_oracle_s(gamma, reading, epsilon, dtype):
+def test_narrow_logits_are_taken_exactly(gamma, dtype):
+    assert_exact(gamma, "mixture", None, dtype)
+
+
+def assert_exact(gamma, reading, epsilon, dtype):
     z, y = cases.sigmoid_grid(dtype)
     truth = oracle.sigmoid_focal(z, y, gamma, reading=reading, epsilon=epsilon or 0.0)
-    z = jnp.asarray(z).astype(dtype)
     flush = tolerances.flush(factor=1 + (epsilon or 0))
     logs = flush * tolerances.FLUSHED_LOG * (1 + gamma)
     narrow = tolerances.rtol("gradient", gamma, returned=dtype)
     table = [
-        (VALUE, truth.value, truth.scale_value, tolerances.rtol("value", gamma), flush),
-        (BY_LOGIT, truth.grad, truth.scale, narrow, tolerances.flush(1, dtype, 1 + (epsilon or 0))),
-        (BY_LABEL, truth.grad_y, truth.scale_y, tolerances.rtol("gradient", gamma), logs),
-        (BY_GAMMA, truth.grad_gamma, truth.scale_gamma, tolerances.rtol("gradient_gamma", gamma), logs),
+        (truth.value, truth.scale_value, tolerances.rtol("value", gamma), flush),
+        (truth.grad, truth.scale, narrow, tolerances.flush(1, dtype, 1 + (epsilon or 0))),
+        (truth.grad_y, truth.scale_y, tolerances.rtol("gradient", gamma), logs),
+        (truth.grad_gamma, truth.scale_gamma, tolerances.rtol("gradient_gamma", gamma), logs),
+        (truth.grad2, truth.scale2, tolerances.rtol("hessian", gamma), logs),
     ]
-    if dtype == "float32":  # the second derivative of a rounded first one is of its dtype
-        table.append((SECOND, truth.grad2, truth.scale2, tolerances.rtol("hessian", gamma), logs))
+    if dtype != "float32":  # the second derivative of a rounded first one is of its dtype
+        table.pop()
     names = [f"z = {a:g}, y = {b:g}" for a, b in zip(z, y, strict=True)]
-    for f, want, scale, rtol, tiny in table:
-        got = f(z, y, jnp.float32(gamma), reading, epsilon)
+    found = everything(reading, epsilon, z.astype(jnp.dtype(dtype)), y, np.float32(gamma))
+    for got, (want, scale, rtol, tiny) in zip(found, table, strict=False):
         tolerances.assert_close(got, want, scale=scale, rtol=rtol, tiny=tiny, names=names)
 
 
@@ -83,50 +79,43 @@ def test_hard_labels_are_exact_in_every_entry(gamma, reading):
     """Without soft labels no terms cancel: the error is relative to the derivative itself."""
     z, y = cases.sigmoid_grid()
     hard = (y == 0) | (y == 1)
-    z, y = z[hard], y[hard]
-    truth = oracle.sigmoid_focal(z, y, gamma)
-    tolerances.assert_close(
-        BY_LOGIT(z, y, jnp.float32(gamma), reading),
-        truth.grad,
-        rtol=tolerances.rtol("gradient", gamma),
-    )
-
-
-@pytest.mark.parametrize("reading", READINGS)
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_infinite_logits_have_the_limits(gamma, reading):
-    for label in (0.0, 1.0, 0.3):
-        y = np.full(2, label, np.float32)
-        truth = oracle.sigmoid_focal(LIMITS, y, gamma, reading=reading)
-        for f, want, rtol in [
-            (VALUE, truth.value, tolerances.rtol("value")),
-            (BY_LOGIT, truth.grad, tolerances.rtol("gradient")),
-        ]:
-            tolerances.assert_close(f(LIMITS, y, jnp.float32(gamma), reading), want, rtol=rtol)
-
-
-def test_alpha_weighs_the_positive_and_the_negative_answer():
-    z, y = cases.sigmoid_grid()
-    plain = sigmoid_focal_loss(z, y)
-    weighed = sigmoid_focal_loss(z, y, alpha=0.25)
-    tolerances.assert_close(
-        weighed, np.asarray(plain) * (0.25 * y + 0.75 * (1 - y)), rtol=tolerances.rtol("same")
-    )
-    by_alpha = jax.grad(lambda a: jnp.sum(sigmoid_focal_loss(z, y, alpha=a)))(jnp.float32(0.25))
-    want = np.asarray(plain, np.float64) * (2 * y - 1)
-    tolerances.assert_close(by_alpha, want.sum(), rtol=tolerances.rtol("same"), scale=np.abs(want).sum())
+    truth = oracle.sigmoid_focal(z[hard], y[hard], gamma)
+    by_logit = everything(reading, None, z, y, np.float32(gamma))[1]
+    tolerances.assert_close(by_logit[hard], truth.grad, rtol=tolerances.rtol("gradient", gamma))
 
 
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
-def test_second_derivatives_at_infinite_logits_are_the_limits(gamma, reading):
-    for label in (0.0, 1.0, 0.3):
-        y = np.full(2, label, np.float32)
-        np.testing.assert_array_equal(SECOND(LIMITS, y, jnp.float32(gamma), reading), 0)
+def test_infinite_logits_have_the_limits(gamma, reading):
+    z, y = (x.ravel() for x in np.meshgrid(np.float32([np.inf, -np.inf]), np.float32([0, 1, 0.3])))
+    truth = oracle.sigmoid_focal(z, y, gamma, reading=reading)
+    value, by_logit, *_, second = everything(reading, None, z, y, np.float32(gamma))
+    tolerances.assert_close(value, truth.value, rtol=tolerances.rtol("value"))
+    tolerances.assert_close(by_logit, truth.grad, rtol=tolerances.rtol("gradient"))
+    np.testing.assert_array_equal(second, 0)
 
 
-SECOND_BY_LABEL = elementwise(jax.grad(jax.grad(loss_of, 1), 1))
-MIXED = elementwise(jax.grad(jax.grad(loss_of), 1))
+def test_alpha_weighs_the_positive_and_the_negative_answer():
+    z, y = cases.sigmoid_grid()
+    plain = np.asarray(sigmoid_focal_loss(z, y), np.float64)
+
+    def total(alpha):
+        losses = sigmoid_focal_loss(z, y, alpha=alpha)
+        return jnp.sum(losses), losses
+
+    by_alpha, weighed = jax.jit(jax.grad(total, has_aux=True))(0.25)
+    rtol = tolerances.rtol("same")
+    tolerances.assert_close(weighed, plain * (0.25 * y + 0.75 * (1 - y)), rtol=rtol)
+    want = plain * (2 * y - 1)
+    tolerances.assert_close(by_alpha, want.sum(), rtol=rtol, scale=np.abs(want).sum())
+
+
+@partial(jax.jit, static_argnums=0)
+@partial(jax.vmap, in_axes=(None, 0, 0, None))
+def second_by_label(reading, z, y, gamma):
+    """The second derivative by the label, and that by logit and label."""
+    loss = partial(loss_of, reading, None)
+    return jax.grad(jax.grad(loss, 1), 1)(z, y, gamma), jax.grad(jax.grad(loss), 1)(z, y, gamma)
 
 
 WRONG = {  # m by the definition of each reading
@@ -171,12 +160,25 @@ def test_second_derivatives_by_the_label_are_those_of_the_definition(gamma, read
     rtol = tolerances.rtol("hessian", gamma)
     tiny = tolerances.flush(1, factor=100 * (1 + gamma))
     names = [f"z = {a:g}, y = {b:g}" for a, b in zip(z, y, strict=True)]
-    g = jnp.float32(gamma)
-    found = SECOND_BY_LABEL(z, y, g, reading)
-    tolerances.assert_close(found, by_label, rtol=rtol, scale=size, tiny=tiny, names=names)
-    tolerances.assert_close(
-        MIXED(z, y, g, reading), mixed, rtol=rtol, scale=size + np.abs(mixed), tiny=tiny, names=names
-    )
+    close = partial(tolerances.assert_close, rtol=rtol, tiny=tiny, names=names)
+    found = second_by_label(reading, z, y, np.float32(gamma))
+    close(found[0], by_label, scale=size)
+    close(found[1], mixed, scale=size + np.abs(mixed))
+
+
+of_probabilities = jax.jit(binary_focal_crossentropy)
+
+
+@jax.jit
+def of_logits(labels, logits, options):
+    """The losses and their slopes."""
+
+    def total(z):
+        losses = binary_focal_crossentropy(labels, z, from_logits=True, **options)
+        return jnp.sum(losses), losses
+
+    slopes, losses = jax.grad(total, has_aux=True)(logits)
+    return losses, slopes[:, 0]
 
 
 @pytest.mark.parametrize("smoothing", [0.1, 1e-2, 1e-3, 1e-6])
@@ -192,34 +194,30 @@ def test_smoothing_keeps_the_digits_of_small_labels(gamma, smoothing):
     slope = m**gamma * (gamma * (no - yes) * p * q / m * bce + no * p - yes * q)
     size = m**gamma * (gamma * np.abs(no - yes) * p * q / m * bce + no * p + yes * q)
 
-    def losses(z):
-        options = {"gamma": gamma, "from_logits": True, "label_smoothing": jnp.float32(smoothing)}
-        return binary_focal_crossentropy(y[:, None], z[:, None], **options)
-
+    options = {"gamma": gamma, "label_smoothing": np.float32(smoothing)}
+    losses, slopes = of_logits(y[:, None], z[:, None], options)
     rtol = tolerances.rtol("value", gamma)
-    tolerances.assert_close(losses(z), m**gamma * bce, rtol=rtol)
-    tolerances.assert_close(jax.grad(lambda z: losses(z).sum())(z), slope, scale=size, rtol=rtol)
+    tolerances.assert_close(losses, m**gamma * bce, rtol=rtol)
+    tolerances.assert_close(slopes, slope, scale=size, rtol=rtol)
     inside = np.float32([0.01, 0.3, 0.9, 0.999])
     for label in (0.0, 1.0):
         yes, no = label * (1 - s) + s / 2, (1 - label) * (1 - s) + s / 2
         p = np.float64(inside)
         want = (yes * (1 - p) + no * p) ** gamma * -(yes * np.log(p) + no * np.log1p(-p))
-        found = binary_focal_crossentropy(
-            np.full((4, 1), label), inside[:, None], gamma=gamma, label_smoothing=jnp.float32(smoothing)
-        )
+        found = of_probabilities(np.full((4, 1), np.float32(label)), inside[:, None], **options)
         tolerances.assert_close(found, want, rtol=tolerances.rtol("keras"))
 
 
 def one_hot(labels, classes):
     """1 for every class that a list names."""
-    return jnp.asarray((np.asarray(labels)[..., None] == np.arange(classes)).any(-2), jnp.float32)
+    return (labels[..., None] == np.arange(classes)).any(-2).astype("float32")
 
 
 ROWS, CLASSES = (2, 5), 4
 LABELS = {
     "one": np.random.default_rng(0).integers(-2, CLASSES + 2, (*ROWS, 1)),
     "lists": np.random.default_rng(1).integers(-2, CLASSES + 2, (*ROWS, 3)),
-    "many": np.random.default_rng(1).integers(-2, CLASSES + 2, (*ROWS, 300)) % 400 - 300,
+    "many": np.random.default_rng(1).integers(-5, CLASSES + 5, (*ROWS, 10)),
     "none": np.zeros((*ROWS, 0), np.int64),
 }
 
@@ -237,27 +235,38 @@ def factors(losses):
     return jnp.cos(jnp.arange(losses.size, dtype=losses.dtype)).reshape(losses.shape)
 
 
-@functools.cache
+def moving(options):
+    """What is differentiated of some options."""
+    floating = {name: x for name, x in OPTIONS[options].items() if name != "label_smoothing"}
+    return jax.tree.map(np.float32, floating, is_leaf=lambda x: isinstance(x, list))
+
+
+@cache
 def of_dense(options):
     """One program for all labels."""
 
     def total(logits, moving, dense):
-        fixed = {name: x for name, x in OPTIONS[options].items() if name == "label_smoothing"}
-        losses = sigmoid_focal_loss(logits, dense, **moving, **fixed)
+        losses = sigmoid_focal_loss(logits, dense, **OPTIONS[options] | moving)
         return jnp.sum(factors(losses) * losses)
 
     return jax.jit(jax.value_and_grad(total, (0, 1)))
 
 
-@pytest.mark.parametrize(("kind", "axis"), [*((kind, -1) for kind in LABELS), ("lists", 0)])
-@pytest.mark.parametrize("options", range(len(OPTIONS)))
-def test_indices_of_positives_are_their_labels(kind, axis, options):
-    """In value and every gradient; duplicates and what is no class too."""
+@pytest.mark.parametrize(
+    ("axis", "options", "kind"),
+    [
+        (*each, kind)
+        for each, kind in zip(
+            itertools.product([-1, 0], range(len(OPTIONS))), itertools.cycle(LABELS), strict=False
+        )
+    ],
+)
+def test_indices_of_positives_are_their_labels(axis, options, kind, monkeypatch):
+    """In value and every gradient; duplicates and what is no class too; more than are compared at once."""
+    monkeypatch.setattr(_entries, "MANY", 4)
     labels = LABELS[kind]
-    logits = jnp.asarray(np.random.default_rng(2).normal(size=(*ROWS, CLASSES)), jnp.float32)
+    logits = np.random.default_rng(2).normal(size=(*ROWS, CLASSES)).astype("float32")
     given = labels[..., 0] if kind == "one" else labels.astype(np.int16)
-    moving = {name: x for name, x in OPTIONS[options].items() if name != "label_smoothing"}
-    moving = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), moving)
 
     def of_indices(logits, moving):
         z = jnp.moveaxis(logits, -1, axis)
@@ -267,19 +276,19 @@ def test_indices_of_positives_are_their_labels(kind, axis, options):
         losses = jnp.moveaxis(losses, axis, -1)
         return jnp.sum(factors(losses) * losses)
 
-    found = jax.jit(jax.value_and_grad(of_indices, (0, 1)))(logits, moving)
-    want = of_dense(options)(logits, moving, one_hot(labels, CLASSES))
+    found = jax.jit(jax.value_and_grad(of_indices, (0, 1)))(logits, moving(options))
+    want = of_dense(options)(logits, moving(options), one_hot(labels, CLASSES))
     chex.assert_trees_all_close(found, want, rtol=tolerances.rtol("same"), atol=tolerances.rtol("same"))
 
 
 def test_known_indices_of_any_size_are_looked_at_before_they_are_narrowed():
-    z = jnp.zeros((3, 2))
+    z = np.zeros((3, 2), "float32")
     none = sigmoid_focal_loss_with_integer_labels(z, [-1, 2, 7])
     for labels in ([2**32, -1, 2**63], np.array([2**32 + 1, -(2**40), 2])):
         np.testing.assert_array_equal(sigmoid_focal_loss_with_integer_labels(z, labels), none)
     ignored = sigmoid_focal_loss_with_integer_labels(z, np.array([2**32 + 1, -1, 0]), ignore_index=2**32 + 1)
     assert (np.asarray(ignored) == 0).all(1).tolist() == [True, False, False]
-    unsigned = sigmoid_focal_loss_with_integer_labels(z, jnp.array([255, 0, 7], jnp.uint8), ignore_index=255)
+    unsigned = sigmoid_focal_loss_with_integer_labels(z, jnp.array([255, 0, 7], "uint8"), ignore_index=255)
     assert (np.asarray(unsigned) == 0).all(1).tolist() == [True, False, False]
 
 
@@ -290,21 +299,24 @@ def test_masks_and_ignored_labels_take_entries_away(ignored):
     mask = np.random.default_rng(0).random((30, 4)) < 0.7
     marked = np.random.default_rng(1).random((30, 4)) < 0.3
     kept = mask & ~marked
-    spoiled = jnp.where(kept, z, np.nan)
-    labels = jnp.asarray(np.where(marked, ignored, y), jnp.float32)
-    plain = jax.vjp(lambda z: sigmoid_focal_loss(z, y, alpha=0.25), jnp.asarray(z))
-    masked = jax.vjp(
-        lambda z: sigmoid_focal_loss(z, labels, alpha=0.25, where=mask, ignore_index=ignored), spoiled
-    )
-    ones = jnp.ones_like(plain[0])
-    np.testing.assert_array_equal(masked[0], jnp.where(kept, plain[0], 0))
-    np.testing.assert_array_equal(*(jnp.where(kept, f(ones)[0], 0) for f in (masked[1], plain[1])))
-    assert not masked[1](ones)[0][~kept].any()
-    rows = jnp.arange(30) % 6 - 1
+    labels = np.where(marked, ignored, y).astype("float32")
+
+    @partial(jax.jit, static_argnames="ignore_index")
+    def loss_and_slope(z, labels, **options):
+        losses, pull_back = jax.vjp(lambda z: sigmoid_focal_loss(z, labels, alpha=0.25, **options), z)
+        return losses, *pull_back(jnp.ones_like(losses))
+
+    plain = loss_and_slope(z, y)
+    masked = loss_and_slope(np.where(kept, z, np.nan), labels, where=mask, ignore_index=ignored)
+    for found, full in zip(masked, plain, strict=True):
+        np.testing.assert_array_equal(found, np.where(kept, full, 0))
+    rows = np.arange(30, dtype="int32") % 6 - 1
     whole = sigmoid_focal_loss_with_integer_labels(z, rows, where=mask)
-    some = sigmoid_focal_loss_with_integer_labels(spoiled, rows, where=kept, ignore_index=ignored)
-    counted = kept & (np.asarray(rows) != ignored)[:, None]
-    np.testing.assert_array_equal(some, jnp.where(counted, whole, 0))
+    some = sigmoid_focal_loss_with_integer_labels(
+        np.where(kept, z, np.nan), rows, where=kept, ignore_index=ignored
+    )
+    counted = kept & (rows != ignored)[:, None]
+    np.testing.assert_array_equal(some, np.where(counted, whole, 0))
 
 
 @pytest.mark.parametrize(
@@ -358,11 +370,13 @@ def test_the_margin_is_learned(margin):
     """d/dm of r^g (-log(1 - r)), r = max(p - m, 0)."""
     z = np.float32([-8, -1, 0.5, 3, 9])
 
-    def total(margin, gamma):
+    @jax.jit
+    @jax.grad
+    def slope(margin, gamma):
         return sigmoid_focal_loss(z, np.zeros(5), term=Asymmetric(1.0, gamma, margin)).sum()
 
     for gamma in (1.0, 2.0, 4.0):
         m = np.float64(np.float32(margin))
         r = np.maximum(1 / (1 + np.exp(-np.float64(z))) - m, 0)
         want = -(gamma * r ** (gamma - 1) * -np.log1p(-r) + r**gamma / (1 - r)).sum()
-        np.testing.assert_allclose(jax.grad(total)(jnp.float32(margin), gamma), want, rtol=1e-5)
+        np.testing.assert_allclose(slope(margin, gamma), want, rtol=1e-5)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pairs import every_pair
 
 import focaljax
 from focaljax import (
@@ -30,6 +31,7 @@ from focaljax import (
 ROWS, CLASSES = 4, 3
 HIDDEN = np.array([True, False, False, True])
 OUTSIDE = 7  # a label that is no class
+FORMS = ("cpu", "accelerators")
 
 
 class Entrance(NamedTuple):
@@ -97,31 +99,18 @@ ENTRANCES = {
 }
 
 
-class Way(NamedTuple):
-    """How the hidden rows are taken out of the sum of the losses; what is static chooses the program."""
-
-    alpha: bool = False  # 0 in these rows; else one number for all
-    counted: bool = True  # all rows; else only those which are not hidden
-    label: bool = False  # the ignored one
-
-
-WAYS = {"cotangent": Way(counted=False), "alpha": Way(alpha=True), "index": Way(label=True)}
-
-
 def summed(losses, counts):
     """A weight of 0, a mask of the reduction, and a selection: each alone would keep NaN."""
     weighed = reduce_loss(losses, counts.astype(jnp.float32), "sum")
     return weighed + reduce_loss(losses, None, "mean", where=counts) + jnp.sum(jnp.where(counts, losses, 0))
 
 
-def questions(entrance: Entrance) -> tuple[jax.Array, jax.Array]:
+def questions(entrance: Entrance) -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(ROWS, CLASSES))
     scores = rng.uniform(0.1, 0.9, scores.shape) if entrance.probabilities else scores
     labels = rng.integers(0, CLASSES, ROWS) if entrance.indices else rng.dirichlet(np.ones(CLASSES), ROWS)
-    return jnp.asarray(scores, jnp.float32), jnp.asarray(
-        labels, jnp.int32 if entrance.indices else jnp.float32
-    )
+    return scores.astype("float32"), labels.astype("int32" if entrance.indices else "float32")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -147,44 +136,49 @@ def derivatives(entrance: Entrance, by_alpha: bool, scores, labels, floats, coun
     }
 
 
-TWO_FORMS = ("softmax", "integer", "linear")
-CASES = [
-    (name, way)
-    for name, entrance in ENTRANCES.items()
-    for way in WAYS
-    if entrance.indices or way != "index"
-    if not name.startswith(("sigmoid", "binary")) or way != "alpha"  # there 1 - alpha weighs the other answer
-]
+@every_pair(form=FORMS, name=["softmax", "integer", "integer, smoothed"], by_alpha=[False, True])
+def test_what_is_hidden_changes_nothing_in_either_form(form, name, by_alpha):
+    assert_nothing_changes(name, by_alpha)
 
 
-@pytest.mark.parametrize(("name", "way"), [case for case in CASES if case[0].startswith(TWO_FORMS)])
-def test_what_is_hidden_changes_nothing_in_either_form(form, name, way):
-    assert_nothing_changes(name, WAYS[way])
+@every_pair(form=FORMS, strategy=["rows", "classes"], smoothing=[0.0, 0.1], by_alpha=[False, True])
+def test_what_is_hidden_changes_nothing_in_a_linear_loss(form, strategy, smoothing, by_alpha):
+    assert_nothing_changes(f"linear, {strategy}, {smoothing}", by_alpha)
 
 
-@pytest.mark.parametrize(("name", "way"), [case for case in CASES if not case[0].startswith(TWO_FORMS)])
-def test_what_is_hidden_changes_nothing(name, way):
-    assert_nothing_changes(name, WAYS[way])
+@pytest.mark.parametrize("name", [n for n in ENTRANCES if n.startswith(("sigmoid", "binary"))])
+def test_what_is_hidden_changes_nothing_in_independent_classes(name):
+    """Not by alpha: ``1 - alpha`` weighs the other answer."""
+    assert_nothing_changes(name, by_alpha=False)
 
 
-def assert_nothing_changes(name, way):
+@pytest.mark.parametrize("by_alpha", [False, True])
+@pytest.mark.parametrize("name", ["categorical", "sparse"])
+def test_what_is_hidden_changes_nothing_in_probabilities(name, by_alpha):
+    assert_nothing_changes(name, by_alpha)
+
+
+def assert_nothing_changes(name, by_alpha):
+    """Where the hidden rows have the weight 0; or else are not counted, or have the ignored label."""
     entrance = ENTRANCES[name]
-    scores, labels = questions(entrance)
-    labels = jnp.where(HIDDEN, OUTSIDE, labels) if way.label else labels
-    floats = {"gamma": jnp.float32(1.5), "alpha": jnp.float32(0.75)}
-    of = functools.partial(derivatives, entrance, way.alpha, floats=floats, counts=~HIDDEN | way.counted)
-    plain = of(scores, labels)
-    chex.assert_tree_all_finite(plain)
-    for hidden in (np.nan, np.inf, -np.inf):
-        spoiled = jnp.where(HIDDEN[:, None], hidden, scores)
-        chex.assert_trees_all_equal(of(spoiled, labels), plain)
-        one = spoiled.at[:, 1:].set(scores[:, 1:])  # the others of the row as they were
-        chex.assert_trees_all_equal(of(one, labels), plain)
-        if entrance.indices and not way.label:
-            for label in (-1, OUTSIDE + 1, CLASSES):
-                chex.assert_trees_all_equal(of(spoiled, jnp.where(HIDDEN, label, labels)), plain)
-    if entrance.indices and not way.label:
-        chex.assert_trees_all_equal(of(scores, jnp.where(HIDDEN, OUTSIDE + 1, labels)), plain)
+    for way in ["alpha"] if by_alpha else ["counts", "label"][: 1 + entrance.indices]:
+        scores, labels = questions(entrance)
+        labels = np.where(HIDDEN, OUTSIDE, labels) if way == "label" else labels
+        floats = {"gamma": jnp.float32(1.5), "alpha": jnp.float32(0.75)}
+        counts = ~HIDDEN | (way != "counts")
+        of = functools.partial(derivatives, entrance, by_alpha, floats=floats, counts=counts)
+        plain = of(scores, labels)
+        chex.assert_tree_all_finite(plain)
+        for hidden in (np.nan, np.inf, -np.inf):
+            spoiled = np.where(HIDDEN[:, None], np.float32(hidden), scores)
+            chex.assert_trees_all_equal(of(spoiled, labels), plain)
+            one = np.hstack([spoiled[:, :1], scores[:, 1:]])  # the others of the row as they were
+            chex.assert_trees_all_equal(of(one, labels), plain)
+            if entrance.indices and way != "label":
+                for label in (-1, OUTSIDE + 1, CLASSES):
+                    chex.assert_trees_all_equal(of(spoiled, np.where(HIDDEN, label, labels)), plain)
+        if entrance.indices and way != "label":
+            chex.assert_trees_all_equal(of(scores, np.where(HIDDEN, OUTSIDE + 1, labels)), plain)
 
 
 @pytest.mark.parametrize(
@@ -193,29 +187,21 @@ def assert_nothing_changes(name, way):
 def test_a_label_that_is_no_class_is_seen_where_it_counts(name):
     entrance = ENTRANCES[name]
     scores, labels = questions(entrance)
-    labels = labels.at[0].set(OUTSIDE)
-    floats = {"gamma": jnp.float32(1.5), "alpha": jnp.float32(0.75)}
+    labels[0] = OUTSIDE
 
-    @jax.jit
-    def value_and_gradient(scores):
-        def losses(scores):
-            return entrance.losses(scores, labels, ignored=None, **floats)
+    def total(scores, labels, gamma, alpha):
+        losses = entrance.losses(scores, labels, ignored=None, gamma=gamma, alpha=alpha)
+        return jnp.sum(losses), losses
 
-        return losses(scores), jax.grad(lambda scores: jnp.sum(losses(scores)))(scores)
-
-    found, gradient = value_and_gradient(scores)
+    gradient, found = jax.jit(jax.grad(total, has_aux=True))(scores, labels, 1.5, 0.75)
     assert np.isnan(found[0]) and np.isfinite(found[1:]).all()
     assert np.isfinite(gradient[1:]).all()
     if not entrance.probabilities:  # there the row is a constant NaN
         assert np.isnan(gradient[0]).all()
 
 
-@pytest.mark.parametrize("sample_weight", [[0.0, 1.0, 1.0, 0.0]])
-def test_loss_objects_are_silent_too(sample_weight):
+def test_loss_objects_are_silent_too():
     loss = focaljax.SparseCategoricalFocalCrossentropy(from_logits=True)
     scores, labels = questions(ENTRANCES["integer"])
-    plain = jax.value_and_grad(lambda z: loss(labels, z, jnp.array(sample_weight)))(scores)
-    outside = jnp.where(HIDDEN, -1, labels)
-    chex.assert_trees_all_equal(
-        jax.value_and_grad(lambda z: loss(outside, z, jnp.array(sample_weight)))(scores), plain
-    )
+    of = jax.jit(jax.value_and_grad(lambda z, labels: loss(labels, z, (~HIDDEN).astype("float32"))))
+    chex.assert_trees_all_equal(of(scores, np.where(HIDDEN, -1, labels)), of(scores, labels))

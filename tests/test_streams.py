@@ -60,52 +60,55 @@ USES = {
 }
 
 
-CASES = [(name, use) for name in SEEING for use in USES if hasattr(STREAMS[name], use.split()[0])]
+def uses_of(stream):
+    return {use: call for use, call in USES.items() if hasattr(stream, use.split()[0])}
 
 
-@pytest.mark.parametrize(
-    ("name", "use", "other"),
-    [
-        (*case, key)
-        for case in CASES
-        for key in FOREIGN
-        if key != f"of {case[0]}" and not (key.startswith("of mean") and case[0].startswith("mean"))
-    ],
-)
-def test_a_foreign_state_is_refused(name, use, other):
-    stream, state = STREAMS[name], FOREIGN[other]
-    message = (
-        f"^`state` must be a {type(stream.init()).__name__} of float32 or float64 arrays of shape .*, got "
+def equal(found, wanted, rtol=0.0):
+    jax.tree.map_with_path(
+        lambda path, a, b: np.testing.assert_allclose(a, b, rtol, err_msg=jax.tree_util.keystr(path)),
+        found,
+        wanted,
     )
-    with pytest.raises((TypeError, ValueError), match=message):
-        USES[use](stream, state)
-    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state)):
-        with pytest.raises((TypeError, ValueError), match=message):
-            jax.eval_shape(lambda x: USES[use](stream, x), state)
 
 
-@pytest.mark.parametrize(("name", "use"), CASES)
-def test_a_state_that_was_away_is_taken_back(name, use):
+@pytest.mark.parametrize("name", SEEING)
+def test_a_foreign_state_is_refused(name):
+    stream, own = STREAMS[name], FOREIGN[f"of {name}"]
+    message = f"^`state` must be a {type(own).__name__} of float32 or float64 arrays of shape .*, got "
+
+    def refused(state):
+        for call in uses_of(stream).values():
+            with pytest.raises((TypeError, ValueError), match=message):
+                call(stream, state)
+
+    for other, state in FOREIGN.items():
+        if other != f"of {name}" and not (other.startswith("of mean") and name.startswith("mean")):
+            refused(state)
+            if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state)):
+                jax.eval_shape(refused, state)
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_a_state_that_was_away_is_taken_back(name):
     """As a checkpoint, a host, `vmap`, `scan` or another equal object hand it over."""
     stream = STREAMS[name]
     state = seen(stream, stream.init())
     leaves, structure = jax.tree.flatten(state)
-    wanted = USES[use](stream, state)
 
-    def same(found, rtol=0.0):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol), found, wanted)
+    def used(state, stream=stream):
+        return {use: call(stream, state) for use, call in uses_of(stream).items()}
 
-    same(USES[use](stream, jax.tree.unflatten(structure, list(map(np.asarray, leaves)))))
-    same(USES[use](type(stream)(**vars(stream)), jax.device_get(state)))
-    stack = jax.tree.map(lambda x: jnp.stack([x, x]), state)
-    mapped = jax.vmap(lambda x: USES[use](stream, x))(stack)
-    same(jax.tree.map(lambda x: x[1], mapped), 1e-6)
-    scanned = lax.scan(lambda c, x: (c, USES[use](stream, x)), 0, stack)[1]
-    same(jax.tree.map(lambda x: x[0], scanned), 1e-6)
+    @jax.jit
+    def of_transforms(stack):
+        return jax.vmap(used)(stack), lax.scan(lambda c, x: (c, used(x)), 0, stack)[1]
 
-
-def equal(found, wanted, rtol=0.0):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol), found, wanted)
+    wanted = used(state)
+    equal(used(jax.tree.unflatten(structure, list(map(np.asarray, leaves)))), wanted)
+    equal(used(jax.device_get(state), type(stream)(**vars(stream))), wanted)
+    mapped, scanned = of_transforms(jax.tree.map(lambda x: np.stack([x, x]), state))
+    equal(jax.tree.map(lambda x: x[1], mapped), wanted, 1e-6)
+    equal(jax.tree.map(lambda x: x[0], scanned), wanted, 1e-6)
 
 
 @pytest.mark.parametrize("name", SEEING)
@@ -121,53 +124,63 @@ def test_states_go_through_pickle_and_flax(name):
     equal(stream.result(found), stream.result(state))
 
 
-def many(rows=16):
+def many(classes):
     rng = np.random.default_rng(0)
-    logits = jnp.asarray(rng.normal(size=(rows, 3)), "float32")
-    return jnp.asarray(rng.integers(0, 3, rows)), jax.nn.softmax(logits)
+    logits = rng.normal(size=(16, 3)).astype(np.float32)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return rng.integers(0, 3, 16), np.pad(p, ((0, 0), (0, classes - 3)))
 
 
-@pytest.mark.parametrize("name", SEEING)
-def test_a_state_is_carried_through_a_scan_on_a_mesh(name):
+def test_states_are_carried_through_a_scan_on_a_mesh():
     """Each device has a state of its own from the start, and all merge after the last step."""
-    stream, (y, p) = STREAMS[name], many()
+    streams = {name: STREAMS[name] for name in SEEING}
 
     def on_device(y, p):
-        def step(state, batch):
-            return seen(stream, state, *batch), ()
+        def step(states, batch):
+            return {name: seen(stream, states[name], *batch) for name, stream in streams.items()}, ()
 
         batches = (y.reshape(2, -1), p.reshape(2, -1, 3))
-        return stream.merge(lax.scan(step, stream.init(axis_name="data"), batches)[0], axis_name="data")
+        start = {name: stream.init(axis_name="data") for name, stream in streams.items()}
+        states, _ = lax.scan(step, start, batches)
+        return {name: stream.merge(states[name], axis_name="data") for name, stream in streams.items()}
+
+    @jax.jit
+    def both(y, p):
+        states = jax.shard_map(on_device, mesh=mesh, in_specs=Spec("data"), out_specs=Spec())(y, p)
+        whole = {name: seen(stream, stream.init(), y, p) for name, stream in streams.items()}
+        return tuple({name: streams[name].result(of[name]) for name in streams} for of in (states, whole))
 
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-    specs = {"in_specs": (Spec("data"), Spec("data")), "out_specs": Spec()}
-    found = jax.jit(jax.shard_map(on_device, mesh=mesh, **specs))(y, p)
-    equal(stream.result(found), stream.result(seen(stream, stream.init(), y, p)), 1e-6)
+    equal(*both(*many(3)), 1e-6)
+
+
+OF_FOUR = {name: STREAMS[name] for name in SEEING} | {
+    "counts": class_weights.ClassCounts(4),
+    "bins by class": calibration.ClasswiseCalibrationError(4, bins=5),
+}
+
+
+@jax.jit
+def results(y, p):
+    return {name: stream.result(seen(stream, stream.init(), y, p)) for name, stream in OF_FOUR.items()}
 
 
 @pytest.mark.parametrize("places", [("data", None), ("data", "model"), (None, "model")], ids=str)
-@pytest.mark.parametrize("name", SEEING)
-def test_examples_and_classes_of_an_explicit_mesh(name, places):
+def test_examples_and_classes_of_an_explicit_mesh(places):
     """Where their sharding is a part of their type."""
-    y, p = many()
-    p = jnp.concatenate([p, jnp.zeros((16, 1))], 1)  # so that two devices share the classes
-    streams = {**STREAMS, "counts": class_weights.ClassCounts(4)}
-    stream = streams.get(name, STREAMS[name])
-    if name == "bins by class":
-        stream = calibration.ClasswiseCalibrationError(4, bins=5)
-    wanted = stream.result(seen(stream, stream.init(), y, p))
+    y, p = many(4)  # so that two devices share the classes
+    wanted = results(y, p)
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     y = jax.device_put(y, NamedSharding(mesh, Spec(places[0])))
     p = jax.device_put(p, NamedSharding(mesh, Spec(*places)))
     with jax.set_mesh(mesh):
-        found = jax.jit(lambda y, p: stream.result(seen(stream, stream.init(), y, p)))(y, p)
-    equal(found, wanted, 1e-6)
+        equal(results(y, p), wanted, 1e-6)
 
 
 @pytest.mark.parametrize("places", [("data", None), ("data", "model"), (None, "model")], ids=str)
 def test_a_temperature_on_an_explicit_mesh(places):
-    y, _ = many()
-    z = jnp.asarray(np.random.default_rng(1).normal(size=(16, 4)), "float32") + 2 * jax.nn.one_hot(y, 4)
+    y, _ = many(4)
+    z = np.random.default_rng(1).normal(size=(16, 4)).astype(np.float32) + 2 * np.eye(4, dtype=np.float32)[y]
     wanted = calibration.fit_temperature(z, y)
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     y = jax.device_put(y, NamedSharding(mesh, Spec(places[0])))

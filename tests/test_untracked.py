@@ -15,6 +15,7 @@ import tolerances
 from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from pairs import every_pair
 
 from focaljax import (
     linear_sigmoid_focal_loss,
@@ -38,8 +39,8 @@ def operands():
         "gamma": 1.7,
         "weight": rng.uniform(0.5, 2.0, ROWS),
     }
-    labels = jnp.asarray(rng.integers(0, CLASSES, ROWS), jnp.int32)
-    return {name: jnp.asarray(x, jnp.float32) for name, x in arrays.items()}, labels
+    labels = rng.integers(0, CLASSES, ROWS).astype("int32")
+    return {name: np.asarray(x, "float32") for name, x in arrays.items()}, labels
 
 
 # The losses, written plainly: of this device's logits, each the same on all devices.
@@ -123,7 +124,7 @@ LOGITS = {
     "sigmoid": (partial(of_logits, of_classes), "sigmoid"),
 }
 LAYERS = {
-    f"linear {plain}, {strategy}, {reduction}": (
+    f"{plain}, {strategy}, {reduction}": (
         partial(of_layer, loss, strategy=strategy, reduction=reduction, **options),
         plain,
     )
@@ -134,8 +135,6 @@ LAYERS = {
     )
     for strategy, reduction in (("rows", "sum"), ("rows", None), ("classes", None))
 }
-LOSSES = LOGITS | LAYERS
-
 
 # Where a function of (operands, labels) runs; the classes of its kernel are shared out.
 
@@ -172,17 +171,18 @@ def gradient(loss):
     return of
 
 
-def second(loss):
-    """The gradient of the gradient in one direction."""
+def derivatives(loss):
+    """The gradient, and the gradient of the gradient in one direction."""
 
     def of(given, labels):
         push = jax.tree.map(jnp.cos, given)
 
         def rise(given):
             slopes = gradient(loss)(given, labels)
-            return sum(jnp.vdot(slopes[name], push[name]) for name in given)
+            return sum(jnp.vdot(slopes[name], push[name]) for name in given), slopes
 
-        return jax.grad(rise)(given)
+        second, first = jax.grad(rise, has_aux=True)(given)
+        return first, second
 
     return of
 
@@ -191,61 +191,84 @@ def assert_same(found, wanted, quantity):
     for name, truth in wanted.items():
         here = found[name]
         if name != "kernel" and truth.shape[:1] == (SHARDS,):  # what all devices have the same
-            here, truth = jnp.sum(here, 0), jnp.sum(truth, 0)
-        scale = float(jnp.max(jnp.abs(truth)))
+            here, truth = np.sum(here, 0), np.sum(truth, 0)
+        scale = np.max(np.abs(truth))
         tolerances.assert_close(
             here, np.asarray(truth, float), rtol=tolerances.rtol(quantity, 5.0), scale=scale, label=name
         )
 
 
+def of_all(function):
+    return jax.jit(function)(*operands())
+
+
 @cache
-def truth(plain, derivative, outside=False):
-    run = gradient(by_shards(PLAIN[plain])) if outside else in_shards(derivative(PLAIN[plain]))
-    return jax.jit(run)(*operands())
+def truth_inside(plain):
+    return of_all(in_shards(derivatives(PLAIN[plain])))
 
 
-@pytest.mark.parametrize("where", INSIDE)
+@cache
+def truth_outside(plain):
+    return of_all(gradient(by_shards(PLAIN[plain])))
+
+
+def assert_derivatives_taken_inside(loss, plain):
+    found, wanted = of_all(in_shards(derivatives(loss))), truth_inside(plain)
+    for here, there, quantity in zip(found, wanted, ("same", "hessian"), strict=True):
+        assert_same(here, there, quantity)
+
+
+@pytest.mark.parametrize("loss", LOGITS)
+def test_first_and_second_derivatives_taken_inside(loss):
+    assert_derivatives_taken_inside(*LOGITS[loss])
+
+
+@pytest.mark.parametrize("where", [where for where in INSIDE if where != "shard_map"])
 @pytest.mark.parametrize("loss", LOGITS)
 def test_gradients_taken_inside(loss, where):
-    ours, plain = LOSSES[loss]
-    assert_same(jax.jit(INSIDE[where](gradient(ours)))(*operands()), truth(plain, gradient), "same")
+    ours, plain = LOGITS[loss]
+    assert_same(of_all(INSIDE[where](gradient(ours))), truth_inside(plain)[0], "same")
 
 
-@pytest.mark.parametrize("loss", LAYERS)
-def test_gradients_of_a_layer_taken_inside(loss):
-    ours, plain = LOSSES[loss]
-    assert_same(jax.jit(in_shards(gradient(ours)))(*operands()), truth(plain, gradient), "same")
+@pytest.mark.parametrize("where", OUTSIDE)
+@pytest.mark.parametrize("loss", LOGITS)
+def test_gradients_taken_outside(loss, where):
+    """Around `pmap` the losses of all devices are added up."""
+    ours, plain = LOGITS[loss]
+    wanted = jax.tree.map(lambda x: x * (SHARDS if where == "pmap" else 1), truth_outside(plain))
+    assert_same(of_all(gradient(OUTSIDE[where](ours))), wanted, "same")
 
 
-@pytest.mark.parametrize("loss", [loss for loss in LOSSES if "sum" not in loss])
-def test_second_derivatives(loss):
-    ours, plain = LOSSES[loss]
-    assert_same(jax.jit(in_shards(second(ours)))(*operands()), truth(plain, second), "hessian")
+@every_pair(
+    loss=["penalised", "smoothed", "sigmoid"],
+    way=["rows, sum", "rows, None", "classes, None"],
+    taken=["inside", "outside"],
+)
+def test_derivatives_of_a_layer(loss, way, taken):
+    ours, plain = LAYERS[f"{loss}, {way}"]
+    if taken == "inside":
+        assert_derivatives_taken_inside(ours, plain)
+    else:
+        assert_same(of_all(gradient(by_shards(ours))), truth_outside(plain), "same")
 
 
 @pytest.mark.parametrize(
-    ("loss", "where"), [(loss, "shard_map") for loss in LOSSES] + [(loss, "pmap") for loss in LOGITS]
+    "loss",
+    [LOGITS["integer"], LOGITS["dense"], LAYERS["smoothed, rows, sum"]],
+    ids=["integer", "dense", "linear"],
 )
-def test_gradients_taken_outside(loss, where):
-    """Around `pmap` the losses of all devices are added up."""
-    ours, plain = LOSSES[loss]
-    wanted = truth(plain, gradient, outside=True)
-    if where == "pmap":
-        wanted = jax.tree.map(lambda x: SHARDS * x, wanted)
-    assert_same(jax.jit(gradient(OUTSIDE[where](ours)))(*operands()), wanted, "same")
-
-
-@pytest.mark.parametrize("loss", ["integer", "dense", "linear smoothed, rows, sum"])
 def test_a_gradient_around_vmap_is_an_error(loss):
     """JAX batches the rule of a derivative without the axis; for any loss that has one."""
     with pytest.raises(ValueError, match=r"must be taken inside `jax.vmap`"):
-        gradient(mapped(jax.vmap, LOSSES[loss][0]))(*operands())
+        jax.eval_shape(gradient(mapped(jax.vmap, loss[0])), *operands())
 
 
-@pytest.mark.parametrize("loss", ["integer", "linear smoothed, rows, sum"])
+@pytest.mark.parametrize(
+    "loss", [LOGITS["integer"], LAYERS["smoothed, rows, sum"]], ids=["integer", "linear"]
+)
 def test_a_single_class_of_a_device_is_an_error(loss):
     given, labels = operands()
     with pytest.raises(
         ValueError, match="`axis_name` needs at least 2 classes of `(logits|kernel)` per device"
     ):
-        by_shards(LOSSES[loss][0])(given | {"kernel": given["kernel"][:, :SHARDS]}, labels)
+        jax.eval_shape(by_shards(loss[0]), given | {"kernel": given["kernel"][:, :SHARDS]}, labels)
