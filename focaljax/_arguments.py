@@ -44,9 +44,8 @@ def on_host(x: Any) -> np.ndarray | None:
         return None
     try:
         values = np.asarray(x)
-        exact = (
-            np.asarray(x, object) if values.dtype == np.float64 and isinstance(x, list | tuple) else values
-        )
+        rounded = values.dtype == np.float64 and isinstance(x, list | tuple)
+        exact = np.asarray(x, object) if rounded else values
     except (TypeError, ValueError):  # traced entries, or a ragged list
         return None
     if exact.size and exact.dtype == object and all(type(one) is int for one in exact.flat):
@@ -104,9 +103,7 @@ def at_least_one(name: str, x: Any) -> int | None:
 def flag(name: str, x: Any) -> bool:
     """A Python bool: it chooses the program, so it cannot be traced."""
     if isinstance(x, core.Tracer):
-        raise TypeError(
-            f"`{name}` must be a Python bool, got a traced value: mark it static under `jax.jit`."
-        )
+        raise TypeError(f"`{name}` must be a bool, got a traced value: mark it static under `jax.jit`.")
     if not isinstance(x, bool | np.bool_):
         raise TypeError(f"`{name}` must be a bool, got {type(x).__name__}.")
     return bool(x)
@@ -345,13 +342,19 @@ def integer_labels(
     classes: int,
 ) -> tuple[jax.Array, int | None]:
     """One class index per row of `like`, and what is ignored; `dense` is the function for one-hot labels."""
-    hint = f" For one-hot or soft labels use `{dense}`."
-    x, ignored = class_indices(name, x, classes, ignored, like.shape, hint)
-    rows = like.shape[:axis] + like.shape[axis + 1 :]
-    if x.shape != rows:
+    without = [like.shape[:i] + like.shape[i + 1 :] for i in range(like.ndim)]
+
+    def hint(shape: tuple[int, ...]) -> str:
+        if shape == like.shape:
+            return f" For one-hot or soft labels use `{dense}`."
+        meant = [i for i, rows in enumerate(without) if rows == shape != without[axis]]
+        return f" Do the classes lie along axis {meant[0]} of `{like_name}`?" if meant else ""
+
+    x, ignored = class_indices(name, x, classes, ignored, hint)
+    if x.shape != (rows := without[axis]):
         raise ValueError(
             f"`{name}` must have shape {rows}, that of `{like_name}` without axis {axis}, "
-            f"got {x.shape}.{hint if x.shape == like.shape else ''}"
+            f"got {x.shape}.{hint(x.shape)}"
         )
     return x, ignored
 
@@ -375,8 +378,7 @@ def class_indices(
     x: Any,
     classes: int,
     ignored: int | None,
-    dense: tuple[int, ...] | None = None,
-    hint: str = "",
+    hint: Callable[[tuple[int, ...]], str] = lambda shape: "",
     outside: bool = False,
 ) -> tuple[jax.Array, int | None]:
     """Class indices of at least 32 bits, and the one that is ignored, None if none of them can be.
@@ -389,16 +391,14 @@ def class_indices(
         inside, marked = (values >= 0) & (values < classes), values == ignored
         wrong = values[~(inside | marked)]
         if wrong.size and not outside:
-            raise ValueError(f"`{name}` must be in [0, {classes}), got {wrong[0]}.")
+            raise ValueError(f"`{name}` must be in [0, {classes}), got {wrong[0]}.{hint(values.shape)}")
         narrow = np.full(values.shape, -1, np.int32)
         narrow[marked] = -2
         narrow[inside] = values[inside]
         return jnp.asarray(narrow), ignored if ignored is None or 0 <= ignored < classes else -2
     x = array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
-        raise TypeError(
-            f"`{name}` must be integer class indices, got {x.dtype}.{hint if x.shape == dense else ''}"
-        )
+        raise TypeError(f"`{name}` must be integer class indices, got {x.dtype}.{hint(x.shape)}")
     info = jnp.iinfo(x.dtype)
     ignored = ignored if ignored is not None and info.min <= ignored <= info.max else None
     return x if x.dtype.itemsize >= 4 else x.astype(jnp.int32), ignored

@@ -182,8 +182,15 @@ WRONG = {
     "indices along the other axis": Wrong(
         integer,
         ValueError,
-        "`labels` must have shape (3,), that of `logits` without axis 0, got (4,).",
+        "`labels` must have shape (3,), that of `logits` without axis 0, got (4,). Do the classes lie along "
+        "axis 1 of `logits`?",
         axis=0,
+    ),
+    "an index of the other axis": Wrong(
+        integer,
+        ValueError,
+        "`labels` must be in [0, 3), got 3. Do the classes lie along axis 0 of `logits`?",
+        labels=[0, 3, 1],
     ),
     "index too large": Wrong(
         integer, ValueError, "`labels` must be in [0, 3), got 3.", labels=np.array([0, 1, 3, 2])
@@ -390,7 +397,7 @@ def test_traced_arguments_of_wrong_dtype(function, name, dtype, message):
     ],
 )
 def test_traced_flags(function, name):
-    message = f"`{name}` must be a Python bool, got a traced value: mark it static under `jax.jit`."
+    message = f"`{name}` must be a bool, got a traced value: mark it static under `jax.jit`."
     with pytest.raises(TypeError, match=re.escape(message)):
         jax.jit(lambda flag: function(**{name: flag}))(True)
 
