@@ -114,7 +114,12 @@ def _along_jvp(primals, tangents):
     u, odds = primals
     du, _ = tangents
     odds = along(u, odds)
-    return odds, jax.tree.map(lambda rise: rise * du, rises(odds))
+    return odds, _moved(odds.p, jax.tree.map(lambda rise: rise * du, rises(odds)))
+
+
+def _moved(p: jax.Array, by: Odds) -> Odds:
+    """The derivatives; of log q 0 where p = 0, as its cotangent, a multiple of log p, may be infinite."""
+    return by._replace(log_q=jnp.where(p == 0, 0, by.log_q))
 
 
 def rises(odds: Odds) -> Odds:
@@ -161,7 +166,7 @@ def _beyond_jvp(primals, tangents):
     by_margin = d_margin / jnp.maximum(p, 2.0**-60)  # bounded, as its square appears further on
     rise = jnp.where(found.q > 0, by_odds + by_margin, 0)  # of log p
     further = Odds(p * rise, -p * rise, rise, -p * rise * inverse, (found.phi - p) * rise * inverse)
-    return found, jax.tree.map(lambda same, x: jnp.where(none, same, 0) + x, d_odds, further)
+    return found, jax.tree.map(lambda same, x: jnp.where(none, same, 0) + x, d_odds, _moved(p, further))
 
 
 @jax.custom_jvp

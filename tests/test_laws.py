@@ -31,6 +31,7 @@ from focaljax._sigmoid import independent
 from focaljax._softmax import cpu
 from focaljax._softmax.dense import dense
 from focaljax._softmax.indexed import indexed
+from focaljax.terms import Asymmetric, Focal, Poly
 
 ROWS, CLASSES = 6, 5
 
@@ -822,6 +823,31 @@ def test_an_infinite_loss_does_not_depend_on_gamma(loss):
         logits, labels = logits[0], labels[0]
     value, slope = jax.value_and_grad(lambda gamma: loss.call(logits, labels, gamma=gamma))(2.0)
     assert value == jnp.inf and slope == 0
+
+
+@pytest.mark.parametrize(
+    ("reading", "term"),
+    [(reading, Focal) for reading in ("linear", "mixture", "quality", "cross_entropy")]
+    + [("linear", lambda gamma: Poly(gamma, 1.5)), ("linear", lambda gamma: Asymmetric(gamma, gamma, 0.0))],
+    ids=["linear", "mixture", "quality", "cross_entropy", "poly", "asymmetric"],
+)
+def test_derivatives_at_the_ends_of_the_logits_are_finite(reading, term):
+    """Where the loss itself is infinite too, and a multiple of it would overflow."""
+    z, y, gamma = np.float32(np.meshgrid([-np.inf, -3e38, 3e38, np.inf], [0, 0.3, 1], [0, 1, 5, 50]))
+
+    def loss(z, y, gamma):
+        return focaljax.sigmoid_focal_loss(z, y, term=term(gamma), soft_labels=reading)
+
+    def derivatives(*x):
+        first, second = jax.linearize(jax.grad(loss, (0, 2)), *x)
+        forward = [second(*one) for one in ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0))]
+        reverse = jax.linear_transpose(second, *x)
+        return *first, *jax.tree.leaves((forward, reverse((1.0, 0.0))))
+
+    found = jax.jit(jnp.vectorize(derivatives))(z, y, gamma)
+    assert np.isfinite(found).all()
+    if reading == "linear":
+        np.testing.assert_array_equal(found[0], np.where(z > 0, 1 - y, -y))
 
 
 # Higher and forward derivatives.

@@ -108,7 +108,7 @@ def _rise_of_m(reading, question):
         side = question.wrong.lean
         return side, (0, 1, 0, 0), -side
     right = _right(question)
-    return right, (0, 0, 0, 1), -scaled(right, question.z)
+    return right, (0, 0, 0, 1), -scaled(right, _bounded(question.z))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -137,7 +137,7 @@ def _right_jvp(primals, tangents):
     (question,), (d_question,) = primals, tangents
     right = _right(question)
     by_z = product("cross_entropy", (1, 0, 0, 1), question, jnp.zeros_like(question.z))
-    return right, -right * by_z * d_question.z + scaled(right, question.z) * d_question.y
+    return right, -right * by_z * d_question.z + scaled(right, _bounded(question.z)) * d_question.y
 
 
 def _wrong(reading, z, y, no):
