@@ -263,15 +263,12 @@ def test_where_every_temperature_is_as_good_it_is_one(bounds):
         weights = (None, np.arange(8, dtype="float32"), np.zeros(8, "float32"))
         found = [fit_temperature(rows, labels, sample_weight=w, bounds=bounds) for w in weights]
         rows, ignored = rows.at[3].set(uneven), np.where(np.arange(8) == 3, -1, labels)
-        return *found, fit_temperature(rows, ignored, ignore_index=-1, bounds=bounds)
+        found.append(fit_temperature(rows, ignored, ignore_index=-1, bounds=bounds))
+        return jnp.stack(found), fit_temperature(rows, labels, bounds=bounds)
 
-    np.testing.assert_array_equal(found(ALIKE), NEAREST[bounds])
-
-
-@pytest.mark.parametrize("row", ALIKE, ids=str)
-def test_one_wrong_row_among_them_decides(row):
-    rows = np.stack([row, row, row, np.array([1.0, 2.0, 3.0], "float32")] * 2)[:7]
-    assert fit(rows, np.array([0, 1, 0, 1, 0, 1, 0])) > 99
+    ones, of_a_wrong_row = found(ALIKE)
+    np.testing.assert_array_equal(ones, NEAREST[bounds])
+    np.testing.assert_allclose(of_a_wrong_row, bounds[1], rtol=0.01)  # all that counts is that it is wrong
 
 
 def test_temperature_on_a_mesh(mesh):
@@ -344,16 +341,20 @@ def probabilities(n, classes, seed=0):
 def test_errors_are_those_of_the_definition(bins, weighted):
     p, labels = probabilities(701, 5)
     w = np.random.default_rng(1).integers(0, 3, 701).astype(np.float32) if weighted else None
-    truth = ece(p, labels, bins, w)
-    for metric, error in zip(
-        (ExpectedCalibrationError(bins), ClasswiseCalibrationError(5, bins)), truth, strict=True
-    ):
-        state = metric.init()
+    both = ExpectedCalibrationError(bins), ClasswiseCalibrationError(5, bins)
+
+    @jax.jit
+    def of_parts_and_whole(*given):
+        states = [metric.init() for metric in both]
         for part in (slice(0, 1), slice(1, 351), slice(351, 351), slice(351, 701)):
-            state = update(metric, state, labels[part], p[part], None if w is None else w[part])
-        np.testing.assert_allclose(result(metric, state), error, rtol=1e-5)
-        whole = seen(metric, labels, p, w)
-        np.testing.assert_allclose(result(metric, whole), result(metric, state), rtol=1e-5)
+            batch = jax.tree.map(lambda x, part=part: x[part], given)
+            states = [metric.update(state, *batch) for metric, state in zip(both, states, strict=True)]
+        whole = [metric.update(metric.init(), *given) for metric in both]
+        return [[m.result(x) for m, x in zip(both, of, strict=True)] for of in (states, whole)]
+
+    parts, whole = of_parts_and_whole(labels, p, w)
+    np.testing.assert_allclose(parts, ece(p, labels, bins, w), rtol=1e-5)
+    np.testing.assert_allclose(whole, parts, rtol=1e-5)
 
 
 def test_reliability_is_that_of_scikit_learn():
@@ -392,7 +393,7 @@ def test_recovered_posteriors_and_a_temperature_calibrate():
     # The minimiser of the focal risk: the logits whose recovered posteriors are these, by fixed point.
     step = jax.jit(lambda logits: logits + 0.5 * (jnp.log(eta) - log_posterior(logits)))
     logits = jnp.log(eta)
-    for _ in range(200):
+    for _ in range(50):
         logits = step(logits)
     np.testing.assert_allclose(np.exp(posterior(logits)), eta, atol=1e-5)
     assert error(logits) > 5 * error(posterior(logits))

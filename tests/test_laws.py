@@ -927,17 +927,16 @@ def everything(name, scores, labels, gamma, alpha):
     def one(scores, labels, gamma, alpha):
         return jnp.sum(LOSSES[name].call(scores, labels, gamma=gamma, alpha=alpha))
 
-    def each(function):
-        return jax.vmap(function, (0, 0, None, None))(scores, labels, gamma, alpha)
+    def derivatives(scores, labels):
+        def slopes(scores):
+            found = jax.grad(one, (0, 2, 3))(scores, labels, gamma, alpha)
+            return found[0], dict(zip(("scores", "gamma", "alpha"), found, strict=True))
 
-    by_scores, by_gamma, by_alpha = each(jax.grad(one, (0, 2, 3)))
-    return {
-        "losses": lax.map(lambda row: one(*row, gamma, alpha), (scores, labels)),
-        "scores": by_scores,
-        "gamma": by_gamma,
-        "alpha": by_alpha,
-        "scores, twice": each(jax.hessian(one)),
-    }
+        twice, found = jax.jacfwd(slopes, has_aux=True)(scores)
+        return found | {"scores, twice": twice}
+
+    losses = lax.map(lambda row: one(*row, gamma, alpha), (scores, labels))
+    return {"losses": losses} | jax.vmap(derivatives)(scores, labels)
 
 
 def hard_rows() -> dict[str, tuple[jax.Array, ...]]:

@@ -23,9 +23,14 @@ EACH = {
     "label_smoothing": [0.0, 0.1],
     "logit_soft_cap": [None, 2.0],
     "z_loss": [0.0, 1e-2],
-    "ignore_index": [None, 3],
+    "ignore_index": [None, 3, -1],
 }
-OPTIONS = {"plain": {}, "all": {name: value for name, (_, value) in EACH.items()}}
+OPTIONS = {"plain": {}, "all": {name: values[1] for name, values in EACH.items()}}
+MASKS = {
+    "none": None,
+    "classes that take part": np.arange(CLASSES) < 20,
+    "examples that count": np.arange(ROWS)[:, None] % 3 > 0,
+}
 SHAPES = {  # of alpha and gamma
     "per class, shared": ((CLASSES,), ()),
     "shared, per class": ((), (CLASSES,)),
@@ -85,15 +90,28 @@ def batch(dtype="float32", rows=ROWS, width=WIDTH, classes=CLASSES, alpha=None, 
     return {name: x.astype(dtypes.get(name, "float32")) for name, x in arrays.items()}, np.int32(labels)
 
 
-def plain(inputs, kernel, labels, *, bias, sample_weight, cap=jnp.inf, z_loss=0.0, ignored=-1, **options):
+def plain(
+    inputs,
+    kernel,
+    labels,
+    *,
+    bias,
+    sample_weight,
+    cap=jnp.inf,
+    z_loss=0.0,
+    ignored=-1,
+    where=True,
+    **options,
+):
     """Each loss from logits. Any option may be an operand, so that one program does; no cap is inf."""
     z = jnp.matmul(inputs, kernel, preferred_element_type=jnp.float32) + bias.astype(jnp.float32)[None, :]
     capped = jnp.isfinite(cap)
     finite = jnp.where(capped, cap, 1.0)
-    z = jnp.where(capped, finite * jnp.tanh(z / finite), z)
+    z = jnp.where(where, jnp.where(capped, finite * jnp.tanh(z / finite), z), -jnp.inf)
     counted = labels != ignored
     labels = jnp.where(counted, labels, -1)
-    losses = focaljax.softmax_focal_loss_with_integer_labels(z, labels, ignore_index=-1, **options)
+    options |= {"where": where, "ignore_index": -1}
+    losses = focaljax.softmax_focal_loss_with_integer_labels(z, labels, **options)
     return (losses + jnp.where(counted, z_loss * jax.nn.logsumexp(z, -1) ** 2, 0)) * sample_weight
 
 
@@ -144,13 +162,17 @@ def of_logits(
     logit_soft_cap=None,
     z_loss=0.0,
     ignore_index=None,
+    where=None,
     scale=1.0,
 ):
     """What `everything` must find, times `scale`: by one program for all options and reductions.
 
     There alpha and gamma have an entry per logit; the gradients of a shared one are added up here.
     """
-    counted = np.full(labels.shape, True) if ignore_index is None else np.asarray(labels) != ignore_index
+    ignored = -1 if ignore_index is None else ignore_index
+    counted = labels != ignored
+    if where is not None and where.ndim == 2:
+        counted, where = counted & where[:, 0], None
     weigh = {"mean": 1 / max(1, counted.sum()), "sum": 1.0, None: factors(labels)}[reduction]
     weigh = np.broadcast_to(np.float32(scale * weigh), labels.shape)
     numbers = {
@@ -159,8 +181,9 @@ def of_logits(
         "z_loss": z_loss,
     }
     options = {name: np.float32(x) for name, x in numbers.items()}
-    options["ignored"] = np.int32(-1 if ignore_index is None else ignore_index)
+    options["ignored"], labels = np.int32(ignored), np.where(counted, labels, np.int32(ignored))
     shape = (*labels.shape, floats["kernel"].shape[1])
+    options["where"] = np.broadcast_to(True if where is None else where, shape)
     spread = {name: np.broadcast_to(floats[name], shape) for name in ("alpha", "gamma")}
     found = each_of_logits(floats | spread, labels, weigh, options)
     found = {name: np.asarray(x) for name, x in found.items()}
@@ -195,13 +218,39 @@ def assert_same(found, wanted, rtol=None):
         )
 
 
-@every_pair(shapes=SHAPES, kind=KINDS, reduction=["mean", "sum", None], **EACH)
-def test_value_and_every_gradient_are_those_of_the_logits(form, shapes, reduction, chosen):
+def spoiled(floats, labels, where, ignored):
+    """NaN and infinity in all that takes no part, is ignored, or weighs nothing."""
+    bad = {name: x.copy() for name, x in floats.items()}
+    bad["inputs"][np.any(labels.reshape(len(labels), -1) == ignored, 1)] = np.nan
+    bad["inputs"][floats["sample_weight"] == 0, 1] = np.inf
+    if where is not None and where.ndim == 2:
+        bad["inputs"][~where[:, 0]] = np.nan
+    elif where is not None:
+        bad["kernel"][:, ~where], bad["bias"][~where] = np.nan, np.inf
+    return bad
+
+
+def assert_silent(found, wanted):
+    """What is spoiled changes neither the value nor a gradient."""
+    for name in wanted.keys() - {"sample_weight"}:  # the derivative by a weight of 0 is the loss
+        assert np.all(np.isfinite(wanted[name]))
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+@every_pair(shapes=SHAPES, kind=KINDS, reduction=["mean", "sum", None], mask=MASKS, **EACH)
+def test_value_and_every_gradient_are_those_of_the_logits(form, shapes, reduction, mask, chosen):
+    """Also with NaN and infinity in what takes no part."""
     alpha, gamma = SHAPES[shapes]
     floats, labels = batch(alpha=alpha, gamma=gamma)
-    chosen |= {"reduction": reduction}
-    ours = partial(linear_softmax_focal_loss, chunk=4, **form)
-    assert_same(everything(ours, floats, labels, **chosen), of_logits(floats, labels, **chosen))
+    where, ignored = MASKS[mask], chosen["ignore_index"]
+    floats["sample_weight"][5], labels[4] = 0, 4 if ignored is None else ignored
+    if mask == "classes that take part":
+        labels %= 20
+    chosen |= {"reduction": reduction, "where": where}
+    ours = program(partial(linear_softmax_focal_loss, chunk=4, **form), **chosen)
+    found = ours(floats, labels)
+    assert_same(found, of_logits(floats, labels, **chosen))
+    assert_silent(ours(spoiled(floats, labels, where, ignored), labels), found)
 
 
 @every_pair(strategy=STRATEGIES, chunk=[1, 5, 11, 100], options=OPTIONS, reduction=["mean", None])
@@ -300,21 +349,6 @@ def test_second_derivatives(form):
     assert_same(products(ours, floats, labels, push), wanted, tolerances.rtol("hessian"))
 
 
-@pytest.mark.parametrize(("options", "reduction"), [("plain", "mean"), ("plain", None), ("all", "sum")])
-def test_what_is_ignored_or_weighs_nothing_is_silent(form, options, reduction):
-    """NaN and infinity there change neither the value nor a gradient."""
-    (floats, labels), (bad, _) = batch(), batch()
-    labels[4], bad["inputs"][4], bad["inputs"][5, 1] = -1, np.nan, np.inf
-    floats["sample_weight"][5] = bad["sample_weight"][5] = 0
-    chosen = OPTIONS[options] | {"ignore_index": -1, "reduction": reduction}
-    ours = program(partial(linear_softmax_focal_loss, **form, chunk=4, **chosen))
-    found, wanted = ours(bad, labels), ours(floats, labels)
-    del found["sample_weight"], wanted["sample_weight"]  # the derivative by a weight of 0 is the loss
-    for name, truth in wanted.items():
-        assert np.all(np.isfinite(truth))
-        np.testing.assert_allclose(found[name], truth, rtol=1e-6, atol=1e-7, err_msg=name)
-
-
 def test_an_example_without_a_cotangent_is_silent(form):
     (floats, labels), (bad, _) = batch(), batch()
     bad["inputs"][6] = np.nan
@@ -333,18 +367,11 @@ def test_an_example_without_a_cotangent_is_silent(form):
 def test_classes_of_padding_are_silent(strategy):
     """A bias of -inf takes a class out, also where a whole chunk has no other."""
     floats, labels = batch()
-    floats["bias"][20:] = -np.inf
     labels %= 20
+    wanted = of_logits(floats, labels, where=np.arange(CLASSES) < 20, z_loss=1e-2)
+    floats["bias"][20:] = -np.inf
     ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
-    found = everything(ours, floats, labels, z_loss=1e-2)
-    for name in ("kernel", "bias", "alpha"):
-        assert not np.any(found[name][..., 20:])
-        found[name] = found[name][..., :20]
-    assert_same(found, of_logits(of_20_classes(floats), labels, z_loss=1e-2))
-
-
-def of_20_classes(floats):
-    return {name: x[..., :20] if x.shape[-1:] == (CLASSES,) else x for name, x in floats.items()}
+    assert_same(everything(ours, floats, labels, z_loss=1e-2), wanted)
 
 
 @pytest.mark.parametrize("label", [-1, CLASSES])
@@ -398,13 +425,20 @@ def test_nothing_counted_has_the_mean_0(strategy):
 def test_transforms(form):
     """vmap over examples of their own, remat, and a scan over steps."""
     floats, labels = batch()
-    ours = partial(linear_softmax_focal_loss, chunk=4, **form)
+    ours = jax.checkpoint(partial(linear_softmax_focal_loss, chunk=4, **form))
     x, kernel = np.stack([floats["inputs"], np.sin(floats["inputs"])]), floats["kernel"]
-    found = jax.jit(jax.vmap(jax.grad(ours, (0, 1)), (0, None, None)))(x, kernel, labels)
-    again = jax.grad(jax.checkpoint(ours), (0, 1))
-    wanted = jax.jit(partial(jax.lax.map, lambda x: again(x, kernel, labels)))(x)
-    for got, want in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+
+    def step(x):
+        return jax.vmap(jax.grad(ours, (0, 1)), (0, None, None))(x, kernel, labels)
+
+    given = np.stack([x, -x])
+    found = jax.jit(partial(jax.lax.map, step))(given)
+    ones = {"sample_weight": np.ones(ROWS), "bias": np.zeros(CLASSES), "alpha": 1.0, "gamma": 2.0}
+    rest = {name: np.float32(x) for name, x in ones.items()} | {"kernel": kernel}
+    for at in np.ndindex(2, 2):
+        wanted = of_logits(rest | {"inputs": given[at]}, labels)
+        some = {"inputs": found[0][at], "kernel": found[1][at]}
+        assert_same(some, {name: wanted[name] for name in some})
 
 
 def test_the_value_alone_costs_one_matmul(strategy):
@@ -467,40 +501,16 @@ def test_the_precision_is_that_of_every_matmul(strategy, loss, reduction):
 # What a trainer needs beside the loss.
 
 
-@every_pair(strategy=STRATEGIES, **EACH)
-def test_classes_that_take_no_part_are_silent(strategy, chosen):
-    """A padded vocabulary: the numbers of the classes that take part, whatever the padding holds."""
-    floats, labels = batch()
-    labels %= 20
-    wanted = of_logits(of_20_classes(floats), labels, **chosen)
-    floats["kernel"][:, 20:], floats["bias"][20:] = np.nan, np.inf
-    ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4, where=np.arange(CLASSES) < 20)
-    found = everything(ours, floats, labels, **chosen)
-    for name in ("kernel", "bias", "alpha"):
-        assert not np.any(found[name][..., 20:])
-        found[name] = found[name][..., :20]
-    assert_same(found, wanted)
-
-
-def test_examples_that_do_not_count(form):
-    """They are in no sum and in no mean; those of weight 0 are in the number of examples."""
-    floats, labels = batch()
-    keep = np.arange(ROWS) % 3 > 0
-    bad = floats | {"inputs": np.where(keep[:, None], floats["inputs"], np.float32(np.nan))}
-    ours = partial(linear_softmax_focal_loss, chunk=4, where=keep[:, None], **form)
-    found = everything(ours, bad, labels)
-    weights = keep * floats["sample_weight"]
-    wanted = of_logits(floats | {"sample_weight": weights}, labels)
-    share = np.float32(ROWS / keep.sum())
-    del found["sample_weight"], wanted["sample_weight"]
-    assert_same(found, {name: np.asarray(share * x, x.dtype) for name, x in wanted.items()})
-
-
 REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none")
 WEIGHTS = {"none": None, "one": (), "per row": (4, 1), "per column": (1, 3), "each": (4, 3)}
 
 
-@every_pair(reduction=REDUCTIONS, weights=WEIGHTS, strategy=STRATEGIES)
+@pytest.mark.parametrize(
+    ("reduction", "weights", "strategy"),
+    [(reduction, "each", "rows") for reduction in REDUCTIONS]
+    + [(reduction, "none", "classes") for reduction in REDUCTIONS]
+    + [("mean_with_sample_weight", weights, "classes") for weights in ("one", "per row", "per column")],
+)
 def test_reductions_are_those_of_reduce_loss(reduction, weights, strategy):
     rng = np.random.default_rng(0)
     x, kernel = np.float32(rng.normal(size=(4, 3, WIDTH))), np.float32(rng.normal(size=(WIDTH, CLASSES)))
@@ -780,7 +790,7 @@ def slopes_of_logits(z, labels, smoothing):
     return jnp.sum(focaljax.softmax_focal_loss_with_integer_labels(z, labels, **options))
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("strategy", "smoothing"), [("rows", 0.0), ("classes", 0.1)])
 def test_the_gradient_of_a_cap_does_not_cancel(strategy, smoothing):
     """1 - tanh(z / c)^2 is sech(z / c)^2, also where tanh is 1; the layer is the identity."""
     cap = 30.0

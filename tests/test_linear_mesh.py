@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_linear import assert_same, batch, everything, of_logits
+from pairs import every_pair
+from test_linear import OPTIONS, STRATEGIES, assert_same, batch, everything, of_logits
 from test_linear_sigmoid import batch as batch_of_lists
-from test_linear_sigmoid import plain as plain_sigmoid
+from test_linear_sigmoid import of_logits as of_logits_of_lists
 
 from focaljax import linear_sigmoid_focal_loss, linear_softmax_focal_loss
 from focaljax._linear import layer
@@ -31,10 +32,6 @@ SPECS = {
     "alpha": P("model"),
     "gamma": P(),
 }
-OPTIONS = {
-    "plain": {},
-    "all": {"label_smoothing": 0.1, "logit_soft_cap": 2.0, "z_loss": 1e-2, "ignore_index": 3},
-}
 FLOPS = {"rows": 3, "classes": 4}  # matmuls of all logits, for value and gradient
 
 
@@ -43,37 +40,45 @@ def strategy(request) -> str:
     return request.param
 
 
-def mesh(kind=AxisType.Auto, shape=(2, 4)):
-    return jax.make_mesh(shape, ("data", "model"), axis_types=(kind,) * 2)
+KINDS = [kind.name for kind in (AxisType.Auto, AxisType.Explicit)]
+LOSSES = {
+    "softmax": (linear_softmax_focal_loss, batch),
+    "sigmoid": (linear_sigmoid_focal_loss, batch_of_lists),
+}
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda x: x.name)
-@pytest.mark.parametrize(
-    ("options", "reduction", "kernel"),
-    [("plain", None, P(None, "model")), ("all", "mean", P("data", "model"))],
-    ids=["plain", "all, also over the layer's width"],
-)
-def test_a_sharded_loss_is_the_unsharded_one(strategy, options, reduction, kernel, kind):
+def mesh(kind="Auto", shape=(2, 4)):
+    return jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType[kind],) * 2)
+
+
+def placed(where, arrays, specs):
+    """The arrays as they lie on the mesh."""
+    return {name: jax.device_put(x, NamedSharding(where, specs[name])) for name, x in arrays.items()}
+
+
+SHARDED = {"plain": (None, P(None, "model")), "all": ("mean", P("data", "model"))}  # also over the width
+
+
+@every_pair(strategy=STRATEGIES, kind=KINDS, options=SHARDED)
+def test_a_sharded_loss_is_the_unsharded_one(strategy, kind, options):
     floats, labels = batch(rows=16, width=6, classes=64)
+    reduction, kernel = SHARDED[options]
     chosen = OPTIONS[options] | {"reduction": reduction}
-    wanted = of_logits(floats, labels, **chosen)
     where = mesh(kind)
-    specs = SPECS | {"kernel": kernel}
-    sharded = {name: jax.device_put(x, NamedSharding(where, specs[name])) for name, x in floats.items()}
+    sharded = placed(where, floats, SPECS | {"kernel": kernel})
     with jax.set_mesh(where):
         ours = partial(linear_softmax_focal_loss, strategy=strategy, chunk=4)
         found = everything(ours, sharded, jax.device_put(labels, NamedSharding(where, P("data"))), **chosen)
-    for name, x in sharded.items() if kind == AxisType.Explicit else ():
+    for name, x in sharded.items() if kind == "Explicit" else ():
         assert found[name].sharding.is_equivalent_to(x.sharding, x.ndim), name
-    assert_same(found, wanted)
+    assert_same(found, of_logits(floats, labels, **chosen))
 
 
-@pytest.mark.parametrize("place", ["inside", "outside"])
-@pytest.mark.parametrize(("options", "reduction"), [("plain", "sum"), ("all", None)])
-def test_classes_of_a_mesh_axis_in_shard_map(strategy, options, reduction, place):
+@every_pair(strategy=STRATEGIES, place=["inside", "outside"], options=["plain", "all"])
+def test_classes_of_a_mesh_axis_in_shard_map(strategy, options, place):
     """Differentiated inside, on each device, or outside; sums over the examples are the caller's."""
     floats, labels = batch(rows=16, classes=64)
-    chosen = OPTIONS[options]
+    chosen, reduction = OPTIONS[options], {"plain": "sum", "all": None}[options]
     wanted = of_logits(floats, labels, reduction="sum", **chosen)
 
     def total(floats, labels):
@@ -99,51 +104,45 @@ def test_classes_of_a_mesh_axis_in_shard_map(strategy, options, reduction, place
     assert_same(found | {"loss": loss}, wanted)
 
 
-@cache
-def sigmoid_of_logits(reduction, cap, smoothing):
-    floats, labels = batch_of_lists(rows=16, width=6, classes=64, gamma=(16, 1))
-    options = {"cap": cap, "label_smoothing": smoothing}
-    return everything(plain_sigmoid, floats, labels, reduction=reduction, **options)
-
-
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda x: x.name)
-@pytest.mark.parametrize(
-    ("options", "reduction"), [({}, None), ({"label_smoothing": 0.1, "logit_soft_cap": 2.0}, "mean")], ids=str
-)
-def test_a_sharded_sigmoid_loss_is_the_unsharded_one(strategy, options, reduction, kind):
+@every_pair(strategy=STRATEGIES, kind=KINDS, options=["plain", "all"])
+def test_a_sharded_sigmoid_loss_is_the_unsharded_one(strategy, options, kind):
     """Lists of labels, with the examples and the classes on different axes."""
     floats, labels = batch_of_lists(rows=16, width=6, classes=64, gamma=(16, 1))
-    wanted = sigmoid_of_logits(reduction, options.get("logit_soft_cap"), options.get("label_smoothing", 0.0))
+    chosen = {
+        "plain": {"reduction": None},
+        "all": {"label_smoothing": 0.1, "logit_soft_cap": 2.0, "reduction": "mean"},
+    }[options]
     where = mesh(kind)
-    sharded = {name: jax.device_put(x, NamedSharding(where, SPECS[name])) for name, x in floats.items()}
+    sharded = placed(where, floats, SPECS)
     with jax.set_mesh(where):
         ours = partial(linear_sigmoid_focal_loss, strategy=strategy, chunk=4)
-        lists = jax.device_put(labels, NamedSharding(where, P("data")))
-        found = everything(ours, sharded, lists, reduction=reduction, **options)
-    assert_same(found, wanted)
+        found = everything(ours, sharded, jax.device_put(labels, NamedSharding(where, P("data"))), **chosen)
+    assert_same(found, of_logits_of_lists(floats, labels, **chosen))
 
 
 COUNTS = np.arange(16)[:, None] % 3 > 0
 
 
 @cache
-def mean_of_one_device(sigmoid, reduction):
-    floats, labels = (batch_of_lists if sigmoid else batch)(rows=16, classes=64)
-    call = linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss
-    return everything(call, floats, labels, where=COUNTS, reduction=reduction)
+def mean_of_one_device(loss, reduction):
+    call, make = LOSSES[loss]
+    return everything(call, *make(rows=16, classes=64), where=COUNTS, reduction=reduction)
 
 
-@pytest.mark.parametrize("place", ["inside", "outside"])
-@pytest.mark.parametrize("reduction", ["mean", "mean_with_sample_weight"])
-@pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
-def test_the_mean_of_a_mesh(strategy, sigmoid, reduction, place, monkeypatch):
+@every_pair(
+    loss=LOSSES,
+    reduction=["mean", "mean_with_sample_weight"],
+    place=["inside", "outside"],
+    strategy=STRATEGIES,
+)
+def test_the_mean_of_a_mesh(strategy, loss, reduction, place, monkeypatch):
     """Classes over one axis, examples over another: one call has the mean over all that count.
 
     A device has rows of its own here, and memory for the gradient of all their logits.
     """
     monkeypatch.setattr(layer, "PART", 1)  # of the kernel's gradient, written part by part
-    floats, labels = (batch_of_lists if sigmoid else batch)(rows=16, classes=64)
-    call = linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss
+    call, make = LOSSES[loss]
+    floats, labels = make(rows=16, classes=64)
 
     def total(floats, labels, counts):
         given = dict(floats)
@@ -155,20 +154,20 @@ def test_the_mean_of_a_mesh(strategy, sigmoid, reduction, place, monkeypatch):
     sharded = partial(jax.shard_map, mesh=mesh(), in_specs=(SPECS, P("data"), P("data")))
     operands = (floats, labels, COUNTS)
     if place == "inside":
-        loss, found = jax.jit(sharded(jax.value_and_grad(total), out_specs=(P(), SPECS)))(*operands)
+        mean, found = jax.jit(sharded(jax.value_and_grad(total), out_specs=(P(), SPECS)))(*operands)
     else:
-        loss, found = jax.jit(jax.value_and_grad(sharded(total, out_specs=P())))(*operands)
-    assert_same(found | {"loss": loss}, mean_of_one_device(sigmoid, reduction))
+        mean, found = jax.jit(jax.value_and_grad(sharded(total, out_specs=P())))(*operands)
+    assert_same(found | {"loss": mean}, mean_of_one_device(loss, reduction))
 
 
 def batch_of_soft(soft):
     """Of 60 of 64 classes; a label may have its classes on several devices."""
     floats, labels = batch(rows=16, classes=64)
-    fixed = {"labels": labels % 60, "where": jnp.arange(64) < 60}
+    fixed = {"labels": labels % 60, "where": np.arange(64) < 60}
     if soft:
         rng = np.random.default_rng(1)
-        fixed["labels"] = jnp.asarray(rng.integers(0, 60, (16, 3)), jnp.int32)
-        fixed["label_weights"] = jnp.asarray(rng.dirichlet(np.ones(3), 16), jnp.float32)
+        fixed["labels"] = np.int32(rng.integers(0, 60, (16, 3)))
+        fixed["label_weights"] = np.float32(rng.dirichlet(np.ones(3), 16))
     return floats, fixed
 
 
@@ -194,11 +193,11 @@ def logged_on_one_device(soft, **options):
     return logged(partial(losses_and_logs, **options), *batch_of_soft(soft))
 
 
-@pytest.mark.parametrize("place", ["Auto", "Explicit", "shard_map"])
-@pytest.mark.parametrize(("soft", "reduction"), [(True, "mean"), (False, None)])
-def test_soft_labels_and_what_is_logged_on_a_mesh(strategy, place, soft, reduction):
+@every_pair(place=[*KINDS, "shard_map"], strategy=STRATEGIES, soft=[True, False])
+def test_soft_labels_and_what_is_logged_on_a_mesh(strategy, place, soft):
     """Of classes that take part, on any device."""
     floats, fixed = batch_of_soft(soft)
+    reduction = "mean" if soft else None
     places = {"labels": P("data"), "label_weights": P("data"), "where": P("model")}
     places = {name: places[name] for name in fixed}
     losses = partial(losses_and_logs, reduction=reduction, strategy=strategy)
@@ -208,50 +207,41 @@ def test_soft_labels_and_what_is_logged_on_a_mesh(strategy, place, soft, reducti
         sharded = jax.shard_map(of, mesh=mesh(), in_specs=(SPECS, places), out_specs=out)
         found, right = logged(sharded, floats, fixed)
     else:
-        where = mesh(AxisType[place])
-        floats, fixed = (
-            {name: jax.device_put(x, NamedSharding(where, specs[name])) for name, x in arrays.items()}
-            for arrays, specs in ((floats, SPECS), (fixed, places))
-        )
+        where = mesh(place)
+        floats, fixed = placed(where, floats, SPECS), placed(where, fixed, places)
         with jax.set_mesh(where):
             found, right = logged(losses, floats, fixed)
-    wanted, correct = logged_on_one_device(soft, reduction=reduction, strategy=strategy)
+    wanted, correct = logged_on_one_device(soft, reduction=reduction)
     assert_same(found, wanted)
     np.testing.assert_array_equal(right, correct)
 
 
-@cache
-def alone(sigmoid, rows, classes):
-    call = linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss
-    return everything(call, *(batch_of_lists if sigmoid else batch)(rows=rows, classes=classes))
-
-
-@pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
-def test_numbers_that_the_mesh_does_not_divide(strategy, sigmoid):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_numbers_that_the_mesh_does_not_divide(strategy, loss):
     """Rows are filled up with ignored ones and classes with masked ones, whatever the filling holds."""
     rows, classes, more_rows, more_classes = 13, 50, 16, 52
-    floats, labels = (batch_of_lists if sigmoid else batch)(rows=rows, classes=classes)
-    call = linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss
-    wanted = alone(sigmoid, rows, classes)
-    if not sigmoid:
+    call, make = LOSSES[loss]
+    floats, labels = make(rows=rows, classes=classes)
+    wanted = {"softmax": of_logits, "sigmoid": of_logits_of_lists}[loss](floats, labels)
+    if loss == "softmax":
         assert int(labels.max()) < classes
 
     def filled(x, last, value):
         widths = [(0, 0)] * x.ndim
         widths[-1 if last else 0] = (0, more_classes - classes if last else more_rows - rows)
-        return jnp.pad(x, widths, constant_values=value)
+        return np.pad(x, widths, constant_values=value)
 
     full = floats | {
-        "inputs": filled(floats["inputs"], False, jnp.nan),
-        "kernel": filled(floats["kernel"], True, jnp.nan),
-        "bias": filled(floats["bias"], True, jnp.nan),
+        "inputs": filled(floats["inputs"], False, np.nan),
+        "kernel": filled(floats["kernel"], True, np.nan),
+        "bias": filled(floats["bias"], True, np.nan),
         "alpha": filled(floats["alpha"], True, 0.5),
         "sample_weight": filled(floats["sample_weight"], False, 1.0),
     }
     where = mesh()
-    sharded = {name: jax.device_put(x, NamedSharding(where, SPECS[name])) for name, x in full.items()}
+    sharded = placed(where, full, SPECS)
     lists = jax.device_put(filled(labels, False, -100), NamedSharding(where, P("data")))
-    kept = jnp.arange(more_classes) < classes
+    kept = np.arange(more_classes) < classes
     ours = partial(call, where=kept, ignore_index=-100, strategy=strategy, chunk=4)
     found = everything(ours, sharded, lists)
     for name in ("inputs", "sample_weight"):
@@ -264,7 +254,7 @@ def test_numbers_that_the_mesh_does_not_divide(strategy, sigmoid):
 def test_the_mean_over_examples_of_all_devices():
     """Those that count are not as many on each device."""
     floats, labels = batch(rows=16, classes=64)
-    labels = labels.at[:7].set(3)
+    labels[:7] = 3
     wanted = of_logits(floats, labels, ignore_index=3)
 
     def mean(floats, labels):
@@ -315,9 +305,9 @@ def test_each_device_does_its_own_share(strategy, layout):
     )  # all logits: 8 times that
 
 
-@pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4)], ids=["examples", "examples and classes"])
-def test_few_rows_of_a_million_classes_stay_where_they_are(shape, sigmoid):
+def test_few_rows_of_a_million_classes_stay_where_they_are(shape, loss):
     """Devices sum the gradients and a few floats per row; logits, rows and labels are collected nowhere.
 
     The mesh is not set: the compiler alone knows it.
@@ -329,11 +319,11 @@ def test_few_rows_of_a_million_classes_stay_where_they_are(shape, sigmoid):
         for shape, dtype, spec in (
             ((rows, width), "float32", P("data")),
             ((width, classes), "float32", P(None, "model")),
-            ((rows, 20) if sigmoid else (rows,), "int32", P("data")),
+            ((rows, 20) if loss == "sigmoid" else (rows,), "int32", P("data")),
         )
     ]
-    loss = bench.both(linear_sigmoid_focal_loss if sigmoid else linear_softmax_focal_loss)
-    done = jax.jit(loss, out_shardings=(None, tuple(x.sharding for x in given[:2]))).lower(*given).compile()
+    both = bench.both(LOSSES[loss][0])
+    done = jax.jit(both, out_shardings=(None, tuple(x.sharding for x in given[:2]))).lower(*given).compile()
     text, memory = done.as_text(), done.memory_analysis()
     assert text is not None and memory is not None
     found = hlo.collectives(hlo.parse(text), unknown=bench.TURNS)

@@ -35,12 +35,20 @@ def batch(metric, n, seed=0):
     y_true = rng.integers(0, 3, n).astype(np.int32)
     y_pred = rng.uniform(0.01, 0.99, (n, 3)).astype(np.float32)
     if isinstance(metric, metrics.SparseCategoricalFocalCrossentropy):
-        return jnp.asarray(y_true), jnp.asarray(y_pred)
-    return jnp.asarray(np.eye(3, dtype=np.float32)[y_true]), jnp.asarray(y_pred)
+        return y_true, y_pred
+    return np.eye(3, dtype=np.float32)[y_true], y_pred
 
 
 def weights(n, seed=0):
-    return jnp.asarray(np.random.default_rng(seed + 1).uniform(0, 2, n).astype(np.float32))
+    return np.random.default_rng(seed + 1).uniform(0, 2, n).astype(np.float32)
+
+
+update = jax.jit(lambda metric, *given: metric.update(*given), static_argnums=0)
+result = jax.jit(lambda metric, state: metric.result(state), static_argnums=0)
+
+
+def seen(metric, *batch):
+    return update(metric, metric.init(), *batch)
 
 
 def exact(high, low):
@@ -95,36 +103,39 @@ def test_functions_are_those_of_the_losses(function):
 def test_stream_is_the_weighted_mean_of_all(cls, function, weighted, from_logits):
     metric = cls(gamma=1.5, from_logits=from_logits)
     y_true, y_pred = batch(metric, 100)
-    w = weights(100)
-    state = metric.init()
-    for start, stop in ((0, 1), (1, 64), (64, 64), (64, 100)):
-        part = slice(start, stop)
-        state = metric.update(state, y_true[part], y_pred[part], w[part] if weighted else None)
+    w = weights(100) if weighted else None
 
-    losses = np.float64(function(y_true, y_pred, gamma=1.5, from_logits=from_logits))
+    @jax.jit
+    def mean_and_losses(y_true, y_pred, w):
+        state = metric.init()
+        for part in (slice(0, 1), slice(1, 1), slice(1, 100)):
+            state = metric.update(state, y_true[part], y_pred[part], None if w is None else w[part])
+        return metric.result(state), function(y_true, y_pred, gamma=1.5, from_logits=from_logits)
+
+    mean, losses = mean_and_losses(y_true, y_pred, w)
     w = np.float64(w) if weighted else np.ones(100)
-    truth = math.fsum(losses * w) / math.fsum(w)
+    truth = math.fsum(np.float64(losses) * w) / math.fsum(w)
     # Each product rounds by u; the result rounds both sums and the quotient; the loss itself may
     # compile otherwise for another batch size.
-    np.testing.assert_allclose(metric.result(state), truth, rtol=8 * U)
-    assert metric.result(state).dtype == jnp.float32
+    np.testing.assert_allclose(mean, truth, rtol=8 * U)
+    assert mean.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("cls", METRICS)
 def test_nothing_seen_is_zero(cls):
     metric = cls()
-    assert metric.result(metric.init()) == 0
-    state = metric.update(metric.init(), *batch(metric, 4), jnp.zeros(4))
-    assert metric.result(state) == 0
-    assert metric.result(metric.update(metric.init(), *batch(metric, 0))) == 0
+    assert result(metric, metric.init()) == 0
+    assert result(metric, seen(metric, *batch(metric, 4), np.zeros(4, np.float32))) == 0
+    assert result(metric, seen(metric, *batch(metric, 0))) == 0
 
 
 @pytest.mark.parametrize("n", [1, 7, 4096, 1_000_003])
 def test_sum_of_a_batch_is_that_of_fsum(n):
     metric = metrics.BinaryFocalCrossentropy()
-    y_pred = jnp.asarray(np.random.default_rng(n).beta(0.1, 1, (n, 1)).astype(np.float32))
-    state = metric.update(metric.init(), jnp.zeros((n, 1)), y_pred)
-    losses = metrics.binary_focal_crossentropy(jnp.zeros((n, 1)), y_pred)
+    y_pred = np.random.default_rng(n).beta(0.1, 1, (n, 1)).astype(np.float32)
+    y_true = np.zeros((n, 1), np.float32)
+    state = seen(metric, y_true, y_pred)
+    losses = jax.jit(metrics.binary_focal_crossentropy)(y_true, y_pred)
     truth = math.fsum(np.float64(losses))
     # n additions of 3 u^2 at most, of random sign: about sqrt(n) of them.
     assert abs(float(total(state)) / truth - 1) < 3 * U**2 * (4 + 4 * n**0.5)
@@ -178,8 +189,8 @@ def test_exact_after_a_hundred_million_examples():
 def test_one_batch_again_and_again_stays_within_the_bound():
     """The worst stream there is: the rounding of an addition is the same until the sum has doubled."""
     metric, steps = metrics.BinaryFocalCrossentropy(), 1_000_000
-    y_pred = jnp.asarray(np.random.default_rng(0).uniform(0.01, 0.99, (32, 64, 1)).astype(np.float32))
-    once = jax.vmap(lambda p: metric.update(metric.init(), jnp.zeros((64, 1)), p))(y_pred)
+    y_pred = np.random.default_rng(0).uniform(0.01, 0.99, (32, 64, 1)).astype(np.float32)
+    once = jax.jit(jax.vmap(lambda p: metric.update(metric.init(), jnp.zeros((64, 1)), p)))(y_pred)
 
     @jax.jit
     def stream(state):
@@ -258,12 +269,16 @@ def test_jit_scan_and_vmap_do_the_same(cls):
     def step(state, part):
         return metric.update(state, *part), None
 
+    @jax.jit
+    def transformed(*parts):
+        stacked = jax.vmap(metric.update, in_axes=(None, 0, 0, 0))(metric.init(), *parts)
+        mapped = metric.merge(*(jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(4)))
+        return lax.scan(step, metric.init(), parts)[0], mapped
+
     loop = metric.init()
     for i in range(4):
-        loop = jax.jit(metric.update)(loop, *(x[i] for x in parts))
-    scanned, _ = jax.jit(lambda parts: lax.scan(step, metric.init(), parts))(parts)
-    stacked = jax.vmap(metric.update, in_axes=(None, 0, 0, 0))(metric.init(), *parts)
-    mapped = metric.merge(*(jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(4)))
+        loop = update(metric, loop, *(x[i] for x in parts))
+    scanned, mapped = transformed(*parts)
     for state in (scanned, mapped):
         assert jax.eval_shape(lambda s: s, state) == jax.eval_shape(lambda s: s, loop)
         np.testing.assert_allclose(float(total(state)), float(total(loop)), rtol=8 * U)  # losses
@@ -272,7 +287,7 @@ def test_jit_scan_and_vmap_do_the_same(cls):
 
 def test_merge_is_a_monoid():
     metric = metrics.CategoricalFocalCrossentropy()
-    a, b, c = (metric.update(metric.init(), *batch(metric, 9, i), weights(9, i)) for i in range(3))
+    a, b, c = (seen(metric, *batch(metric, 9, i), weights(9, i)) for i in range(3))
     assert_same(metric.merge(), metric.init())
     assert_same(metric.merge(a, metric.init()), a)
     assert_same(metric.merge(metric.init(), a), a)
@@ -288,7 +303,7 @@ def test_merge_over_a_mesh_is_the_merge_of_the_shards(mesh, weighted):
     metric = metrics.SparseCategoricalFocalCrossentropy()
     devices = jax.device_count()
     y_true, y_pred = batch(metric, 5 * devices)
-    w = weights(5 * devices) * 1000.0 ** -(jnp.arange(5 * devices, dtype=jnp.float32) // 5)
+    w = weights(5 * devices) * np.float32(1000.0) ** -(np.arange(5 * devices, dtype=np.float32) // 5)
 
     def shard(y_true, y_pred, w):
         state = metric.update(metric.init(), y_true, y_pred, w if weighted else None)
@@ -325,7 +340,7 @@ def test_replicated_state_takes_in_a_sharded_stream(mesh):
 
     sharded = jax.jit(jax.shard_map(stream, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P()))
     state = sharded(metric.init(), *on_mesh(mesh, y_true, y_pred))
-    plain = metric.update(metric.init(), y_true, y_pred)
+    plain = seen(metric, y_true, y_pred)
     assert weight(state) == weight(plain)
     np.testing.assert_allclose(metric.result(state), metric.result(plain), rtol=8 * U)  # losses
 
@@ -338,7 +353,7 @@ def test_merge_over_a_mapped_axis():
         return metric.merge(metric.update(metric.init(), y_true, y_pred), axis_name=("a", "b"))
 
     inner = jax.vmap(merged, axis_name="b", out_axes=None)
-    state = jax.vmap(inner, axis_name="a", out_axes=None)(y_true, y_pred)
+    state = jax.jit(jax.vmap(inner, axis_name="a", out_axes=None))(y_true, y_pred)
     assert weight(state) == 24
 
 
@@ -398,20 +413,20 @@ def test_orbax_round_trip(tmp_path):
 def test_nan_is_silent_under_weight_zero_only(cls, from_logits):
     metric = cls(from_logits=from_logits)
     y_true, y_pred = batch(metric, 4)
-    spoiled = y_pred.at[1].set(jnp.nan)
-    w = jnp.array([1.0, 0.0, 2.0, 1.0])
-    silent = metric.update(metric.init(), y_true, spoiled, w)
-    assert_same(silent, metric.update(metric.init(), y_true, y_pred, w))
-    loud = metric.update(metric.init(), y_true, spoiled)
-    assert np.isnan(metric.result(loud))
-    assert np.isnan(metric.result(metric.merge(loud, silent)))
+    w = np.float32([1.0, 0.0, 2.0, 1.0])
+    spoiled = np.where(w[:, None] == 0, np.float32(np.nan), y_pred)
+    silent = seen(metric, y_true, spoiled, w)
+    assert_same(silent, seen(metric, y_true, y_pred, w))
+    loud = seen(metric, y_true, spoiled)
+    assert np.isnan(result(metric, loud))
+    assert np.isnan(result(metric, metric.merge(loud, silent)))
 
 
 def test_infinite_loss_is_an_infinite_mean():
     metric = metrics.SparseCategoricalFocalCrossentropy(from_logits=True)
-    y_pred = jnp.array([[-jnp.inf, 0.0], [1.0, 0.0], [0.0, 0.0]])
-    state = metric.update(metric.init(), jnp.zeros(3, jnp.int32), y_pred)
-    state = metric.update(state, jnp.zeros(2, jnp.int32), y_pred[1:])
+    y_pred = np.float32([[-np.inf, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    state = seen(metric, np.zeros(3, np.int32), y_pred)
+    state = update(metric, state, np.zeros(2, np.int32), y_pred[1:])
     assert metric.result(metric.merge(state, state)) == jnp.inf
 
 
@@ -424,57 +439,57 @@ def test_ignored_examples_do_not_count(labels):
     y_true[[1, 4]] = ignored
     w, kept = weights(6), y_true != ignored
     for given_weights in (None, w):
-        state = metric.update(metric.init(), y_true, y_pred, given_weights)
-        rest = metric.update(
-            metric.init(), y_true[kept], y_pred[kept], None if given_weights is None else w[kept]
-        )
+        state = seen(metric, y_true, y_pred, given_weights)
+        rest = seen(metric, y_true[kept], y_pred[kept], None if given_weights is None else w[kept])
         np.testing.assert_allclose(float(weight(state)), float(weight(rest)), rtol=EXACT)
-        np.testing.assert_allclose(metric.result(state), metric.result(rest), rtol=8 * U)  # losses
+        np.testing.assert_allclose(result(metric, state), result(metric, rest), rtol=8 * U)  # losses
 
 
 def test_positions_weigh_alike():
     metric = metrics.SparseCategoricalFocalCrossentropy()
     y_true, y_pred = batch(metric, 24)
     w = weights(6)
-    state = metric.update(metric.init(), y_true.reshape(6, 4), y_pred.reshape(6, 4, 3), w)
-    flat = metric.update(metric.init(), y_true, y_pred, jnp.repeat(w, 4))
+    state = seen(metric, y_true.reshape(6, 4), y_pred.reshape(6, 4, 3), w)
+    flat = seen(metric, y_true, y_pred, np.repeat(w, 4))
     np.testing.assert_allclose(float(weight(state)), float(weight(flat)), rtol=EXACT)
-    np.testing.assert_allclose(metric.result(state), metric.result(flat), rtol=8 * U)  # losses
+    np.testing.assert_allclose(result(metric, state), result(metric, flat), rtol=8 * U)  # losses
 
 
 @pytest.mark.parametrize("cls", METRICS)
-@pytest.mark.parametrize("transform", [jax.value_and_grad, jax.jvp])
-def test_metric_inside_a_differentiated_function(cls, transform):
+def test_metric_inside_a_differentiated_function(cls):
     metric = cls()
     y_true, y_pred = batch(metric, 8)
 
     def loss(scale):
         return 2 * scale, metric.update(metric.init(), y_true, scale * y_pred, scale * weights(8))
 
-    if transform is jax.jvp:
-        _, slope, state = jax.jvp(loss, (jnp.float32(0.5),), (jnp.float32(1),), has_aux=True)
-    else:
-        (_, state), slope = jax.jit(jax.value_and_grad(loss, has_aux=True))(jnp.float32(0.5))
-    assert slope == 2
-    plain = metric.update(metric.init(), y_true, 0.5 * y_pred, 0.5 * weights(8))
-    np.testing.assert_allclose(metric.result(state), metric.result(plain), rtol=8 * U)  # losses
-    gradient = jax.grad(lambda p: metric.result(metric.update(metric.init(), y_true, p)))(y_pred)
-    np.testing.assert_array_equal(gradient, 0)
+    @jax.jit
+    def transformed(scale):
+        (_, reverse), gradient = jax.value_and_grad(loss, has_aux=True)(scale)
+        _, slope, forward = jax.jvp(loss, (scale,), (jnp.float32(1),), has_aux=True)
+        of_mean = jax.grad(lambda p: metric.result(metric.update(metric.init(), y_true, p)))(y_pred)
+        return (gradient, slope), (reverse, forward), of_mean
+
+    slopes, states, of_mean = transformed(np.float32(0.5))
+    assert slopes == (2, 2)
+    plain = result(metric, seen(metric, y_true, 0.5 * y_pred, 0.5 * weights(8)))
+    for state in states:
+        np.testing.assert_allclose(result(metric, state), plain, rtol=8 * U)  # losses
+    np.testing.assert_array_equal(of_mean, 0)
 
 
 def test_pairs_of_float64():
     metric = metrics.BinaryFocalCrossentropy()
     single = metrics.BinaryFocalCrossentropy(dtype="float32")
     with jax.enable_x64(True):
-        y_true = jnp.zeros((3, 1), jnp.float64)
-        y_pred = jnp.array([[0.1], [0.5], [0.7]], jnp.float64)
-        state = metric.update(metric.init(), y_true, y_pred)
-        losses = np.asarray(metrics.binary_focal_crossentropy(y_true, y_pred))
-        assert metric.result(state).dtype == losses.dtype == np.float64
+        y_true, y_pred = np.zeros((3, 1)), np.array([[0.1], [0.5], [0.7]])
+        state = seen(metric, y_true, y_pred)
+        losses = np.asarray(jax.jit(metrics.binary_focal_crossentropy)(y_true, y_pred))
+        assert result(metric, state).dtype == losses.dtype == np.float64
         truth = math.fsum(losses) / 3
-        np.testing.assert_allclose(metric.result(state), truth, rtol=3 * 2.0**-53)
+        np.testing.assert_allclose(result(metric, state), truth, rtol=3 * 2.0**-53)
         assert jax.eval_shape(metric.update, state, y_true, y_pred).total.dtype == np.float64
-        narrow = single.result(single.update(single.init(), y_true, y_pred))
+        narrow = result(single, seen(single, y_true, y_pred))
         assert narrow.dtype == np.float32
         np.testing.assert_allclose(narrow, truth, rtol=4 * U)  # the losses are rounded too
         with pytest.raises(TypeError, match="`states` .* float32 and float64"):

@@ -8,6 +8,7 @@ import numpy as np
 import oracle
 import pytest
 import tolerances
+from pairs import every_pair
 from scipy.special import log_softmax
 
 EPS = 2.0**-52
@@ -111,8 +112,8 @@ def test_moderate_rows_agree_with_scipy(gamma):
     close(got.grad_weights, (1 - p) ** gamma * -log_p, k=64)
 
 
-def test_a_hundred_thousand_distinct_classes_agree_with_scipy():
-    z, target = (x[0] for x in cases.rows(100_000))
+def test_ten_thousand_distinct_classes_agree_with_scipy():
+    z, target = (x[0] for x in cases.rows(10_000))
     log_p = log_softmax(z.astype(np.float64))
     got = oracle.softmax_focal(z, oracle.one_hot([target], len(z))[0], 0.0)
     close(got.value, -log_p[target], k=64)
@@ -246,10 +247,12 @@ def test_hard_binary_labels_are_a_softmax_of_two(gamma):
     assert (mirrored.grad_y == -got.grad_y).all() and (mirrored.grad2 == got.grad2).all()
 
 
-@pytest.mark.parametrize(("reading", "epsilon"), [*((name, 0.0) for name in READINGS), ("mixture", -0.5)])
-@pytest.mark.parametrize("gamma", SMALL_GAMMAS)
-@pytest.mark.parametrize("label", [0.0, 1.0, 0.3, 1e-6, 1 - 1e-6])
-def test_sigmoid_focal_is_the_definition_and_its_differences(label, gamma, reading, epsilon):
+@every_pair(
+    label=[0.0, 1.0, 0.3, 1e-6, 1 - 1e-6], gamma=SMALL_GAMMAS, reading=[*READINGS, "mixture, epsilon"]
+)
+def test_sigmoid_focal_is_the_definition_and_its_differences(label, gamma, reading):
+    reading, *shifted = reading.split(", ")
+    epsilon = -0.5 if shifted else 0.0
     y, g, weight = mp.mpf(label), mp.mpf(gamma), mp.mpf(3)
 
     def f(z, y, g):

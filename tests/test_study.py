@@ -382,8 +382,12 @@ def started(*arguments: object, program: tuple[str, ...] = MODULE) -> subprocess
 )
 def test_an_interruption_at_any_moment_is_one_line(moments, tmp_path: Path):
     """So many seconds after the program has said a word."""
-    programs = [started("--epochs", 100_000, "--out", tmp_path / "out", program=of[-1]) for of in moments]
-    try:
+    with contextlib.ExitStack() as running:
+        programs = []
+        for *_, program in moments:
+            programs.append(started("--epochs", 100_000, "--out", tmp_path / "out", program=program))
+            running.enter_context(programs[-1])
+            running.callback(programs[-1].kill)
         for program, (word, seconds, number, _) in zip(programs, moments, strict=True):
             said = ""
             while word not in said:
@@ -393,9 +397,6 @@ def test_an_interruption_at_any_moment_is_one_line(moments, tmp_path: Path):
             out, error = program.communicate(timeout=60)
             assert (program.returncode, error) == (130, "focaljax: interrupted\n")
             assert list(tmp_path.iterdir()) == [] and "Traceback" not in out
-    finally:
-        for program in programs:
-            program.kill()
 
 
 def test_an_interruption_while_the_handler_is_set_is_one_line():

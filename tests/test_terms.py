@@ -326,7 +326,7 @@ def test_options_are_data(name):
     chex.clear_trace_counter()
     once = jax.jit(chex.assert_max_traces(mean, n=1))
     learned = jax.jit(jax.vmap(jax.value_and_grad(mean), (0, None)))
-    gammas = np.float32([0.5, 1.0, 3.0])
+    gammas = np.array([0.5, 1.0, 3.0], "float32")
     for member in MEMBERS[name]:
         each = [once(gamma, member.options) for gamma in gammas]
         values, slopes = learned(gammas, member.options)
