@@ -118,7 +118,7 @@ def _along_jvp(primals, tangents):
 
 
 def _moved(p: jax.Array, by: Odds) -> Odds:
-    """The derivatives; of log q 0 where p = 0, as its cotangent, a multiple of log p, may be infinite."""
+    """The derivatives, 0 for log q where p = 0: its cotangent, a multiple of log p, may be infinite there."""
     return by._replace(log_q=jnp.where(p == 0, 0, by.log_q))
 
 
