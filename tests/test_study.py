@@ -368,9 +368,9 @@ def started(*arguments: object, program: tuple[str, ...] = MODULE) -> subprocess
     "moments",
     [
         [
-            ("", 1.5, signal.SIGINT, MODULE),
-            ("", 1.5, signal.SIGINT, SCRIPT),
-            ("", 1.5, signal.SIGTERM, MODULE),
+            ("", 2.5, signal.SIGINT, MODULE),
+            ("", 0.5, signal.SIGINT, SCRIPT),
+            ("", 0.5, signal.SIGTERM, MODULE),
         ],
         [
             ("reading", 0.0, signal.SIGINT, SCRIPT),
