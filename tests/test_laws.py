@@ -833,7 +833,8 @@ def test_an_infinite_loss_does_not_depend_on_gamma(loss):
 )
 def test_derivatives_at_the_ends_of_the_logits_are_finite(reading, term):
     """Where the loss itself is infinite too, and a multiple of it would overflow."""
-    z, y, gamma = np.float32(np.meshgrid([-np.inf, -3e38, 3e38, np.inf], [0, 0.3, 1], [0, 1, 5, 50]))
+    ends, labels, gammas = [-np.inf, -3e38, 3e38, np.inf], [0, 0.3, 1], [0, 1, 5, 50]
+    z, y, gamma = (x.astype(np.float32) for x in np.meshgrid(ends, labels, gammas))
 
     def loss(z, y, gamma):
         return focaljax.sigmoid_focal_loss(z, y, term=term(gamma), soft_labels=reading)
