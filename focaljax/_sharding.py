@@ -74,9 +74,10 @@ def automatic(function: Callable[[Any], Any], operands: Any, out: Any) -> Any:
     mesh = mesh_of(operands)
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     explicit = tuple(name for name, kind in kinds if kind == AxisType.Explicit)
-    if explicit:
-        function = jax.sharding.auto_axes(function, axes=explicit, out_sharding=out)
-    return function(operands)
+    if not explicit:
+        return function(operands)
+    with jax.sharding.use_abstract_mesh(mesh):  # JAX 0.8 asks for it inside `jax.jit`
+        return jax.sharding.auto_axes(function, axes=explicit, out_sharding=out)(operands)
 
 
 def shards(name: AxisName | None) -> int:

@@ -188,8 +188,8 @@ def inverse_frequency(
       ValueError: The counts are not [C] or negative, an option is no scalar, or `normalize` is no name.
 
     Example:
-      >>> print(inverse_frequency([6, 3, 0, 1]))  # 10 / (3 n): one class was never seen
-      [0.5555556 1.1111112 0.        3.3333333]
+      >>> [f"{w:.4f}" for w in inverse_frequency([6, 3, 0, 1])]  # 10 / (3 n): one class was never seen
+      ['0.5556', '1.1111', '0.0000', '3.3333']
       >>> print(inverse_frequency([1, 4], power=0.5, normalize="max"))
       [1.  0.5]
 
