@@ -199,7 +199,8 @@ def inverse_frequency(
     """
     counts = _counts(counts)
     _arguments.scalar_in("power", power, 0, math.inf)
-    return _weights(_inverse, _as(power, counts), counts, normalize, unseen)
+    rule = _inverse if normalize is None else _inverse_to_rarest
+    return _weights(rule, _as(power, counts), counts, normalize, unseen)
 
 
 def effective_number(
@@ -264,16 +265,16 @@ def _mean(x: jax.Array, seen: jax.Array) -> jax.Array:
     return jnp.where(classes > 0, jnp.sum(jnp.where(seen, x, 0)) / jnp.maximum(classes, 1), 1)
 
 
-def _inverse(power, counts, normalize):
-    if normalize is None:
-        return jnp.where(counts == 0, 1, counts) ** -power
-    # From the rarest class, whose weight is then 1: no power leaves the range of the floats.
-    rarest = jnp.min(jnp.where(counts == 0, jnp.inf, counts))
-    return jnp.where(counts == 0, 1, counts / rarest) ** -power
+def _inverse(power, counts):
+    return jnp.where(counts == 0, 1, counts) ** -power
 
 
-def _effective(log_beta, counts, normalize):
-    del normalize
+def _inverse_to_rarest(power, counts):
+    """The weight of the rarest class is 1: no power leaves the range of the floats."""
+    return _inverse(power, counts / jnp.min(jnp.where(counts == 0, jnp.inf, counts)))
+
+
+def _effective(log_beta, counts):
     number = jnp.where(counts == 0, 1, counts)
     limit = log_beta == 0  # 0 / 0; the limit is 1 / n
     log_beta = jnp.where(limit, -1, log_beta)
@@ -289,7 +290,7 @@ def _weights(rule, option, counts, normalize, unseen):
 @functools.partial(jax.jit, static_argnums=(0, 3), inline=True)
 def _normalized(rule, option, counts, normalize, unseen):
     """The weights of a rule, by the table at the top of this file."""
-    weights = rule(option, counts, normalize)
+    weights = rule(option, counts)
     seen = counts != 0  # NaN too: the counts of a stream that had a wrong label
     if normalize == "examples":
         share = counts / _mean(counts, seen)

@@ -579,10 +579,11 @@ def answers(
             bends,
         ]
 
+    margins = [mp.mpf(margin), *([margin * (1 + step)] if margin else [])]
     points = []
     for x, label in zip(_exact(z).tolist(), _exact(y).tolist(), strict=True):
-        at = [fields(mp.mpf(x), mp.mpf(label), no(m)) for m in (mp.mpf(margin), margin * (1 + step))]
-        slack = [abs(mp.fsum(b) - mp.fsum(a)) / step for a, b in zip(*at, strict=True)]
+        at = [fields(mp.mpf(x), mp.mpf(label), no(m)) for m in margins]
+        slack = [abs(mp.fsum(b) - mp.fsum(a)) / step for a, b in zip(at[0], at[-1], strict=True)]
         scales = [mp.fsum(a, absolute=True) + e for a, e in zip(at[0], slack, strict=True)]
         points.append([*(mp.fsum(a) for a in at[0]), *scales])
     return SigmoidFocal(*(_float64(list(field)) for field in zip(*points, strict=True)))

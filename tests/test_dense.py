@@ -9,13 +9,13 @@ import numpy as np
 import oracle
 import pytest
 import tolerances
+from conftest import FORMS
 from pairs import every_pair
 
 from focaljax import softmax_focal_loss as loss_of
 from focaljax._softmax import cpu, statistics
 
 pytestmark = pytest.mark.gpu
-FORMS = ("cpu", "accelerators")
 
 
 @jax.jit
@@ -102,17 +102,8 @@ def assert_exact(rows, gamma, dtype):
 def test_hessian_is_the_oracle_s(form, classes, gamma):
     rows = some(cases.soft_rows(classes), 5)
     truth = oracle.batch(rows.logits, rows.weights, gamma)
-    tiny = tolerances.flush(classes, factor=4 * tolerances.FLUSHED_LOG * (1 + gamma))
-    for name, found in second(rows.logits, rows.labels, rows.alpha, np.float32(gamma)).items():
-        tolerances.assert_close(
-            found,
-            truth.hessian,
-            rtol=tolerances.rtol("hessian", gamma),
-            scale=truth.hessian_scale,
-            tiny=tiny,
-            names=rows.names,
-            label=f"{name} over reverse",
-        )
+    found = second(rows.logits, rows.labels, rows.alpha, np.float32(gamma))
+    tolerances.assert_hessians(found, truth.hessian, truth.hessian_scale, gamma, rows.names, largest=4)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])

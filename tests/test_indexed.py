@@ -97,17 +97,9 @@ def test_hessian_is_the_oracle_s(form, gamma):
     for classes in (1, 2, 3, 10):
         logits, targets = cases.rows(classes)
         truth = oracle.batch(logits, oracle.one_hot(targets, classes), gamma)
-        tiny = tolerances.flush(classes, factor=tolerances.FLUSHED_LOG * (1 + gamma))
-        for name, found in second(logits, targets, jnp.float32(gamma)).items():
-            tolerances.assert_close(
-                found,
-                truth.hessian,
-                rtol=tolerances.rtol("hessian", gamma),
-                scale=truth.hessian_scale_odds,
-                tiny=tiny,
-                names=cases.names(classes),
-                label=f"{name} over reverse",
-            )
+        found = second(logits, targets, jnp.float32(gamma))
+        names = cases.names(classes)
+        tolerances.assert_hessians(found, truth.hessian, truth.hessian_scale_odds, gamma, names)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])

@@ -12,11 +12,11 @@ import tolerances
 from pairs import every_pair
 from test_linear import (
     STRATEGIES,
-    added_up,
     assert_same,
     assert_silent,
     everything,
     operands,
+    per_logit,
     products,
     program,
     spoiled,
@@ -82,10 +82,7 @@ def of_logits(
     where=None,
     **options,
 ):
-    """What `everything` must find: by one program for all options.
-
-    There alpha and gamma have an entry per logit; the gradients of a shared one are added up here.
-    """
+    """What `everything` must find: by one program for all options."""
     shape = (labels.shape[0], floats["kernel"].shape[1])
     options |= {
         "label_smoothing": np.float32(label_smoothing),
@@ -93,10 +90,8 @@ def of_logits(
         "ignored": np.int32(NO_LABEL if ignore_index is None else ignore_index),
         "where": np.broadcast_to(True if where is None else where, shape),
     }
-    spread = {name: np.broadcast_to(floats[name], shape) for name in ("alpha", "gamma") if name in floats}
     lists = np.pad(labels, ((0, 0), (0, LONGEST - labels.shape[1])), constant_values=-1)
-    found = each_of_logits(floats | spread, lists, reduction, options)
-    return found | {name: added_up(np.asarray(found[name]), floats[name].shape) for name in spread}
+    return per_logit(lambda given: each_of_logits(given, lists, reduction, options), floats, shape)
 
 
 @every_pair(

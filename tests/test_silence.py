@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import FORMS
 from pairs import every_pair
 
 import focaljax
@@ -31,7 +32,6 @@ from focaljax import (
 ROWS, CLASSES = 4, 3
 HIDDEN = np.array([True, False, False, True])
 OUTSIDE = 7  # a label that is no class
-FORMS = ("cpu", "accelerators")
 
 
 class Entrance(NamedTuple):

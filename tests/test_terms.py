@@ -14,6 +14,7 @@ import numpy as np
 import oracle
 import pytest
 import tolerances
+from conftest import FORMS
 from pairs import every_pair
 
 from focaljax import (
@@ -25,7 +26,6 @@ from focaljax import (
 from focaljax.calibration import log_posterior
 from focaljax.terms import Asymmetric, Detached, Focal, Poly, Term
 
-FORMS = ("cpu", "accelerators")
 GAMMAS = (0.0, 0.5, 2.0, 5.0)
 
 

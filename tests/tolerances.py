@@ -5,7 +5,7 @@ of both signs meet, times the sum of their absolute values (the oracle's scales)
 reported in u = 2^-24, half of float32's eps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -151,3 +151,21 @@ def assert_close(
         f"(u = 2^-24) at {where}index {tuple(int(i) for i in worst)}: "
         f"got {float(got[worst])!r}, want {float(want)!r}, scale {float(size)!r}"
     )
+
+
+def assert_hessians(
+    found: Mapping[str, ArrayLike],
+    desired: ArrayLike,
+    scale: ArrayLike,
+    gamma: float,
+    names: Sequence[str],
+    largest: float = 1.0,
+) -> None:
+    """Each way of differentiating twice, by its name, gives the Hessians [N, C, C] of the oracle.
+
+    `largest` is the largest weight of a class, by which a flushed term may have been multiplied.
+    """
+    tiny = flush(np.shape(desired)[-1], factor=largest * FLUSHED_LOG * (1 + gamma))
+    rest = {"rtol": rtol("hessian", gamma), "scale": scale, "tiny": tiny, "names": names}
+    for name, second in found.items():
+        assert_close(second, desired, label=f"{name} over reverse", **rest)
