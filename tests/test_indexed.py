@@ -134,14 +134,15 @@ def test_double_precision_is_kept():
 
 
 def assert_same_sums(got, want, rtol):
-    """``rest * exp(top)`` agrees: a `top` is any number near the logarithm of the sum."""
+    """``rest * exp(top)`` agrees beside the highest logit: a `top` is any number near the logarithm."""
     (top, rest, target), (wanted_top, wanted, wanted_target) = (
         [np.asarray(x, np.float64) for x in part] for part in (got, want)
     )
-    both = np.isneginf(top) & np.isneginf(wanted_top)
-    with np.errstate(invalid="ignore"):
-        scale = np.where(both, 1, np.exp(top - wanted_top))
-    tolerances.assert_close(np.float32(rest * scale), wanted, rtol=rtol)
+    highest = np.maximum(wanted_top, wanted_target)
+    highest = np.where(np.isneginf(highest), 0, highest)
+    sums = (np.float32(x * np.exp(near - highest)) for x, near in ((rest, top), (wanted, wanted_top)))
+    tolerances.assert_close(*sums, rtol=rtol)
+    np.testing.assert_array_equal(np.isneginf(np.maximum(top, target)), np.isneginf(np.maximum(*want[::2])))
     tolerances.assert_close(np.float32(target), wanted_target, rtol=0)  # a sum flushes what a gather does not
 
 
@@ -206,16 +207,36 @@ def test_sums_of_any_size_are_kept(classes):
         tolerances.assert_close(each, want, rtol=tolerances.rtol("same"))
 
 
+@pytest.mark.parametrize("number", [8, 1024])
 @pytest.mark.parametrize("beside", [1e4, -1e4, np.inf, np.nan])
-def test_a_row_does_not_depend_on_what_another_holds(beside):
-    logits, targets = np.float32(np.random.default_rng(0).normal(size=(8, 50))), np.arange(8)
+def test_a_row_does_not_depend_on_what_another_holds(monkeypatch, beside, number):
+    monkeypatch.setattr(cpu, "LARGE", 50 * 1024)
+    logits = np.float32(np.random.default_rng(0).normal(size=(number, 50)))
+    targets = np.arange(number, dtype=np.int32) % 50
     other = logits.copy()
-    other[3] = beside
-    rows = np.arange(8) != 3
+    other[0] = beside  # the first of those that tell whether the sums of a large batch are lost
     for got, want in zip(
         *(everything(x, targets, jnp.float32(1), jnp.float32(2)) for x in (other, logits)), strict=True
     ):
-        np.testing.assert_array_equal(got[rows], want[rows])
+        np.testing.assert_array_equal(got[1:], want[1:])
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.vmap], ids=["rows", "vmap"])
+def test_where_a_sample_of_the_rows_is_lost_the_first_read_is_left_out(monkeypatch, transform):
+    rng = np.random.default_rng(0)
+    logits = np.float32(rng.normal(200, 30, (2, 1024, 5)))
+    labels = rng.integers(0, 5, (2, 1024), np.int32)
+    loss = jax.jit(transform(loss_of))
+    want = np.stack(
+        [loss_of(z, y) for z, y in zip(*(np.split(x, 64, 1) for x in (logits, labels)), strict=True)]
+    )
+    wrong = jnp.ones_like
+    monkeypatch.setattr(cpu, "LARGE", 0)
+    monkeypatch.setattr(cpu, "_sum_of_others", lambda logits, labels, own, axis: wrong(labels, logits.dtype))
+    jax.clear_caches()
+    got = np.stack(np.split(loss(logits, labels), 64, 1))
+    jax.clear_caches()
+    tolerances.assert_close(got, want, rtol=tolerances.rtol("same"))
 
 
 def test_statistics_of_parts_merge_to_those_of_the_whole():

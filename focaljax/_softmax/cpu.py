@@ -5,7 +5,8 @@ XLA:CPU runs reductions of several operands scalar, so this is its form of what
 measured with JAX 0.10.2.
 
 The competitors are summed without a maximum before: one read too. Only where ``sum exp(z)`` leaves the range
-of the floats, as it shows itself, the maximum comes first.
+of the floats, as it shows itself, the maximum comes first; a few rows tell whether the first read would be in
+vain.
 """
 
 import functools
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from focaljax import _sharding
-from focaljax._entries import every_row, is_class, is_known
+from focaljax._entries import every_row, is_class, is_known, most_rows
 from focaljax._exact import shifted_exp
 
 BLOCK = 2**20  # entries: 4 MB of float32, what the second-level caches of two cores hold
@@ -26,35 +27,54 @@ APART = 2**10  # entries between two classes: then few classes are an expression
 CHAIN = 64  # classes of such an expression: 64 of them compile in 3 s, 150 in 7
 PIECE = 2**18  # entries: 1 MB of float32
 LINE = 2**7  # the fewest entries of a class in a piece
+BELOW = 40  # under the maximum of a row: exponentials of competitors from there to 127 under it are floats
+NEAR = 2**20  # the maximum: from there on no step from a base is exact
+LARGE = 2**22  # entries: from so many on a sum in vain costs more than to compile a look at a few rows, 0.1 s
+SAMPLE = 8  # rows, spread over a batch
 MANY = 2**12  # classes: of so many only one run is weighed entry by entry
 
 
 def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them.
 
-    `top` is the floor of the competitors' log-sum, so `rest` is from 1 to e; in rows whose sum is lost,
-    and where the classes lie apart, it is the highest competitor.
+    `top` is the floor of the competitors' log-sum, so `rest` is from 1 to e; beyond `NEAR` it is the highest
+    logit, and where the classes lie apart the highest competitor.
     """
     if is_apart(logits, axis):
         return _by_class(logits, labels, axis)
     target = _at(labels, logits, axis)
     own = _Own.of(labels, logits, axis)
     if own.classes is None:
-        top, rest = _by_maximum(logits, own, axis)
-        return jnp.where(rest == 0, -jnp.inf, top), rest, target
-    total = _sum_of_others(logits, labels, own, axis)
-    size = jnp.log(total)
-    known = _is_usual(size)
+        return *_by_maximum(logits, own, axis), target
+    total = _sum_unless_lost(logits, labels, own, axis)
+    known = _is_usual(total)
     top, rest = lax.cond(every_row(known), lambda: (total, total), lambda: _by_maximum(logits, own, axis))
-    step = jnp.floor(jnp.where(known, size, 0))  # differences from it are exact, or too large to matter
-    top = jnp.where(known, step, jnp.where(rest == 0, -jnp.inf, top))
+    step = jnp.floor(jnp.log(jnp.where(known, total, 1)))
+    top = jnp.where(known, step, top)  # differences from it are exact, or too large to matter
     return top, jnp.where(known, jnp.maximum(total * jnp.exp(-step), 1), rest), target
 
 
-def _is_usual(size):
-    """Whether a log-sum is that of a finite sum whose terms below the smallest float do not count."""
-    limit = -math.log(jnp.finfo(size.dtype).tiny)
-    return jnp.abs(size - limit / 4) < limit * 3 / 4  # from -limit / 2 to limit; of NaN it is not
+def _is_usual(total):
+    """Whether a sum of exponentials is finite and its terms below the smallest float do not count."""
+    tiny = float(jnp.finfo(total.dtype).tiny)
+    return (total > math.sqrt(tiny)) & (total < 1 / tiny)
+
+
+def _sum_unless_lost(logits, labels, own, axis):
+    """`_sum_of_others`; of a large batch infinite at once, if some of its rows say that it would be lost."""
+    whole = functools.partial(_sum_of_others, logits, labels, own, axis)
+    if not is_known(logits.shape) or logits.size < LARGE:
+        return whole()
+    size, dim = max((n, i) for i, n in enumerate(logits.shape) if i != axis or logits.ndim == 1)
+    if dim == axis or size < SAMPLE * 64:
+        return whole()
+    few, mine = (
+        lax.slice_in_dim(x, 0, None, size // SAMPLE, i)
+        for x, i in ((logits, dim), (labels, dim - (axis < dim)))
+    )
+    top = jnp.max(jnp.where(is_class(mine, few.shape, axis), -jnp.inf, few), axis)
+    lost = most_rows(~_is_usual(jnp.exp(top)))
+    return lax.cond(lost, lambda: jnp.full_like(logits, jnp.inf, shape=labels.shape), whole)
 
 
 class _Own(NamedTuple):
@@ -114,15 +134,21 @@ def _sum_but(own, x, axis):
 
 
 def _by_maximum(logits, own, axis):
-    """``(top, rest)``, the maximum before the sum; without competitors the lowest number and 0."""
-    lowest = jnp.finfo(logits.dtype).min
+    """``(top, rest)`` from a sum whose base is below the maximum of the row.
+
+    The maximum is that of all classes: where the label's leads by so much that the sum is 0, so is ``1 - p``.
+    """
+    limits = jnp.finfo(logits.dtype)
 
     def of_block(logits, labels):
-        mine = own._replace(labels=labels)
-        top = jnp.max(jnp.minimum(logits, mine.bound(logits, axis) + lowest), axis)
-        top = jnp.maximum(top, lowest)
-        again = jax.tree.map(lax.optimization_barrier, mine)  # what two sums share is stored
-        return top, _sum_but(again, jnp.exp(logits - jnp.expand_dims(top, axis)), axis)
+        high = jnp.max(logits, axis)
+        near = jnp.abs(high) < NEAR
+        base = jnp.where(near, jnp.floor(high) - BELOW, high)
+        rise = logits - jnp.expand_dims(jnp.maximum(base, limits.min), axis)
+        again = jax.tree.map(lax.optimization_barrier, own._replace(labels=labels))  # else it would be stored
+        total = _sum_but(again, jnp.exp(rise), axis)
+        step = jnp.where(near, jnp.floor(jnp.log(jnp.maximum(total, limits.tiny))), 0)
+        return base + step, total * jnp.exp(-step)
 
     if own.classes is None or _is_far(logits, axis):
         return _in_blocks(of_block, axis, logits, own.labels)
