@@ -216,7 +216,9 @@ def _answers(like, fixed, moving, *, axis, name, ignored, reading):
 
 
 def _of_entries(term, zeros, part, axis):
-    """The term with its options per entry, or of size 1 along the class axis."""
+    """The term with options that broadcast to the entries; on a mesh they have all but the class axis."""
+    if _sharding.is_whole(zeros) and not _sharding.varying(zeros):
+        return jax.tree.map(part, term)
     return jax.tree.map(lambda x: part(x) + _like(zeros, part(x), axis), term)
 
 

@@ -11,7 +11,8 @@ vain.
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +28,6 @@ APART = 2**10  # entries between two classes: then few classes are an expression
 CHAIN = 64  # classes of such an expression: 64 of them compile in 3 s, 150 in 7
 PIECE = 2**18  # entries: 1 MB of float32
 LINE = 2**7  # the fewest entries of a class in a piece
-BELOW = 40  # under the maximum of a row: exponentials of competitors from there to 127 under it are floats
-NEAR = 2**20  # the maximum: from there on no step from a base is exact
 LARGE = 2**22  # entries: from so many on a sum in vain costs more than to compile a look at a few rows, 0.1 s
 SAMPLE = 8  # rows, spread over a batch
 MANY = 2**12  # classes: of so many only one run is weighed entry by entry
@@ -37,20 +36,22 @@ MANY = 2**12  # classes: of so many only one run is weighed entry by entry
 def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them.
 
-    `top` is the floor of the competitors' log-sum, so `rest` is from 1 to e; beyond `NEAR` it is the highest
-    logit, and where the classes lie apart the highest competitor.
+    `top` is the floor of the competitors' log-sum, so `rest` is from 1 to e; in rows whose sum is lost,
+    and where the classes lie apart, it is the highest competitor.
     """
     if is_apart(logits, axis):
         return _by_class(logits, labels, axis)
     target = _at(labels, logits, axis)
     own = _Own.of(labels, logits, axis)
     if own.classes is None:
-        return *_by_maximum(logits, own, axis), target
+        top, rest = _by_maximum(logits, own, axis)
+        return jnp.where(rest == 0, -jnp.inf, top), rest, target
     total = _sum_unless_lost(logits, labels, own, axis)
     known = _is_usual(total)
     top, rest = lax.cond(every_row(known), lambda: (total, total), lambda: _by_maximum(logits, own, axis))
     step = jnp.floor(jnp.log(jnp.where(known, total, 1)))
-    top = jnp.where(known, step, top)  # differences from it are exact, or too large to matter
+    top = jnp.where(known, step, jnp.where(rest == 0, -jnp.inf, top))
+    # Differences from a step are exact, or too large to matter.
     return top, jnp.where(known, jnp.maximum(total * jnp.exp(-step), 1), rest), target
 
 
@@ -106,7 +107,7 @@ def _sum_of_others(logits, labels, own, axis):
         def of_block(logits, labels):
             return _sum_but(own._replace(labels=labels), jnp.exp(logits), axis)
 
-        return _in_blocks(of_block, axis, logits, own.labels)
+        return in_blocks(of_block, axis, logits, own.labels)
     width = _width(logits, axis)
     if width is None:
         return _sum_but(own, jnp.exp(logits), axis)
@@ -134,24 +135,18 @@ def _sum_but(own, x, axis):
 
 
 def _by_maximum(logits, own, axis):
-    """``(top, rest)`` from a sum whose base is below the maximum of the row.
-
-    The maximum is that of all classes: where the label's leads by so much that the sum is 0, so is ``1 - p``.
-    """
-    limits = jnp.finfo(logits.dtype)
+    """``(top, rest)``, the maximum before the sum; without competitors the lowest number and 0."""
+    lowest = jnp.finfo(logits.dtype).min
 
     def of_block(logits, labels):
-        high = jnp.max(logits, axis)
-        near = jnp.abs(high) < NEAR
-        base = jnp.where(near, jnp.floor(high) - BELOW, high)
-        rise = logits - jnp.expand_dims(jnp.maximum(base, limits.min), axis)
-        again = jax.tree.map(lax.optimization_barrier, own._replace(labels=labels))  # else it would be stored
-        total = _sum_but(again, jnp.exp(rise), axis)
-        step = jnp.where(near, jnp.floor(jnp.log(jnp.maximum(total, limits.tiny))), 0)
-        return base + step, total * jnp.exp(-step)
+        mine = own._replace(labels=labels)
+        top = jnp.max(jnp.minimum(logits, mine.bound(logits, axis) + lowest), axis)
+        top = jnp.maximum(top, lowest)
+        again = jax.tree.map(lax.optimization_barrier, mine)  # what two sums share is stored
+        return top, _sum_but(again, jnp.exp(logits - jnp.expand_dims(top, axis)), axis)
 
     if own.classes is None or _is_far(logits, axis):
-        return _in_blocks(of_block, axis, logits, own.labels)
+        return in_blocks(of_block, axis, logits, own.labels)
     return of_block(logits, own.labels)
 
 
@@ -205,48 +200,56 @@ def _width(logits, axis):
     return classes // runs if runs >= 8 else None  # the classes of a vocabulary may be a prime number
 
 
-def _in_blocks(reduce, axis, logits, *rows):
-    """``reduce(logits, *rows)`` over some rows at a time.
+def in_blocks(reduce: Callable[..., Any], axis: int, logits: jax.Array, *operands: Any) -> Any:
+    """``reduce(logits, *operands)`` over some rows at a time.
+
+    Operands and results have the rows of `logits`, with its `axis` or without it, or the same for all rows.
 
     XLA:CPU stores what it masks before it sums it, and reads far classes as whole lines of the cache; both of
-    a block stay there. A block takes every n-th row, so where the rows are sharded every device has its part
-    of every block.
+    a block stay there. Where the rows may be sharded a block takes every n-th row, so that every device has
+    its part of every block.
     """
-    split, count = _blocks(logits, axis)
+    split, count = blocks(logits, axis)
     if count == 1:
-        return reduce(logits, *rows)
-    row = split - (axis < split)  # the same dimension without `axis`
-    dims = (split, *(row for _ in rows))
-    parts = [_folded(x, i, count) for x, i in zip((logits, *rows), dims, strict=True)]
+        return reduce(logits, *operands)
+    apart = _sharding.parts(logits) != 1
+
+    def dim(rank):  # of the rows, in an array with or without `axis`
+        return split - (axis < split and rank < logits.ndim)
+
+    def part(x, k):
+        at = dim(x.ndim)
+        if x.shape[at] == 1:
+            return x
+        each = x.shape[at] // count
+        folded = x.reshape(*x.shape[:at], *((each, count) if apart else (count, each)), *x.shape[at + 1 :])
+        return lax.dynamic_index_in_dim(folded, k, at + apart, False)
 
     def block(k):
-        return reduce(
-            *(lax.dynamic_index_in_dim(x, k, i + 1, False) for x, i in zip(parts, dims, strict=True))
-        )
+        return reduce(*jax.tree.map(lambda x: part(x, k), (logits, *operands)))
 
-    shape = logits.shape[:axis] + logits.shape[axis + 1 :]
-    found = lax.map(block, jnp.arange(count))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, row + 1).reshape(shape), found)
+    def whole(x):
+        at = dim(x.ndim - 1)
+        return jnp.moveaxis(x, 0, at + apart).reshape(*x.shape[1 : at + 1], -1, *x.shape[at + 2 :])
+
+    return jax.tree.map(whole, lax.map(block, jnp.arange(count)))
 
 
-def _blocks(logits, axis):
-    """The longest dimension of rows, and a divisor of it that makes blocks of about `BLOCK` entries.
+def blocks(logits: jax.Array, axis: int) -> tuple[int, int]:
+    """A dimension of rows, and a divisor of it that makes blocks of about `BLOCK` entries.
 
-    On a mesh a block has a row of each device, or as many of each: else it would be collected.
+    The first that is long enough, so that a block is not made of pieces. On a mesh a block has a row of each
+    device, or as many of each: else it would be collected.
     """
     spec = jax.typeof(logits).sharding.spec  # of an explicit sharding, which a reshape must not split
     free = [i for i, name in enumerate(spec) if i != axis and name is None]
     if not free or not is_known(logits.shape):
         return axis, 1
-    split = max(free, key=lambda i: logits.shape[i])
+    most = max(1, logits.size // BLOCK)
+    split = max(free, key=lambda i: min(logits.shape[i], most))
     size, parts = logits.shape[split], max(1, _sharding.parts(logits))
     size = size // parts if size % parts == 0 else size
-    most = max(1, min(logits.size // BLOCK, size))
-    return split, max(n for n in range(1, most + 1) if size % n == 0)
-
-
-def _folded(x, dim, count):
-    return x.reshape(*x.shape[:dim], -1, count, *x.shape[dim + 1 :])
+    return split, max(n for n in range(1, min(most, size) + 1) if size % n == 0)
 
 
 def _at(labels, logits, axis):
@@ -272,4 +275,4 @@ def peak(logits: jax.Array, *, axis: int) -> tuple[jax.Array, ...]:
         ties = jnp.sum((logits == high).astype(logits.dtype), axis)
         return top, below + (ties - 1)
 
-    return _in_blocks(of_block, axis, logits)
+    return in_blocks(of_block, axis, logits)

@@ -19,7 +19,7 @@ from jax import lax
 
 from focaljax import _entries, _exact, _odds, _sharding
 from focaljax._odds import scaled
-from focaljax._softmax import statistics
+from focaljax._softmax import cpu, statistics
 from focaljax._softmax.statistics import Peak
 from focaljax.terms import Term, by_options, weighed
 
@@ -50,17 +50,25 @@ def dense(
 ) -> jax.Array:
     """One loss per row; `weights` has the shape of `logits`.
 
-    An option of `term` may have size 1 along `axis`. A class of weight 0 adds nothing, even at a logit -inf;
-    a row of such classes, or one whose cotangent is 0, is silent whatever its logits hold. `name` is the mesh
-    axis that shards the classes. A row that is not `known` has no answer.
+    The options of `term` broadcast to that. A class of weight 0 adds nothing, even at a logit -inf; a row of
+    such classes, or one whose cotangent is 0, is silent whatever its logits hold. `name` is the mesh axis of
+    sharded classes. A row that is not `known` has no answer.
     """
     return _fwd(logits, weights, term, axis, name, known)[0]
 
 
 def _fwd(logits, weights, term, axis, name, known):
-    z = logits.astype(weights.dtype)
-    peak = statistics.known(statistics.peak(z, axis, name), known, axis)
-    loss, totals = sums(z, weights, term, peak, axis, name)
+    def of_rows(logits, weights, term, known):
+        z = logits.astype(weights.dtype)
+        peak = statistics.known(statistics.peak(z, axis, name), known, axis)
+        return peak, *sums(z, weights, term, peak, axis, name)
+
+    operands = logits, weights, term, known
+    if name is None and cpu.blocks(logits, axis)[1] > 1:
+        in_blocks = partial(cpu.in_blocks, of_rows, axis)
+        peak, loss, totals = lax.platform_dependent(*operands, cpu=in_blocks, default=of_rows)
+    else:
+        peak, loss, totals = of_rows(*operands)
     return jnp.squeeze(loss, axis), (logits, weights, term, peak, totals)
 
 
@@ -125,7 +133,7 @@ def gradients(
 
     def of_option(option, x):
         x = scaled(ct, scaled(weights, x))  # ct times the weight may overflow where x is 0
-        return jnp.sum(x, axis, keepdims=True) if option.shape[axis] == 1 else x
+        return jnp.sum(x, [i for i, n in enumerate(option.shape) if n == 1], keepdims=True)
 
     return Gradients(
         logits=scaled(ct, odds.p * others - odds.q * pulls),
