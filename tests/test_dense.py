@@ -12,7 +12,9 @@ import tolerances
 from conftest import FORMS
 from pairs import every_pair
 
+from focaljax import _sharding
 from focaljax import softmax_focal_loss as loss_of
+from focaljax import softmax_focal_loss_with_integer_labels as smoothed_loss
 from focaljax._softmax import cpu, statistics
 
 pytestmark = pytest.mark.gpu
@@ -104,6 +106,40 @@ def test_hessian_is_the_oracle_s(form, classes, gamma):
     truth = oracle.batch(rows.logits, rows.weights, gamma)
     found = second(rows.logits, rows.labels, rows.alpha, np.float32(gamma))
     tolerances.assert_hessians(found, truth.hessian, truth.hessian_scale, gamma, rows.names, largest=4)
+
+
+@every_pair(parts=[1, 8], axis=[0, 1, 2], gamma=["of all", "per class", "per example"])
+def test_blocks_of_rows_change_nothing(monkeypatch, parts, axis, gamma):
+    """On CPU value and sums are taken block by block, the derivatives of the gradient too."""
+    monkeypatch.setattr(_sharding, "parts", lambda x: parts)
+    rng = np.random.default_rng(0)
+    shape = [12, 16, 5] if axis == 2 else [16, 12, 16]
+    classes = shape[axis]
+    rows = shape[:axis] + shape[axis + 1 :]
+    logits, direction = rng.normal(size=(2, *shape)).astype(np.float32)
+    exponents = {"of all": (), "per class": classes, "per example": (*rows, 1)}[gamma]
+    operands = logits, rng.random(shape, np.float32), rng.uniform(0.5, 3, exponents).astype(np.float32)
+    indices = rng.integers(-1, classes, rows, np.int32)
+
+    def derivatives(logits, labels, gamma):
+        def total(logits, labels, gamma):
+            smoothed = smoothed_loss(
+                logits, indices, gamma=gamma, label_smoothing=0.1, axis=axis, ignore_index=-1
+            )
+            return jnp.sum(loss_of(logits, labels, gamma=gamma, axis=axis)) + jnp.sum(smoothed)
+
+        first = jax.value_and_grad(total, (0, 1, 2))
+        curved = jax.grad(lambda z: jnp.vdot(jax.grad(total)(z, labels, gamma), direction))(logits)
+        return first(logits, labels, gamma), curved
+
+    whole = jax.jit(derivatives)(*operands)
+    monkeypatch.setattr(cpu, "BLOCK", 128)
+    jax.clear_caches()
+    program = jax.jit(derivatives).lower(*operands)
+    jax.clear_caches()
+    assert program.as_text().count("stablehlo.while") >= 4
+    for got, want in zip(*map(jax.tree.leaves, (program.compile()(*operands), whole)), strict=True):
+        tolerances.assert_close(got, want, rtol=tolerances.rtol("same"), scale=np.abs(want).max())
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])

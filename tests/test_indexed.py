@@ -313,7 +313,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch, shape, axis):
 def apart(monkeypatch):
     """The classes of any array that are not last count as far apart, in pieces of a few rows."""
     monkeypatch.setattr(_sharding, "parts", lambda x: 1)
-    for name, size in {"APART": 2, "LINE": 1, "PIECE": 16}.items():
+    for name, size in {"APART": 2, "LINE": 1, "BLOCK": 16}.items():
         monkeypatch.setattr(cpu, name, size)
     jax.clear_caches()  # the choice is made while tracing
     yield

@@ -22,11 +22,10 @@ from focaljax import _sharding
 from focaljax._entries import every_row, is_class, is_known, most_rows
 from focaljax._exact import shifted_exp
 
-BLOCK = 2**20  # entries: 4 MB of float32, what the second-level caches of two cores hold
+BLOCK = 2**18  # entries: 1 MB of float32
 FAR = 2**16  # entries between two classes: then blocks of rows bring them together
 APART = 2**10  # entries between two classes: then few classes are an expression, each a loop over the rows
 CHAIN = 64  # classes of such an expression: 64 of them compile in 3 s, 150 in 7
-PIECE = 2**18  # entries: 1 MB of float32
 LINE = 2**7  # the fewest entries of a class in a piece
 LARGE = 2**22  # entries: from so many on a sum in vain costs more than to compile a look at a few rows, 0.1 s
 SAMPLE = 8  # rows, spread over a batch
@@ -167,7 +166,7 @@ def _by_class(logits, labels, axis):
     store each exponential, for `rest` has several uses.
     """
     classes, inner = logits.shape[axis], math.prod(logits.shape[axis + 1 :])
-    most = max(2, min(classes * inner // PIECE, inner // LINE))
+    most = max(2, min(classes * inner // BLOCK, inner // LINE))
     count = max(n for n in range(1, most + 1) if inner % n == 0)  # pieces of the rows of one example
     z, own = logits.reshape(-1, inner // count), labels.reshape(-1, inner // count)
 
@@ -238,13 +237,15 @@ def in_blocks(reduce: Callable[..., Any], axis: int, logits: jax.Array, *operand
 def blocks(logits: jax.Array, axis: int) -> tuple[int, int]:
     """A dimension of rows, and a divisor of it that makes blocks of about `BLOCK` entries.
 
-    The first that is long enough, so that a block is not made of pieces. On a mesh a block has a row of each
-    device, or as many of each: else it would be collected.
+    The first that is long enough, and not the last beside another: so a block is not made of small pieces. On
+    a mesh it has a row of each device, or as many of each: else it would be collected.
     """
     spec = jax.typeof(logits).sharding.spec  # of an explicit sharding, which a reshape must not split
     free = [i for i, name in enumerate(spec) if i != axis and name is None]
     if not free or not is_known(logits.shape):
         return axis, 1
+    if len(free) > 1 and free[-1] == logits.ndim - 1:
+        free = free[:-1]
     most = max(1, logits.size // BLOCK)
     split = max(free, key=lambda i: min(logits.shape[i], most))
     size, parts = logits.shape[split], max(1, _sharding.parts(logits))
