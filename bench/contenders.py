@@ -57,6 +57,15 @@ def textbook(logits: jax.Array, labels: jax.Array, gamma: Any, axis: int, alpha:
     return losses if alpha is None else alpha * losses
 
 
+def textbook_dense(
+    logits: jax.Array, labels: jax.Array, gamma: Any, axis: int, alpha: Any = None
+) -> jax.Array:
+    """The same of labels per class."""
+    log_p = jax.nn.log_softmax(logits, axis)
+    losses = -jnp.sum(labels * (1 - jnp.exp(log_p)) ** gamma * log_p, axis)
+    return losses if alpha is None else alpha * losses
+
+
 def ours(loss: Callable, **options: Any) -> Callable:
     """One of our losses, called as all contenders are."""
 

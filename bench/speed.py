@@ -16,7 +16,7 @@ import jax
 
 from bench import agreement, cases, on_jax
 from bench.cases import Case
-from bench.contenders import BASELINE, COPY, Absent, Contender, contenders, reason, spelled
+from bench.contenders import BASELINE, COPY, Absent, Contender, contenders, reason, spelled, textbook_dense
 from bench.on_jax import PROGRAMS, Ready
 from bench.results import collect, header, previous, say
 from bench.tables import FAILED, GRADIENT
@@ -35,6 +35,7 @@ def main(args: Namespace) -> int:
     both = args.device == "gpu" and not args.quick
     dtypes = args.dtype or ["float32", "bfloat16"][: 1 + both]
     found, absent = contenders(args.device)
+    found.insert(3, Contender("textbook focal, dense labels", textbook_dense, indices=False))
     found = [c for c in found if c.family in {case.family for case in chosen}]
     result = header("speed", args.device) | {"absent": []}
     merge(result, previous(args.out, result), chosen, dtypes)

@@ -213,11 +213,13 @@ def test_a_row_does_not_depend_on_what_another_holds(monkeypatch, beside, number
     logits = np.float32(np.random.default_rng(0).normal(size=(number, 50)))
     targets = np.arange(number, dtype=np.int32) % 50
     other = logits.copy()
-    other[0] = beside  # the first of those that tell whether the sums of a large batch are lost
+    # Every 128th row of a large batch tells whether all are out of range; NaN and infinity tell nothing.
+    changed = np.arange(number) % 128 == 0 if not np.isfinite(beside) else np.arange(number) == 0
+    other[changed] = beside
     for got, want in zip(
         *(everything(x, targets, jnp.float32(1), jnp.float32(2)) for x in (other, logits)), strict=True
     ):
-        np.testing.assert_array_equal(got[1:], want[1:])
+        np.testing.assert_array_equal(got[~changed], want[~changed])
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.vmap], ids=["rows", "vmap"])
@@ -302,8 +304,8 @@ def test_blocks_of_rows_change_nothing(monkeypatch, shape, axis):
         return *cpu.rivals(logits, labels, axis=axis), *cpu.peak(logits, axis=axis)
 
     whole = jax.jit(statistics)(logits, labels)
-    monkeypatch.setattr(cpu, "BLOCK", 16)
-    monkeypatch.setattr(cpu, "FAR", 1)
+    for name, size in {"BLOCK": 16, "FAR": 1, "LINE": 1}.items():
+        monkeypatch.setattr(cpu, name, size)
     program = jax.jit(lambda *operands: statistics(*operands)).lower(logits, labels)  # traced anew
     assert "while" in program.as_text() or shape[axis] == logits.size
     chex.assert_trees_all_equal(program.compile()(logits, labels), whole)

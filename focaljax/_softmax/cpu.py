@@ -26,9 +26,9 @@ BLOCK = 2**18  # entries: 1 MB of float32
 FAR = 2**16  # entries between two classes: then blocks of rows bring them together
 APART = 2**10  # entries between two classes: then few classes are an expression, each a loop over the rows
 CHAIN = 64  # classes of such an expression: 64 of them compile in 3 s, 150 in 7
-LINE = 2**7  # the fewest entries of a class in a piece
-LARGE = 2**22  # entries: from so many on a sum in vain costs more than to compile a look at a few rows, 0.1 s
-SAMPLE = 8  # rows, spread over a batch
+LINE = 2**7  # the fewest entries of a class in a piece or a block
+LARGE = 2**22  # entries: a look at some rows costs 0.1 s to compile, a sum in vain of fewer below 3 ms
+SAMPLE = 8  # rows
 MANY = 2**12  # classes: of so many only one run is weighed entry by entry
 
 
@@ -61,7 +61,7 @@ def _is_usual(total):
 
 
 def _sum_unless_lost(logits, labels, own, axis):
-    """`_sum_of_others`; of a large batch infinite at once, if some of its rows say that it would be lost."""
+    """`_sum_of_others`; infinite at once where a sample of a large batch says that it would be lost."""
     whole = functools.partial(_sum_of_others, logits, labels, own, axis)
     if not is_known(logits.shape) or logits.size < LARGE:
         return whole()
@@ -73,7 +73,7 @@ def _sum_unless_lost(logits, labels, own, axis):
         for x, i in ((logits, dim), (labels, dim - (axis < dim)))
     )
     top = jnp.max(jnp.where(is_class(mine, few.shape, axis), -jnp.inf, few), axis)
-    lost = most_rows(~_is_usual(jnp.exp(top)))
+    lost = most_rows(jnp.isfinite(top) & ~_is_usual(jnp.exp(top)))  # a row that is hidden may hold NaN
     return lax.cond(lost, lambda: jnp.full_like(logits, jnp.inf, shape=labels.shape), whole)
 
 
@@ -237,20 +237,22 @@ def in_blocks(reduce: Callable[..., Any], axis: int, logits: jax.Array, *operand
 def blocks(logits: jax.Array, axis: int) -> tuple[int, int]:
     """A dimension of rows, and a divisor of it that makes blocks of about `BLOCK` entries.
 
-    The first that is long enough, and not the last beside another: so a block is not made of small pieces. On
-    a mesh it has a row of each device, or as many of each: else it would be collected.
+    The first that is long enough, so that a block is not made of pieces; `LINE` entries of the last dimension
+    stay together. On a mesh a block has a row of each device, or as many of each: else it would be collected.
     """
     spec = jax.typeof(logits).sharding.spec  # of an explicit sharding, which a reshape must not split
     free = [i for i, name in enumerate(spec) if i != axis and name is None]
     if not free or not is_known(logits.shape):
         return axis, 1
-    if len(free) > 1 and free[-1] == logits.ndim - 1:
-        free = free[:-1]
-    most = max(1, logits.size // BLOCK)
-    split = max(free, key=lambda i: min(logits.shape[i], most))
+
+    def most(i):
+        line = LINE if i == logits.ndim - 1 else 1
+        return max(1, min(logits.size // BLOCK, logits.shape[i] // line))
+
+    split = max(free, key=most)
     size, parts = logits.shape[split], max(1, _sharding.parts(logits))
     size = size // parts if size % parts == 0 else size
-    return split, max(n for n in range(1, min(most, size) + 1) if size % n == 0)
+    return split, max(n for n in range(1, most(split) + 1) if size % n == 0)
 
 
 def _at(labels, logits, axis):
