@@ -114,6 +114,7 @@ CASES = [
     Case("imagenet", "ImageNet head", (1024, 1000), even, larger=64),
     Case("imagenet-16k", "ImageNet head, large batch", (16384, 1000), even, larger=8),
     Case("unscaled", "ImageNet head, logits in the hundreds", (1024, 1000), even, larger=64, scale=60),
+    Case("unscaled-16k", "the same, large batch", (16384, 1000), even, larger=8, scale=60),
     Case("pixels", "19 classes, class axis last", (65536, 19), regions, width=64, larger=64),
     Case("cityscapes", "NCHW, 19 classes", (2, 19, 512, 1024), regions, axis=1, width=64, larger=8),
     Case("crops", "NCHW, 19 classes", (8, 19, 256, 512), regions, axis=1, width=64, larger=8),

@@ -46,18 +46,18 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> tuple[jax.Arra
         top, rest = _by_maximum(logits, own, axis)
         return jnp.where(rest == 0, -jnp.inf, top), rest, target
     total = _sum_unless_lost(logits, labels, own, axis)
-    known = _is_usual(total)
+    size = jnp.log(total)
+    known = _is_usual(size)
     top, rest = lax.cond(every_row(known), lambda: (total, total), lambda: _by_maximum(logits, own, axis))
-    step = jnp.floor(jnp.log(jnp.where(known, total, 1)))
+    step = jnp.floor(jnp.where(known, size, 0))  # differences from it are exact, or too large to matter
     top = jnp.where(known, step, jnp.where(rest == 0, -jnp.inf, top))
-    # Differences from a step are exact, or too large to matter.
     return top, jnp.where(known, jnp.maximum(total * jnp.exp(-step), 1), rest), target
 
 
-def _is_usual(total):
-    """Whether a sum of exponentials is finite and its terms below the smallest float do not count."""
-    tiny = float(jnp.finfo(total.dtype).tiny)
-    return (total > math.sqrt(tiny)) & (total < 1 / tiny)
+def _is_usual(size):
+    """Whether a log-sum is that of a finite sum whose terms below the smallest float do not count."""
+    limit = -math.log(jnp.finfo(size.dtype).tiny)
+    return jnp.abs(size - limit / 4) < limit * 3 / 4  # from -limit / 2 to limit; of NaN it is not
 
 
 def _sum_unless_lost(logits, labels, own, axis):
@@ -73,7 +73,7 @@ def _sum_unless_lost(logits, labels, own, axis):
         for x, i in ((logits, dim), (labels, dim - (axis < dim)))
     )
     top = jnp.max(jnp.where(is_class(mine, few.shape, axis), -jnp.inf, few), axis)
-    lost = most_rows(jnp.isfinite(top) & ~_is_usual(jnp.exp(top)))  # a row that is hidden may hold NaN
+    lost = most_rows(jnp.isfinite(top) & ~_is_usual(top))  # a row that is hidden may hold NaN
     return lax.cond(lost, lambda: jnp.full_like(logits, jnp.inf, shape=labels.shape), whole)
 
 
