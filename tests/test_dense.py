@@ -142,6 +142,18 @@ def test_blocks_of_rows_change_nothing(monkeypatch, parts, axis, gamma):
         tolerances.assert_close(got, want, rtol=tolerances.rtol("same"), scale=np.abs(want).max())
 
 
+def test_a_value_and_its_gradient_trace_the_sums_once(monkeypatch):
+    """For each of the two forms."""
+    calls, peak = [], statistics.peak
+    monkeypatch.setattr(statistics, "peak", lambda *x: calls.append(x) or peak(*x))
+    monkeypatch.setattr(cpu, "BLOCK", 4)
+    logits = jnp.zeros((4, 3))
+    jax.clear_caches()
+    jax.jit(jax.value_and_grad(lambda z: jnp.sum(loss_of(z, logits)))).trace(logits)
+    jax.clear_caches()
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_a_weight_on_an_impossible_class_gives_an_infinite_loss_and_a_finite_gradient(gamma):
     for classes in (2, 10):

@@ -65,13 +65,12 @@ def _sum_unless_lost(logits, labels, own, axis):
     whole = functools.partial(_sum_of_others, logits, labels, own, axis)
     if not is_known(logits.shape) or logits.size < LARGE:
         return whole()
-    size, dim = max((n, i) for i, n in enumerate(logits.shape) if i != axis or logits.ndim == 1)
-    if dim == axis or size < SAMPLE * 64:
+    dim = max(range(logits.ndim), key=lambda i: logits.shape[i] * (i != axis))  # the longest, of rows
+    step = logits.shape[dim] // SAMPLE
+    if dim == axis or step < 64:  # a sample of fewer would be most of them
         return whole()
-    few, mine = (
-        lax.slice_in_dim(x, 0, None, size // SAMPLE, i)
-        for x, i in ((logits, dim), (labels, dim - (axis < dim)))
-    )
+    few = lax.slice_in_dim(logits, 0, None, step, dim)
+    mine = lax.slice_in_dim(labels, 0, None, step, dim - (axis < dim))
     top = jnp.max(jnp.where(is_class(mine, few.shape, axis), -jnp.inf, few), axis)
     lost = most_rows(jnp.isfinite(top) & ~_is_usual(top))  # a row that is hidden may hold NaN
     return lax.cond(lost, lambda: jnp.full_like(logits, jnp.inf, shape=labels.shape), whole)
@@ -237,22 +236,23 @@ def in_blocks(reduce: Callable[..., Any], axis: int, logits: jax.Array, *operand
 def blocks(logits: jax.Array, axis: int) -> tuple[int, int]:
     """A dimension of rows, and a divisor of it that makes blocks of about `BLOCK` entries.
 
-    The first that is long enough, so that a block is not made of pieces; `LINE` entries of the last dimension
+    The first that gives the most blocks, so that none is made of pieces; `LINE` entries of the last dimension
     stay together. On a mesh a block has a row of each device, or as many of each: else it would be collected.
     """
     spec = jax.typeof(logits).sharding.spec  # of an explicit sharding, which a reshape must not split
     free = [i for i, name in enumerate(spec) if i != axis and name is None]
     if not free or not is_known(logits.shape):
         return axis, 1
+    parts = max(1, _sharding.parts(logits))
 
-    def most(i):
-        line = LINE if i == logits.ndim - 1 else 1
-        return max(1, min(logits.size // BLOCK, logits.shape[i] // line))
+    def count(i):
+        size, line = logits.shape[i], LINE if i == logits.ndim - 1 else 1
+        most = min(logits.size // BLOCK, size // line)
+        size = size // parts if size % parts == 0 else size
+        return max(n for n in range(1, max(1, min(most, size)) + 1) if size % n == 0)
 
-    split = max(free, key=most)
-    size, parts = logits.shape[split], max(1, _sharding.parts(logits))
-    size = size // parts if size % parts == 0 else size
-    return split, max(n for n in range(1, most(split) + 1) if size % n == 0)
+    split = max(free, key=count)
+    return split, count(split)
 
 
 def _at(labels, logits, axis):

@@ -58,18 +58,23 @@ def dense(
 
 
 def _fwd(logits, weights, term, axis, name, known):
-    def of_rows(logits, weights, term, known):
+    peak, loss, totals = _of_rows(logits, weights, term, known, axis=axis, name=name)
+    return jnp.squeeze(loss, axis), (logits, weights, term, peak, totals)
+
+
+@_sharding.traced_once(static_argnames=("axis", "name"))
+def _of_rows(logits, weights, term, known, *, axis, name):
+    """The peak, the loss and the pulls of each row; on CPU of a large batch block by block."""
+
+    def of_some(logits, weights, term, known):
         z = logits.astype(weights.dtype)
         peak = statistics.known(statistics.peak(z, axis, name), known, axis)
         return peak, *sums(z, weights, term, peak, axis, name)
 
     operands = logits, weights, term, known
-    if name is None and cpu.blocks(logits, axis)[1] > 1:
-        in_blocks = partial(cpu.in_blocks, of_rows, axis)
-        peak, loss, totals = lax.platform_dependent(*operands, cpu=in_blocks, default=of_rows)
-    else:
-        peak, loss, totals = of_rows(*operands)
-    return jnp.squeeze(loss, axis), (logits, weights, term, peak, totals)
+    if name is not None or cpu.blocks(logits, axis)[1] == 1:
+        return of_some(*operands)
+    return lax.platform_dependent(*operands, cpu=partial(cpu.in_blocks, of_some, axis), default=of_some)
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
