@@ -1,7 +1,8 @@
 """One JAX for every test: eight CPU devices, and the strict promotion modes.
 
 ``pytest -m gpu`` runs the tests against the oracle on a GPU; without it they run on CPU with all others.
-``pytest --optimized`` compiles as users do; without it programs become plain code, sooner.
+``pytest --optimized`` compiles all programs as users do; without it only those with the options of
+`OPTIMIZED`, which are the ones against the oracle. The others become plain code, sooner.
 """
 
 import contextlib
@@ -13,9 +14,11 @@ from importlib.metadata import version
 import pytest
 
 _DEVICES = "--xla_force_host_platform_device_count"
-_PLAIN = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+_PLAIN = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_cpu_parallel_codegen_split_count": 32}
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # a newer XLA has one emitter, and no flag
-    _PLAIN.append("--xla_cpu_use_fusion_emitters=false")
+    _PLAIN |= {"xla_cpu_use_fusion_emitters": False}
+    OPTIMIZED |= {"xla_cpu_use_fusion_emitters": True}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,7 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     flags = [os.environ.get("XLA_FLAGS", "")]
     if _DEVICES not in flags[0]:  # a worker inherits them
         flags.append(f"{_DEVICES}=8")
-        flags += [] if on_gpu or config.getoption("optimized") else _PLAIN
+        plain = {} if on_gpu or config.getoption("optimized") else _PLAIN
+        flags += [f"--{name}={value}" for name, value in plain.items()]
     os.environ["XLA_FLAGS"] = " ".join(flags).strip()
     os.environ.setdefault("JAX_PLATFORMS", "cuda" if on_gpu else "cpu")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the workers share the GPU
@@ -55,21 +59,12 @@ QUICK = ("api", "arguments", "docs", "layers", "recipes", "types", "verdict")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One file after the other, in each the form of CPU first: in between JAX forgets its programs."""
+    """One file after the other, in each the form of CPU first: between two forms JAX forgets its programs."""
     for item in items:
         if item.path.stem.removeprefix("test_") not in QUICK or "docs/" in item.nodeid:
             item.add_marker("slow")
     files = {path: i for i, path in enumerate(dict.fromkeys(item.path for item in items))}
     items.sort(key=lambda item: (files[item.path], FORMS.index(form_of(item))))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forget_programs():
-    """Frees the compiled programs of a file, which all together are gigabytes."""
-    yield
-    import jax
-
-    jax.clear_caches()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import oracle
 import pytest
 import tolerances
-from conftest import FORMS
+from conftest import FORMS, OPTIMIZED
 from pairs import every_pair
 
 from focaljax import _exact, _sharding
@@ -20,6 +20,7 @@ from focaljax._softmax import cpu, one_pass, statistics
 from focaljax._softmax import indexed as operation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("one_device")]
+jit = partial(jax.jit, compiler_options=OPTIMIZED)
 
 LARGE = 100_000
 
@@ -28,7 +29,7 @@ def per_row(logits, labels, alpha, gamma):
     return jnp.sum(loss_of(logits, labels, alpha=alpha, gamma=gamma))
 
 
-@jax.jit
+@jit
 def everything(logits, labels, alpha, gamma):
     """Losses and the gradients by logits, by alpha and by gamma, one gamma per example."""
     alpha, gamma = jnp.full((len(labels), 1), alpha), jnp.full((len(labels), 1), gamma)
@@ -36,7 +37,7 @@ def everything(logits, labels, alpha, gamma):
     return losses, *jax.grad(per_row, (0, 2, 3))(logits, labels, alpha, gamma)
 
 
-@jax.jit
+@jit
 @partial(jax.vmap, in_axes=(0, 0, None))
 def second(logits, labels, gamma):
     """The derivatives of the gradient, as `jax.jacfwd` and `jax.jacrev` have them, of one linearization."""
@@ -149,7 +150,7 @@ def assert_same_sums(got, want, rtol):
 def test_the_accelerators_reduction_is_the_cpus(classes):
     """The merging reduction runs here too, slowly."""
     logits, targets = cases.rows(classes)
-    one, on_cpu = (jax.jit(partial(form, axis=1))(logits, targets) for form in (one_pass.rivals, cpu.rivals))
+    one, on_cpu = (jit(partial(form, axis=1))(logits, targets) for form in (one_pass.rivals, cpu.rivals))
     # It adds its terms one after the other: half an ulp each.
     rtol = tolerances.rtol("same") + classes * 2**-24
     assert_same_sums(on_cpu, one, rtol)
@@ -167,7 +168,7 @@ def test_blocks_of_the_tiles_of_a_device(monkeypatch, classes, dtype, device):
     logits[0, 0], logits[0, 1, 1:], logits[1, 2, ::2] = [np.asarray(-np.inf, dtype)] * 3
     labels = rng.integers(0, classes, (2, 8), np.int32)
     labels[0, :6] = 0, 0, -1, classes, classes - 1, 130
-    found = jax.jit(partial(one_pass.rivals, axis=2))(logits, labels)
+    found = jit(partial(one_pass.rivals, axis=2))(logits, labels)
     assert found[0].dtype == jnp.float32
     z = logits.astype(np.float64)
     own = np.arange(classes) == labels[..., None]
@@ -189,7 +190,7 @@ def test_every_form_leaves_out_the_label_alone(monkeypatch, form):
     rows = np.concatenate([logits, np.resize(logits, (52, 1000))])
     labels = np.concatenate([targets, np.arange(50, dtype=targets.dtype) * 20, np.int32([-1, 1000])])
     assert cpu._width(rows, 1) == (100 if form == "in runs" else None)
-    got, want = (jax.jit(partial(f, axis=1))(rows, labels) for f in (cpu.rivals, one_pass.rivals))
+    got, want = (jit(partial(f, axis=1))(rows, labels) for f in (cpu.rivals, one_pass.rivals))
     assert_same_sums(got, want, tolerances.rtol("same") + 1000 * 2**-24)
 
 
@@ -227,7 +228,7 @@ def test_where_a_sample_of_the_rows_is_lost_the_first_read_is_left_out(monkeypat
     rng = np.random.default_rng(0)
     logits = np.float32(rng.normal(200, 30, (2, 1024, 5)))
     labels = rng.integers(0, 5, (2, 1024), np.int32)
-    loss = jax.jit(transform(loss_of))
+    loss = jit(transform(loss_of))
     want = np.stack(
         [loss_of(z, y) for z, y in zip(*(np.split(x, 64, 1) for x in (logits, labels)), strict=True)]
     )
@@ -241,7 +242,7 @@ def test_where_a_sample_of_the_rows_is_lost_the_first_read_is_left_out(monkeypat
 
 def test_statistics_of_parts_merge_to_those_of_the_whole():
     logits, targets = cases.rows(10)
-    rivals = jax.jit(partial(one_pass.rivals, axis=1))
+    rivals = jit(partial(one_pass.rivals, axis=1))
     parts = [rivals(logits[:, a:b], targets - a) for a, b in ((0, 3), (3, 4), (4, 10))]
     parts = [(top, rest - 1, target) for top, rest, target in parts]
     for order in ((0, 1, 2), (2, 0, 1)):
@@ -258,7 +259,7 @@ def test_statistics_of_parts_merge_to_those_of_the_whole():
 
 def test_the_difference_has_no_error():
     x, y = np.float32([1e4, 1.0, -3e38, 1e-8]), np.float32([1e-4, 2.0**-30, 3e37, -7.0])
-    gap, err = jax.jit(_exact.difference)(x, y)
+    gap, err = jit(_exact.difference)(x, y)
     exact = np.asarray(x, np.float64) - np.asarray(y, np.float64)
     np.testing.assert_array_equal(np.asarray(gap, np.float64) + np.asarray(err, np.float64), exact)
 
@@ -275,7 +276,7 @@ def test_nothing_but_the_gradient_has_the_size_of_the_logits():
 def test_a_value_on_cpu_stores_nothing_of_the_size_of_the_logits(shape):
     """Nor would the second reduction, below a maximum."""
     logits, labels = jax.ShapeDtypeStruct(shape, "float32"), jax.ShapeDtypeStruct(shape[:1], "int32")
-    program = jax.jit(lambda z, labels: jnp.mean(loss_of(z, labels))).lower(logits, labels).compile()
+    program = jit(lambda z, labels: jnp.mean(loss_of(z, labels))).lower(logits, labels).compile()
     memory = program.memory_analysis()
     assert memory is not None
     stored = 1.2 if jax.__version_info__ < (0, 10) else 1 / 8  # an older XLA:CPU stores what it reduces
@@ -302,10 +303,10 @@ def test_blocks_of_rows_change_nothing(monkeypatch, shape, axis):
     def statistics(logits, labels):
         return *cpu.rivals(logits, labels, axis=axis), *cpu.peak(logits, axis=axis)
 
-    whole = jax.jit(statistics)(logits, labels)
+    whole = jit(statistics)(logits, labels)
     for name, size in {"BLOCK": 16, "FAR": 1, "LINE": 1}.items():
         monkeypatch.setattr(cpu, name, size)
-    program = jax.jit(lambda *operands: statistics(*operands)).lower(logits, labels)  # traced anew
+    program = jit(lambda *operands: statistics(*operands)).lower(logits, labels)  # traced anew
     assert "while" in program.as_text() or shape[axis] == logits.size
     chex.assert_trees_all_equal(program.compile()(logits, labels), whole)
 
@@ -331,7 +332,7 @@ def test_classes_that_lie_apart_have_the_statistics_of_all(apart, shape):
     z[(0,) * len(shape)] = 1e4
     z, labels = jnp.asarray(z), jnp.asarray(rng.integers(-1, classes + 1, rows), jnp.int32)
     assert cpu.is_apart(z, axis)
-    got, want = (jax.jit(partial(form, axis=axis))(z, labels) for form in (cpu.rivals, one_pass.rivals))
+    got, want = (jit(partial(form, axis=axis))(z, labels) for form in (cpu.rivals, one_pass.rivals))
     assert_same_sums(got, want, 2 * tolerances.rtol("same"))
 
 
@@ -368,7 +369,7 @@ def test_the_gradient_on_cpu_is_the_one_by_masks(request, axis, form, silence):
     operands = logits, each % shape[axis], silent, np.where(silent, 0, -np.cos(each)).astype(np.float32)
     assert cpu.is_apart(jnp.asarray(logits), axis) == (form == "class by class")
 
-    @jax.jit
+    @jit
     def by_each_form(z, labels, silent, slope):
         stats = statistics.rivals(z, labels, axis, None)
         operands = jnp.where(jnp.expand_dims(silent, axis), jnp.nan, z), labels, silent, slope, stats
@@ -384,9 +385,7 @@ def test_a_value_and_its_gradient_trace_the_statistics_once(monkeypatch):
     calls, reduce = [], cpu.rivals
     monkeypatch.setattr(cpu, "rivals", lambda *x, **static: calls.append(x) or reduce(*x, **static))
     jax.clear_caches()
-    jax.jit(jax.value_and_grad(lambda z: jnp.sum(loss_of(z, jnp.zeros(4, jnp.int32))))).trace(
-        jnp.zeros((4, 3))
-    )
+    jit(jax.value_and_grad(lambda z: jnp.sum(loss_of(z, jnp.zeros(4, jnp.int32))))).trace(jnp.zeros((4, 3)))
     jax.clear_caches()
     assert len(calls) == 1
 
@@ -394,7 +393,7 @@ def test_a_value_and_its_gradient_trace_the_statistics_once(monkeypatch):
 def test_a_batch_asks_once_whether_a_sum_is_lost():
     """A condition per example would compute both of its branches, on arrays of the size of the logits."""
     gradient = jax.vmap(jax.grad(lambda logits, label: loss_of(logits, label)))
-    traced = jax.jit(gradient).trace(jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32))
+    traced = jit(gradient).trace(jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32))
     assert "stablehlo.case" in traced.lower(lowering_platforms=("cpu",)).as_text()
 
 

@@ -9,6 +9,7 @@ import oracle
 import pytest
 import test_linear
 import tolerances
+from conftest import OPTIMIZED
 from pairs import every_pair
 from test_linear import (
     STRATEGIES,
@@ -267,7 +268,7 @@ def test_no_gradient_is_dead(gamma, strategy):
     )
 
 
-@partial(jax.jit, static_argnames="strategy", compiler_options=tolerances.OPTIMIZED)
+@partial(jax.jit, static_argnames="strategy", compiler_options=OPTIMIZED)
 def at_zero(labels, gamma, alpha, strategy):
     """The loss of 128 logits of 0."""
     layer = jnp.zeros((*labels.shape[:-1], 16)), jnp.zeros((16, 128))

@@ -11,9 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# For `jax.jit(compiler_options=)`: in the tests' plain code a sum is one chain, and its error grows with it.
-OPTIMIZED = {"xla_backend_optimization_level": 3}
-
 
 class Tolerance(NamedTuple):
     """k * eps for gamma <= 2, `steep` * eps beyond, and why."""
