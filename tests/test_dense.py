@@ -15,7 +15,7 @@ from pairs import every_pair
 from focaljax import _sharding
 from focaljax import softmax_focal_loss as loss_of
 from focaljax import softmax_focal_loss_with_integer_labels as smoothed_loss
-from focaljax._softmax import cpu, statistics
+from focaljax._softmax import cpu, one_pass, statistics
 
 pytestmark = pytest.mark.gpu
 jit = partial(jax.jit, compiler_options=OPTIMIZED)
@@ -190,8 +190,30 @@ def test_a_row_without_a_softmax_is_nan_unless_nothing_is_asked_of_it(row):
 def test_the_accelerators_reduction_is_the_cpus(classes):
     """The one-pass statistics run here too, slowly: they must be those of the two-pass ones."""
     logits, _ = cases.rows(classes)
-    one, two = jit(lambda z: (statistics._peak_one_pass(z, axis=1), cpu.peak(z, axis=1)))(logits)
+    one, two = jit(lambda z: (one_pass.peak(z, axis=1), cpu.peak(z, axis=1)))(logits)
     np.testing.assert_array_equal(one[0], two[0])
     # Here the one-pass form adds its terms one after the other: half an ulp each.
     rtol = tolerances.rtol("same") + classes * 2**-24
     tolerances.assert_close(one[1], np.asarray(two[1]), rtol=rtol, tiny=tolerances.flush(classes))
+
+
+@every_pair(classes=[1000, 1024, 2304, 16384], dtype=["float32", "bfloat16"])
+def test_blocks_of_the_tiles_of_a_device(monkeypatch, classes, dtype):
+    """The peak of rows that are flat, steep, or nothing but -inf; in tiles, in slices and what is left."""
+    monkeypatch.setattr(one_pass, "parts", lambda x: 1)
+    logits = np.asarray(10 * np.random.default_rng(0).normal(size=(2, 8, classes)), dtype)
+    lowest = jnp.finfo(dtype).min
+    logits[0, 0], logits[0, 1, 1:], logits[0, 2, ::2], logits[0, 3] = -np.inf, -np.inf, -np.inf, 3
+    logits[0, 4, 7], logits[0, 5, -1], logits[0, 6], logits[0, 7, 5:] = 90, 3e38, lowest, lowest
+    logits[1, 0, 1], logits[1, 1, 1] = np.nan, np.inf
+    top, excess = jit(partial(one_pass.peak, axis=2))(logits)
+    assert top.dtype == excess.dtype == jnp.float32
+    z = logits.astype(np.float64)
+    np.testing.assert_array_equal(top, z.max(-1))
+    known = np.isfinite(z.max(-1))
+    beside = np.exp(z[known] - z[known].max(-1, keepdims=True))
+    beside[np.arange(len(beside)), z[known].argmax(-1)] = 0
+    # Its blocks are added one after the other: half an ulp each.
+    rtol = tolerances.rtol("same") + classes / one_pass.BLOCK * 2**-24
+    tolerances.assert_close(excess[known], beside.sum(-1), rtol=rtol, tiny=tolerances.flush(classes))
+    assert excess[0, 0] == 0

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from focaljax import _entries, _exact, _odds, _sharding
+from focaljax._exact import wide
 from focaljax._odds import scaled
 from focaljax._softmax import cpu, statistics
 from focaljax._softmax.statistics import Peak
@@ -68,7 +69,8 @@ def _of_rows(logits, weights, term, known, *, axis, name):
 
     def of_some(logits, weights, term, known):
         z = logits.astype(weights.dtype)
-        peak = statistics.known(statistics.peak(z, axis, name), known, axis)
+        read = logits if wide(logits.dtype) == weights.dtype else z
+        peak = statistics.known(statistics.peak(read, axis, name), known, axis)
         return peak, *sums(z, weights, term, peak, axis, name)
 
     operands = logits, weights, term, known

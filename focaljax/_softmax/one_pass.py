@@ -16,20 +16,37 @@ import jax.numpy as jnp
 from jax import lax
 
 from focaljax._entries import is_class, is_known
-from focaljax._exact import wide
+from focaljax._exact import two_sum, wide
 from focaljax._sharding import parts
 
 BLOCK = 8  # classes that meet before they are merged
 FEW = 32  # classes, each in planes of its own: all of them meet
 ROWS, LANES = 8, 128  # of a tile
 
-Part = tuple[jax.Array, jax.Array, jax.Array]
+Part = tuple[jax.Array, ...]
 
 
 def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> Part:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
     top, rest, target = _form(logits, axis)(logits, labels, axis)
     return jnp.where(rest == 0, -jnp.inf, top), rest, target
+
+
+def peak(logits: jax.Array, *, axis: int) -> Part:
+    """``(top, excess)`` of some of the classes; without one above -inf, -inf and 0."""
+    top, excess = _form(logits, axis)(logits, None, axis)
+    none = excess < 0  # inside a part that weighs nothing has the excess -1
+    return jnp.where(none, -jnp.inf, top), jnp.where(none, 0, excess)
+
+
+def over_classes(terms: Part, none: Part, merge: Callable, axis: int) -> Part:
+    """`lax.reduce` over the classes. Of rows in one dimension one core of a v5p would make it, not both."""
+    shape, split = terms[0].shape, parts(terms[0])
+    last = 0 < axis == len(shape) - 1 and split and is_known(shape)
+    if not last or shape[-2] % (ROWS * split) or shape[-1] % LANES:
+        return tuple(lax.reduce(terms, none, merge, (axis,)))
+    tiles = tuple(x.reshape(*shape[:-2], -1, ROWS, shape[-1]) for x in terms)
+    return tuple(x.reshape(shape[:-1]) for x in lax.reduce(tiles, none, merge, (axis + 1,)))
 
 
 def _form(logits, axis):
@@ -47,7 +64,8 @@ def _form(logits, axis):
 
 
 def _of_entries(logits, labels, axis):
-    return _reduced(_leaf(logits, is_class(labels, logits.shape, axis)), (axis,))
+    own = None if labels is None else is_class(labels, logits.shape, axis)
+    return _reduced(_leaf(logits, own), (axis,))
 
 
 def _of_tiles(logits, labels, axis):
@@ -55,12 +73,14 @@ def _of_tiles(logits, labels, axis):
     *lead, rows, classes = logits.shape
     count = classes // (BLOCK * LANES)
     tiles = logits.reshape(*lead, rows // ROWS, ROWS, count, BLOCK, LANES)
-    labels = labels.reshape(*lead, rows // ROWS, ROWS, 1, 1)
-    shape = (*tiles.shape[:-2], LANES)
-    first = lax.broadcasted_iota(labels.dtype, shape, len(shape) - 2) * (BLOCK * LANES)
-    first += lax.broadcasted_iota(labels.dtype, shape, len(shape) - 1)
-    member = labels // LANES % BLOCK
-    block = _block([tiles[..., i, :] for i in range(BLOCK)], first == labels - member * LANES, member)
+    shape, own, member = (*tiles.shape[:-2], LANES), None, None
+    if labels is not None:
+        labels = labels.reshape(*lead, rows // ROWS, ROWS, 1, 1)
+        first = lax.broadcasted_iota(labels.dtype, shape, len(shape) - 2) * (BLOCK * LANES)
+        first += lax.broadcasted_iota(labels.dtype, shape, len(shape) - 1)
+        member = labels // LANES % BLOCK
+        own = first == labels - member * LANES
+    block = _block([tiles[..., i, :] for i in range(BLOCK)], own, member)
     found = _reduced(block, (len(shape) - 2, len(shape) - 1))
     return tuple(x.reshape(*lead, rows) for x in found)
 
@@ -80,30 +100,43 @@ def _of_columns(logits, labels, axis):
 def _of_slices(logits, labels, axis, block, width):
     """The statistics of `block` slices of the classes, of that width, and of the classes left over."""
     slices = [lax.slice_in_dim(logits, i * width, (i + 1) * width, axis=axis) for i in range(block)]
-    member = labels // width
-    own = is_class(labels - member * width, slices[0].shape, axis)
-    found = _reduced(_block(slices, own, jnp.expand_dims(member, axis)), (axis,))
+    own, member, later = None, None, None
+    if labels is not None:
+        member, later = labels // width, labels - block * width
+        own = is_class(labels - member * width, slices[0].shape, axis)
+        member = jnp.expand_dims(member, axis)
+    found = _reduced(_block(slices, own, member), (axis,))
     if block * width == logits.shape[axis]:
         return found
-    rest = lax.slice_in_dim(logits, block * width, logits.shape[axis], axis=axis)
-    return _add(found, _of_entries(rest, labels - block * width, axis))
+    rest = _of_entries(lax.slice_in_dim(logits, block * width, logits.shape[axis], axis=axis), later, axis)
+    return (_add if labels is not None else _join)(found, rest)
 
 
 def _leaf(logits, own):
     """The statistics of single entries."""
     z = logits.astype(wide(logits.dtype))
+    if own is None:
+        return lax.max(z, jnp.finfo(z.dtype).min), jnp.where(z == -jnp.inf, -jnp.ones_like(z), 0)
     others = jnp.where(own, -jnp.inf, z)
     top = lax.max(others, jnp.finfo(z.dtype).min)
     return top, jnp.where(others == -jnp.inf, 0, jnp.ones_like(z)), jnp.where(own, z, 0)
 
 
-def _block(entries: Sequence[jax.Array], own: jax.Array, member: jax.Array) -> Part:
+def _block(entries: Sequence[jax.Array], own: jax.Array | None, member: jax.Array | None) -> Part:
     """The statistics of blocks, of one entry of each list; the `member` of the `own` block is the target.
+
+    Without a target the highest entries weigh a whole number, so that what lies beside them is not rounded.
 
     A row has one `member`: no entry needs a comparison with the label. On a TPU what replaces it comes from
     the target: 0.8 of a v6e's scheduled cycles in bfloat16. XLA:GPU makes many kernels of that.
     """
     entries = [z.astype(wide(z.dtype)) for z in entries]  # widened here: before, the whole would be stored so
+    if own is None:
+        top = lax.max(_tree(lax.max, entries), jnp.finfo(entries[0].dtype).min)
+        highest = [x == top for x in entries]
+        beside = [jnp.where(hit, 0, _fall(x, top)) for hit, x in zip(highest, entries, strict=True)]
+        ties = _tree(lax.add, [jnp.where(hit, jnp.ones_like(top), 0) for hit in highest])
+        return top, _tree(lax.add, beside) + (ties - 1)
     here = [member == i for i in range(len(entries))]
     target = jnp.zeros_like(entries[0])
     for hit, z in zip(here, entries, strict=True):
@@ -131,9 +164,24 @@ def _tree(op: Callable, xs: list[jax.Array]) -> jax.Array:
 
 def _reduced(part: Part, axes: tuple[int, ...]) -> Part:
     dtype = part[0].dtype
-    none = (jnp.array(jnp.finfo(dtype).min, dtype), jnp.zeros((), dtype), jnp.zeros((), dtype))
-    top, rest, target = lax.reduce(part, none, _add, axes)
-    return top, rest, target
+    lowest, zero = jnp.array(jnp.finfo(dtype).min, dtype), jnp.zeros((), dtype)
+    if len(part) == 2:
+        return tuple(lax.reduce(part, (lowest, zero - 1), _join, axes))
+    return tuple(lax.reduce(part, (lowest, zero, zero), _add, axes))
+
+
+def _join(left: Part, right: Part) -> Part:
+    """Merges the peaks of parts with finite tops: `statistics.merge` without its guards."""
+    top, ahead = lax.max(left[0], right[0]), left[0] >= right[0]
+    high, low = jnp.where(ahead, left[1], right[1]), jnp.where(ahead, right[1], left[1])
+    return top, high + _fall(lax.min(left[0], right[0]), top) * (1 + low)
+
+
+def _fall(low, top):
+    """``exp(low - top)`` to its last bits, of a finite `top`: one guard less than `_exact.shifted_exp`."""
+    gap = low - top
+    _, err = two_sum(jnp.where(gap == -jnp.inf, top, low), -top)
+    return jnp.exp(gap) * (1 + err)
 
 
 def _add(left: Part, right: Part) -> Part:

@@ -105,7 +105,7 @@ def _sum_each(*terms, axis):
 
 def _sum_in_one_pass(*terms, axis):
     zeros = tuple(jnp.zeros((), x.dtype) for x in terms)
-    return tuple(lax.reduce(terms, zeros, lambda x, y: tuple(map(lax.add, x, y)), (axis,)))
+    return one_pass.over_classes(terms, zeros, lambda x, y: tuple(map(lax.add, x, y)), axis)
 
 
 def all_but_own(
@@ -183,8 +183,11 @@ def known(peak: Peak, rows: jax.Array | None, axis: int) -> Peak:
 @_sharding.traced_once(static_argnames="axis")
 def peak_part(logits: jax.Array, axis: int) -> Part:
     """``(top, excess)`` of some of the classes."""
-    on_cpu, one_pass = (partial(form, axis=axis) for form in (cpu.peak, _peak_one_pass))
-    return lax.platform_dependent(logits, cpu=on_cpu, default=one_pass)
+
+    def on_cpu(logits):
+        return cpu.peak(logits.astype(wide(logits.dtype)), axis=axis)
+
+    return lax.platform_dependent(logits, cpu=on_cpu, default=partial(one_pass.peak, axis=axis))
 
 
 def peak_of_all(part: Part, axis: int, name: _sharding.AxisName | None) -> Peak:
@@ -196,9 +199,3 @@ def peak_of_all(part: Part, axis: int, name: _sharding.AxisName | None) -> Peak:
         excess = _sharding.total(jnp.where(_sharding.first(own == top, name), excess, beside), name)
     defined = jnp.isfinite(top)  # neither all -inf, nor a +inf or NaN
     return Peak(jnp.expand_dims(top, axis), jnp.expand_dims(jnp.where(defined, excess, jnp.nan), axis))
-
-
-def _peak_one_pass(logits, *, axis):
-    zero = jnp.zeros((), logits.dtype)
-    parts = (logits, jnp.zeros_like(logits))
-    return lax.reduce(parts, (zero - jnp.inf, zero), partial(merge, exact=True), (axis,))
