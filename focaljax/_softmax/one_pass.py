@@ -32,9 +32,14 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> Part:
     return jnp.where(rest == 0, -jnp.inf, top), rest, target
 
 
-def peak(logits: jax.Array, *, axis: int) -> Part:
-    """``(top, excess)`` of some of the classes; without one above -inf, -inf and 0."""
-    top, excess = _form(logits, axis)(logits, None, axis)
+def peak(logits: jax.Array, *, axis: int, views: bool = True) -> Part:
+    """``(top, excess)`` of some of the classes; without one above -inf, -inf and 0.
+
+    XLA:GPU would store the float32 peaks of blocks that are `views` of tiles, an eighth of the logits.
+    """
+    form = _form(logits, axis)
+    form = form if views or form is not _of_tiles else _of_columns
+    top, excess = form(logits, None, axis)
     none = excess < 0  # inside a part that weighs nothing has the excess -1
     return jnp.where(none, -jnp.inf, top), jnp.where(none, 0, excess)
 

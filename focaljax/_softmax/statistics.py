@@ -187,7 +187,8 @@ def peak_part(logits: jax.Array, axis: int) -> Part:
     def on_cpu(logits):
         return cpu.peak(logits.astype(wide(logits.dtype)), axis=axis)
 
-    return lax.platform_dependent(logits, cpu=on_cpu, default=partial(one_pass.peak, axis=axis))
+    on_tpu, others = (partial(one_pass.peak, axis=axis, views=views) for views in (True, False))
+    return lax.platform_dependent(logits, cpu=on_cpu, tpu=on_tpu, default=others)
 
 
 def peak_of_all(part: Part, axis: int, name: _sharding.AxisName | None) -> Peak:
