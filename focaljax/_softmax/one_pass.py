@@ -35,10 +35,12 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> Part:
 def peak(logits: jax.Array, *, axis: int, views: bool = True) -> Part:
     """``(top, excess)`` of some of the classes; without one above -inf, -inf and 0.
 
-    XLA:GPU would store the float32 peaks of blocks that are `views` of tiles, an eighth of the logits.
+    XLA:GPU would store the float32 peaks of blocks that are `views` of tiles, an eighth of the logits; there
+    slices serve, or entries where these may be split.
     """
     form = _form(logits, axis)
-    form = form if views or form is not _of_tiles else _of_columns
+    if form is _of_tiles and not views:
+        form = _of_columns if parts(logits) == 1 else _of_entries
     top, excess = form(logits, None, axis)
     none = excess < 0  # inside a part that weighs nothing has the excess -1
     return jnp.where(none, -jnp.inf, top), jnp.where(none, 0, excess)
