@@ -197,8 +197,8 @@ def test_the_accelerators_reduction_is_the_cpus(classes):
     tolerances.assert_close(one[1], np.asarray(two[1]), rtol=rtol, tiny=tolerances.flush(classes))
 
 
-@every_pair(classes=[1000, 1024, 2304, 16384], dtype=["float32", "bfloat16"], views=[True, False])
-def test_blocks_of_the_tiles_of_a_device(monkeypatch, classes, dtype, views):
+@every_pair(classes=[1000, 1024, 2304, 16384], dtype=["float32", "bfloat16"], on_gpu=[False, True])
+def test_blocks_of_the_tiles_of_a_device(monkeypatch, classes, dtype, on_gpu):
     """The peak of rows that are flat, steep, or nothing but -inf; in tiles, in slices and what is left."""
     monkeypatch.setattr(one_pass, "parts", lambda x: 1)
     logits = np.asarray(10 * np.random.default_rng(0).normal(size=(2, 8, classes)), dtype)
@@ -206,7 +206,7 @@ def test_blocks_of_the_tiles_of_a_device(monkeypatch, classes, dtype, views):
     logits[0, 0], logits[0, 1, 1:], logits[0, 2, ::2], logits[0, 3] = -np.inf, -np.inf, -np.inf, 3
     logits[0, 4, 7], logits[0, 5, -1], logits[0, 6], logits[0, 7, 5:] = 90, 3e38, lowest, lowest
     logits[1, 0, 1], logits[1, 1, 1] = np.nan, np.inf
-    top, excess = jit(partial(one_pass.peak, axis=2, views=views))(logits)
+    top, excess = jit(partial(one_pass.peak, axis=2, on_gpu=on_gpu))(logits)
     assert top.dtype == excess.dtype == jnp.float32
     z = logits.astype(np.float64)
     np.testing.assert_array_equal(top, z.max(-1))

@@ -187,8 +187,8 @@ def peak_part(logits: jax.Array, axis: int) -> Part:
     def on_cpu(logits):
         return cpu.peak(logits.astype(wide(logits.dtype)), axis=axis)
 
-    on_tpu, others = (partial(one_pass.peak, axis=axis, views=views) for views in (True, False))
-    return lax.platform_dependent(logits, cpu=on_cpu, tpu=on_tpu, default=others)
+    on_tpu, on_gpu = (partial(one_pass.peak, axis=axis, on_gpu=gpu) for gpu in (False, True))
+    return lax.platform_dependent(logits, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
 
 
 def peak_of_all(part: Part, axis: int, name: _sharding.AxisName | None) -> Peak:
