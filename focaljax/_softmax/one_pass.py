@@ -35,8 +35,8 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> Part:
 def peak(logits: jax.Array, *, axis: int, on_gpu: bool = False) -> Part:
     """``(top, excess)`` of some of the classes; without one above -inf, -inf and 0.
 
-    XLA:GPU would store the tops of float32 blocks, an eighth of the logits: on an H200 of those that are views
-    of tiles, on an H100 of all, where a value would take 1.2 of its time.
+    XLA:GPU would store the tops of float32 blocks, an eighth of the logits: on an H200 of views
+    of tiles, on an H100 of all, where a value took 1.2 of its time.
     """
     form = _form(logits, axis)
     if on_gpu and form in (_of_tiles, _of_columns):
