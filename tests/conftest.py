@@ -2,7 +2,7 @@
 
 ``pytest -m gpu`` runs the tests against the oracle on a GPU; without it they run on CPU with all others.
 ``pytest --optimized`` compiles all programs as users do; without it only those with the options of
-`OPTIMIZED`, which are the ones against the oracle. The others become plain code, sooner.
+`OPTIMIZED`, as focal loss of logits against the oracle. The others become plain code, sooner.
 """
 
 import contextlib

@@ -149,10 +149,7 @@ def test_classes_that_are_not_the_last_axis_stay_where_they_are(target, dtype, r
     assert_within(found, *few_class_bounds(*PIXELS, dtype, target, result), stored=target == "h200")
 
 
-@pytest.mark.parametrize(
-    ("target", "classes"),
-    [(x, f"{n} classes") for x, n in (("v5e", 2), ("v5p", 21), ("v6e", 2), ("h200", 2), ("h200", 21))],
-)
+@pytest.mark.parametrize("classes", ["2 classes", "21 classes"])
 def test_few_classes_are_neither_padded_nor_moved(target, classes):
     """A TPU puts the rows into the lanes: 2 classes padded to 128 would be 64 passes for each of these."""
     where = compiled.SHAPES[classes]

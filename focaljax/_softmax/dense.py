@@ -69,7 +69,7 @@ def _of_rows(logits, weights, term, known, *, axis, name):
 
     def of_some(logits, weights, term, known):
         z = logits.astype(weights.dtype)
-        read = logits if wide(logits.dtype) == weights.dtype else z
+        read = logits if wide(logits.dtype) == weights.dtype else z  # blocks widen what they read themselves
         peak = statistics.known(statistics.peak(read, axis, name), known, axis)
         return peak, *sums(z, weights, term, peak, axis, name)
 
