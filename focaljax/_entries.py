@@ -63,10 +63,11 @@ def most_rows(flags: jax.Array) -> jax.Array:
     return of_every_row(jnp.where(flags, 1, -1)) > 0
 
 
-def apart(x: Any) -> Any:
+def apart(x: Any, *, cached: bool = False) -> Any:
     """Identity that blocks common-subexpression elimination.
 
     XLA stores what two kernels share, an array of logits size. On CPU and GPU it does so even where computing
-    it again costs less. TPUs decide better.
+    it again costs less: on CPU not if that array stays `cached`. TPUs decide better.
     """
-    return lax.platform_dependent(x, tpu=lambda x: x, default=lax.optimization_barrier)
+    same = {"tpu": lambda x: x} | ({"cpu": lambda x: x} if cached else {})
+    return lax.platform_dependent(x, **same, default=lax.optimization_barrier)

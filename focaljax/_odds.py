@@ -9,11 +9,13 @@ differentiated, by one closed rule along the log-odds ``u``:
 The rule uses nothing but the five numbers, so derivatives of every order stay finite and exact.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 
@@ -76,7 +78,7 @@ def complete(p: jax.Array, q: jax.Array, log_p: jax.Array, log_q: jax.Array) -> 
 
 def _phi(p: jax.Array, q: jax.Array, log_p: jax.Array) -> jax.Array:
     """``-p log_p / q`` with its two limits; of `p` and `q` only the ratio counts."""
-    entropy = -p * jnp.where(p > 0, log_p, 0)  # p -> 0: 0 * -inf; the limit is 0
+    entropy = p * -jnp.maximum(log_p, jnp.finfo(log_p.dtype).min)  # p -> 0: 0 * -inf; the limit is 0
     return jnp.where(q > 0, entropy / jnp.where(q > 0, q, 1), 1)  # q -> 0: 0 / 0; the limit is 1
 
 
@@ -184,11 +186,24 @@ def _power_jvp(primals, tangents):
     return value, value * (exponent * dlog_base + log_base * dexponent)
 
 
+@jax.custom_jvp
 def scaled(weight: jax.Array, x: jax.Array) -> jax.Array:
     """``weight * x`` where a weight of 0 silences NaN and infinity, in value and in gradient.
 
     It is also the limit of the products that meet here, such as ``log q * -log p`` as p -> 0.
-
-    Only what is not finite is masked, so the derivative by a weight that happens to be 0 is still x.
     """
-    return weight * jnp.where((weight == 0) & ~jnp.isfinite(x), 0, x)
+    return weight * jnp.where(weight == 0, 0, x)
+
+
+@partial(scaled.defjvp, symbolic_zeros=True)
+def _scaled_jvp(primals, tangents):
+    """Only what is not finite is masked: the derivative by a weight that happens to be 0 is still x."""
+    weight, x = primals
+    silenced = (weight == 0) & ~jnp.isfinite(x)
+    found = scaled(weight, x)
+    moved = [
+        jnp.where(silenced, 0, factor) * dx
+        for factor, dx in ((x, tangents[0]), (weight, tangents[1]))
+        if not isinstance(dx, SymbolicZero)
+    ]
+    return found, sum(moved, jnp.zeros_like(found))

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax._odds import Odds, beyond, finite, inverse_of_q, rises, scaled
+from focaljax._odds import Odds, beyond, finite, inverse_of_q, rises
 
 __all__ = ["Asymmetric", "Detached", "Focal", "Odds", "Poly", "Term"]
 
@@ -157,16 +157,15 @@ class Term:
         return self, odds
 
 
-def weighed(term: Term, odds: Odds, weight: jax.Array) -> jax.Array:
-    """``weight * value``; a weight of 0 silences an infinite value, whose derivatives are finite."""
-    return jnp.add(*weighed_apart(term, odds, weight))
+def value_of(term: Term, odds: Odds) -> jax.Array:
+    """The loss of a class; where it is infinite its derivatives are finite."""
+    return jnp.add(*in_parts(term, odds))
 
 
-def weighed_apart(term: Term, odds: Odds, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same as a finite part, which has the derivatives, and infinity where it is infinite, else 0."""
+def in_parts(term: Term, odds: Odds) -> tuple[jax.Array, jax.Array]:
+    """The loss as a finite part, which has the derivatives, and infinity where it is infinite, else 0."""
     limit = lax.stop_gradient(term.value(odds))
-    infinite = jnp.isinf(limit) & ~(weight == 0)
-    return scaled(weight, term.value(finite(odds))), jnp.where(infinite, limit, 0)
+    return term.value(finite(odds)), jnp.where(jnp.isinf(limit), limit, 0)
 
 
 def by_options(term: Any, odds: Odds) -> Any:

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from focaljax import _entries, _sharding
 from focaljax._odds import Odds, scaled
 from focaljax._sigmoid import powers
-from focaljax.terms import Term, weighed_apart
+from focaljax.terms import Term, in_parts
 
 
 class Answers(NamedTuple):
@@ -129,12 +130,13 @@ def _hard(z, yes, no, term):
     """Of labels 0 and 1 only, where two answers of one term are one term at ``(2y - 1) z``."""
     if term.binary:
         return _linear(z, yes, no, term)
-    return weighed_apart(term, Odds.at(jnp.where(yes == 1, z, -z)), jnp.ones_like(z))
+    return in_parts(term, Odds.at(jnp.where(yes == 1, z, -z)))
 
 
 def _linear(z, yes, no, term):
-    other, odds = term.negative(Odds.at(-z))
-    return jax.tree.map(jnp.add, weighed_apart(term, Odds.at(z), yes), weighed_apart(other, odds, no))
+    (a, a_infinite), (b, b_infinite) = in_parts(term, Odds.at(z)), in_parts(*term.negative(Odds.at(-z)))
+    y, n = lax.stop_gradient((yes, no))  # infinity has no derivative
+    return scaled(yes, a) + scaled(no, b), scaled(y, a_infinite) + scaled(n, b_infinite)
 
 
 READINGS = {

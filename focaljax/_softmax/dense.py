@@ -22,7 +22,7 @@ from focaljax._exact import wide
 from focaljax._odds import scaled
 from focaljax._softmax import cpu, statistics
 from focaljax._softmax.statistics import Peak
-from focaljax.terms import Term, by_options, weighed
+from focaljax.terms import Term, by_options, value_of
 
 
 class Pulls(NamedTuple):
@@ -92,26 +92,24 @@ def sums(
 ) -> tuple[jax.Array, Pulls]:
     """Returns (loss, pulls) of each row, with `axis` of size 1.
 
-    Each is made from odds of its own, or XLA would store these.
+    Each is made from odds of its own, or XLA would store these; on CPU it may where they stay in the cache.
     """
-    same = _entries.apart(peak)
-    again = _entries.apart(same)
+    cached = cpu.is_cached(z, axis)
+    same = _entries.apart(peak, cached=cached)
+    again = _entries.apart(same, cached=cached)
 
     def each(of_odds, peak):
         peak, undefined = statistics.settled(peak)
-        x = of_odds(odds_of(jnp.where(undefined, 0, z), peak, axis, name))
-        return jnp.where(undefined & ~(weights == 0), jnp.nan, x)
+        there = jnp.where(undefined, 0, z)
+        x = scaled(weights, of_odds(odds_of(there, peak, axis, name)))
+        return jnp.where(undefined, jnp.where(weights == 0, 0, jnp.nan), x), there == peak.top
 
-    def pull(odds):
-        return scaled(weights, term.pull(odds))
-
-    parts = (
-        each(lambda odds: weighed(term, odds, weights), peak),
-        jnp.where(z == same.top, each(pull, same), 0),
-        jnp.where(z == again.top, 0, each(pull, again)),
-    )
-    loss, *pulls = statistics.sums(parts, axis, name)
-    return loss, Pulls(*pulls)
+    values, _ = each(partial(value_of, term), peak)
+    pulls, highest = each(term.pull, same)
+    others, not_others = each(term.pull, again)
+    parts = values, jnp.where(highest, pulls, 0), jnp.where(not_others, 0, others)
+    loss, *totals = statistics.sums(parts, axis, name)
+    return loss, Pulls(*totals)
 
 
 def gradients(
@@ -133,7 +131,7 @@ def gradients(
     z, totals = jax.tree.map(lambda x: jnp.where(undefined, 0, x), (z, totals))
 
     odds = odds_of(z, peak, axis, name)
-    value, pulls = weighed(term, odds, jnp.ones_like(weights)), scaled(weights, term.pull(odds))
+    value, pulls = value_of(term, odds), scaled(weights, term.pull(odds))
     others = statistics.all_but_own(pulls, z == peak.top, totals, peak.excess < 1)
     # An option for each entry, at the place of `z` on a mesh: else all its cotangents would be gathered.
     options = by_options(jax.tree.map(lambda x: x + _entries.zeros(z, x.dtype), term), odds)

@@ -21,7 +21,7 @@ from focaljax import _entries, _exact, _odds, _sharding
 from focaljax._odds import scaled
 from focaljax._softmax import cpu, statistics
 from focaljax._softmax.statistics import Rivals
-from focaljax.terms import Term, by_options, weighed
+from focaljax.terms import Term, by_options, value_of
 
 NEAR = 2.0**11  # a top from which `z - top` is exact, or its exponential 0 even in float64
 
@@ -73,7 +73,7 @@ def _bwd(axis, name, residuals, ct):
 def losses(stats: Rivals, alpha: jax.Array, term: Term) -> jax.Array:
     """The loss of each row; NaN in an undefined row unless its weight is 0."""
     stats, undefined = statistics.settled(stats)
-    loss = weighed(term, odds_of(stats), alpha)
+    loss = scaled(alpha, value_of(term, odds_of(stats)))
     return jnp.where(undefined, jnp.where(alpha == 0, 0, jnp.nan), loss)
 
 
@@ -89,7 +89,7 @@ def slopes(
     def weighted(x):  # ct * alpha may overflow where x is 0
         return scaled(ct, scaled(alpha, x))
 
-    value = weighed(term, odds, jnp.ones_like(alpha))
+    value = value_of(term, odds)
     return Slopes(
         target=_sharding.cotangent(-weighted(odds.q * term.pull(odds)), name),
         silent=silent,
@@ -100,7 +100,9 @@ def slopes(
 
 def odds_of(stats: Rivals) -> _odds.Odds:
     """The odds of the target against all its competitors; `stats` are settled."""
-    gap, err = _exact.difference(stats.target, stats.top)
+    alone = stats.top == -jnp.inf
+    gap, err = _exact.difference(stats.target, jnp.where(alone, 0, stats.top))
+    gap = jnp.where(alone, jnp.inf, gap)
     u = gap - jnp.log(jnp.where(stats.rest > 0, stats.rest, 1))
     return _odds.along(u, lax.stop_gradient(_odds.odds_from_gap(gap, err, stats.rest)))
 

@@ -118,7 +118,7 @@ def all_but_own(
     derivatives. Several highest entries have a share of at most 1 / 2 each.
     """
     high, low = sums
-    return jnp.where(highest, low + jnp.where(alone, 0, high - x), low + high - x)
+    return jnp.where(highest & alone, low, low + high - x)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
