@@ -77,16 +77,19 @@ def gradients(read: Callable, z: jax.Array, answers: Answers, ct: jax.Array) -> 
     """The gradients of the losses weighed by `ct`, by the logits and by the answers."""
     yes, no, weights, term = answers
     z, undefined = _settled(z.astype(weights.dtype))
-    ct = jnp.where(undefined, jnp.where((weights == 0) | (ct == 0), 0, jnp.nan), ct)
+    silent = (weights == 0) | (ct == 0)
     loss, pull_back, infinity = jax.vjp(read, z, yes, no, term, has_aux=True)
     by_z, by_yes, by_no, by_term = pull_back(jnp.ones_like(loss))
     infinite = infinity != 0
     by_yes, by_no = jnp.where(infinite, -z, by_yes), jnp.where(infinite, 0, by_no)
 
-    def weighted(x):  # ct times the weight may overflow where x is 0
-        return scaled(ct, scaled(weights, x))
+    def found(x):
+        return jnp.where(undefined, jnp.where(silent, 0, jnp.nan), scaled(ct, x))
 
-    by_weights = scaled(ct, loss + jnp.where(weights == 0, 0, infinity))
+    def weighted(x):  # ct times the weight may overflow where x is 0
+        return found(scaled(weights, x))
+
+    by_weights = found(loss + jnp.where(weights == 0, 0, infinity))
     return weighted(by_z), Answers(
         weighted(by_yes), weighted(by_no), by_weights, jax.tree.map(weighted, by_term)
     )

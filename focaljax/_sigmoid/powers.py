@@ -26,7 +26,7 @@ def loss_of(
     loss = product(reading, (1, 0, 1, 0), question, term.gamma)
     if isinstance(term, Poly):
         loss = loss + term.epsilon * product(reading, (1, 0, 0, 0), question, term.gamma)
-    return loss, jnp.where(jnp.isinf(question.wrong.bce), jnp.inf, 0)
+    return loss, jnp.where(question.wrong.bce == jnp.inf, jnp.inf, 0)
 
 
 class Wrong(NamedTuple):
@@ -45,6 +45,7 @@ class Wrong(NamedTuple):
     log_m: jax.Array  # finite also where m underflows
     right: jax.Array  # 1 - m
     bce: jax.Array
+    slope: jax.Array  # of bce along the logit
     ratio: jax.Array
     phi: jax.Array
     lean: jax.Array
@@ -63,13 +64,14 @@ class Question(NamedTuple):
 def product(reading: str, powers: tuple[int, ...], question: Question, gamma: jax.Array) -> jax.Array:
     """``m^(gamma + shift) * ratio^i * phi^j * lean^k`` for ``powers = (shift, i, j, k)``."""
     shift, i, j, k = powers
-    m, log_m, _, bce, ratio, phi, lean = question.wrong
-    if shift > 0:
-        found = jnp.power(m, gamma) * m ** (shift - j)
-        found = scaled(found, jnp.minimum(bce, _most(m)) ** j) if j else found
-    else:  # it does not vanish with m: m^gamma must survive where m itself underflows
-        found = jnp.where(m == 0, jnp.exp((gamma + shift) * log_m), jnp.power(m, gamma + shift))
-        found = scaled(found, jnp.minimum(phi, _most(m)) ** j) if j else found
+    m, log_m, _, bce, slope, ratio, phi, lean = question.wrong
+    if shift > 0:  # finite whatever m is, and some of the divisions by m are saved
+        left, n = shift - j, min(k, shift - j)
+        found = jnp.power(m, gamma) * m ** (left - n) * jnp.minimum(bce, _most(m)) ** j
+        return found * slope**n * ratio**i * lean ** (k - n)
+    # It does not vanish with m: m^gamma must survive where m itself underflows.
+    found = jnp.where(m == 0, jnp.exp((gamma + shift) * log_m), jnp.power(m, gamma + shift))
+    found = scaled(found, jnp.minimum(phi, _most(m)) ** j) if j else found
     found = scaled(ratio, found) if i else found
     return found * (ratio ** max(i - 1, 0) * lean**k)
 
@@ -85,7 +87,7 @@ def _product_jvp(reading, powers, primals, tangents):
     def other(*steps):
         return product(reading, tuple(a + b for a, b in zip(powers, steps, strict=True)), question, gamma)
 
-    by_z = scaled(left * along, other(*step))
+    by_z = (lax.mul if shift > 0 else scaled)(left * along, other(*step))
     by_y = scaled(left * by_label, other(-1, 0, 0, 0))
     if i:
         by_z += i * tilt * other(0, 0, 0, 0)
@@ -141,16 +143,12 @@ def _right_jvp(primals, tangents):
 
 
 def _wrong(reading, z, y, no):
-    positive = z >= 0
-    r = jnp.exp(-jnp.abs(z))
-    likely = 1 / (1 + r)
-    log_likely = -jnp.log1p(r)
-    log_p = jnp.where(positive, log_likely, z + log_likely)
-    log_q = jnp.where(positive, log_likely - z, log_likely)
-    bce = -(scaled(y, log_p) + scaled(no, log_q))
-
+    positive, size = z >= 0, jnp.abs(z)
+    r = jnp.exp(-size)
+    likely, unlikelihood = 1 / (1 + r), jnp.log1p(r)
     agreed, refused = jnp.where(positive, y, no), jnp.where(positive, no, y)
-    lean = refused - agreed * r  # these, and m and right, are times 1 / likely
+    bce = scaled(refused, size) + unlikelihood
+    lean = refused - agreed * r  # this, and m and right, are times 1 / likely
     if reading == "mixture":
         m, right = agreed * r + refused, agreed + refused * r
     elif reading == "quality":
@@ -159,15 +157,16 @@ def _wrong(reading, z, y, no):
     else:
         right = jnp.exp(-bce) * (1 + r)
         m = jnp.where(refused == 0, r, -jnp.expm1(-bce) * (1 + r))
+    slope = likely * jnp.where(positive, lean, -lean)
     hard, some = refused == 0, jnp.where(m == 0, 1, m)
-    ratio = likely * jnp.where(m == 0, jnp.where(hard, 1, 0), r / some)  # r -> 0, y hard: r / r
-    lean = jnp.where(m == 0, jnp.where(hard, -1, 0), lean / some) * jnp.where(positive, 1, -1)
+    ratio = likely * jnp.where(m == 0, jnp.where(hard, 1.0, 0.0), r / some)  # r -> 0, y hard: r / r
+    lean = jnp.where(m == 0, jnp.where(hard, -1.0, 0.0), lean / some) * jnp.where(positive, 1.0, -1.0)
     m, right = m * likely, right * likely
     log_m = jnp.where(m < 0.5, jnp.log(m), jnp.log1p(-right))
-    log_m = jnp.where(hard, log_likely - jnp.abs(z), log_m)
+    log_m = jnp.where(hard, -unlikelihood - size, log_m)
     log_m = jnp.maximum(log_m, jnp.finfo(z.dtype).min)
     phi = jnp.where(m == 0, 1, bce / jnp.where(m == 0, 1, m))  # bce -> m as both vanish
-    return Wrong(m, log_m, right, bce, ratio, phi, lean)
+    return Wrong(m, log_m, right, bce, slope, ratio, phi, lean)
 
 
 @jax.custom_jvp
