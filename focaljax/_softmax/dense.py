@@ -92,20 +92,21 @@ def sums(
 ) -> tuple[jax.Array, Pulls]:
     """Returns (loss, pulls) of each row, with `axis` of size 1.
 
-    Each is made from odds of its own, or XLA would store these; on CPU it may where they stay in the cache.
+    The lower pulls are made from odds of their own, or XLA would store these; on CPU it may where they stay in
+    the cache. The pulls of the highest come from numbers of the row; on TPUs, which share odds for nothing, from
+    the same as the lower ones.
     """
-    cached = cpu.is_cached(z, axis)
-    same = _entries.apart(peak, cached=cached)
-    again = _entries.apart(same, cached=cached)
+    again = _entries.apart(peak, cached=cpu.is_cached(z, axis))
 
-    def each(of_odds, peak):
+    def each(of_odds, peak, at=lambda z, top: z):
         peak, undefined = statistics.settled(peak)
         there = jnp.where(undefined, 0, z)
-        x = scaled(weights, of_odds(odds_of(there, peak, axis, name)))
-        return jnp.where(undefined, jnp.where(weights == 0, 0, jnp.nan), x), there == peak.top
+        odds = odds_of(there, peak, axis, name, at(there, peak.top))
+        marks = jnp.where(weights == 0, 0, jnp.nan)
+        return jnp.where(undefined, marks, scaled(weights, of_odds(odds))), there == peak.top
 
     values, _ = each(partial(value_of, term), peak)
-    pulls, highest = each(term.pull, same)
+    pulls, highest = each(term.pull, peak, _top_unless_shared)
     others, not_others = each(term.pull, again)
     parts = values, jnp.where(highest, pulls, 0), jnp.where(not_others, 0, others)
     loss, *totals = statistics.sums(parts, axis, name)
@@ -148,9 +149,18 @@ def gradients(
     )
 
 
-def odds_of(z: jax.Array, peak: Peak, axis: int, name: _sharding.AxisName | None) -> _odds.Odds:
-    """The odds of every class against all the others; `peak` is settled."""
-    return _odds.along(_log_odds(z, peak, axis, name), lax.stop_gradient(_numbers(z, peak)))
+def _top_unless_shared(z, top):
+    return lax.platform_dependent(z, top, tpu=lambda z, _: z, default=lambda z, x: jnp.broadcast_to(x, z.shape))
+
+
+def odds_of(
+    z: jax.Array, peak: Peak, axis: int, name: _sharding.AxisName | None, at: jax.Array | None = None
+) -> _odds.Odds:
+    """The odds of every class against all the others; `peak` is settled.
+
+    The numbers are those `at` other logits, where only entries that have them are used.
+    """
+    return _odds.along(_log_odds(z, peak, axis, name), lax.stop_gradient(_numbers(z if at is None else at, peak)))
 
 
 def _numbers(z, peak):
