@@ -1,6 +1,6 @@
 """Elementwise helpers: is this entry the label's, is any flag set, compute this again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -63,11 +63,15 @@ def most_rows(flags: jax.Array) -> jax.Array:
     return of_every_row(jnp.where(flags, 1, -1)) > 0
 
 
-def apart(x: Any, *, cached: bool = False) -> Any:
+def by_platform(*operands: Any, known: str | None = None, **forms: Callable[..., Any]) -> Any:
+    """`lax.platform_dependent`; of a platform that is `known` already only its form is traced."""
+    return forms[known](*operands) if known else lax.platform_dependent(*operands, **forms)
+
+
+def apart(x: Any) -> Any:
     """Identity that blocks common-subexpression elimination.
 
     XLA stores what two kernels share, an array of logits size. On CPU and GPU it does so even where computing
-    it again costs less: on CPU not if that array stays `cached`. TPUs decide better.
+    it again costs less. TPUs decide better.
     """
-    same = {"tpu": lambda x: x} | ({"cpu": lambda x: x} if cached else {})
-    return lax.platform_dependent(x, **same, default=lax.optimization_barrier)
+    return lax.platform_dependent(x, tpu=lambda x: x, default=lax.optimization_barrier)

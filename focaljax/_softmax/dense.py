@@ -55,28 +55,30 @@ def dense(
     such classes, or one whose cotangent is 0, is silent whatever its logits hold. `name` is the mesh axis of
     sharded classes. A row that is not `known` has no answer.
     """
-    return _fwd(logits, weights, term, axis, name, known)[0]
+    _, loss, _ = _of_rows(logits, weights, term, known, axis=axis, name=name, pulled=False)
+    return jnp.squeeze(loss, axis)
 
 
 def _fwd(logits, weights, term, axis, name, known):
-    peak, loss, totals = _of_rows(logits, weights, term, known, axis=axis, name=name)
+    peak, loss, totals = _of_rows(logits, weights, term, known, axis=axis, name=name, pulled=True)
     return jnp.squeeze(loss, axis), (logits, weights, term, peak, totals)
 
 
-@_sharding.traced_once(static_argnames=("axis", "name"))
-def _of_rows(logits, weights, term, known, *, axis, name):
+@_sharding.traced_once(static_argnames=("axis", "name", "pulled"))
+def _of_rows(logits, weights, term, known, *, axis, name, pulled):
     """The peak, the loss and the pulls of each row; on CPU of a large batch block by block."""
 
-    def of_some(logits, weights, term, known):
+    def of_some(logits, weights, term, known, platform=None):
         z = logits.astype(weights.dtype)
         read = logits if wide(logits.dtype) == weights.dtype else z  # blocks widen what they read themselves
-        peak = statistics.known(statistics.peak(read, axis, name), known, axis)
-        return peak, *sums(z, weights, term, peak, axis, name)
+        peak = statistics.known(statistics.peak(read, axis, name, platform), known, axis)
+        return peak, *sums(z, weights, term, peak, axis, name, pulled, platform)
 
     operands = logits, weights, term, known
     if name is not None or cpu.blocks(logits, axis)[1] == 1:
         return of_some(*operands)
-    return lax.platform_dependent(*operands, cpu=partial(cpu.in_blocks, of_some, axis), default=of_some)
+    on_cpu = partial(cpu.in_blocks, partial(of_some, platform="cpu"), axis)
+    return lax.platform_dependent(*operands, cpu=on_cpu, default=of_some)
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
@@ -86,17 +88,21 @@ def _bwd(axis, name, residuals, ct):
     return found.logits.astype(logits.dtype), found.weights, found.term, None
 
 
-@_sharding.traced_once(static_argnames=("axis", "name"))
+@_sharding.traced_once(static_argnames=("axis", "name", "pulled", "platform"))
 def sums(
-    z: jax.Array, weights: jax.Array, term: Term, peak: Peak, axis: int, name: _sharding.AxisName | None
-) -> tuple[jax.Array, Pulls]:
-    """Returns (loss, pulls) of each row, with `axis` of size 1.
+    z: jax.Array,
+    weights: jax.Array,
+    term: Term,
+    peak: Peak,
+    axis: int,
+    name: _sharding.AxisName | None,
+    pulled: bool = True,
+    platform: str | None = None,
+) -> tuple[jax.Array, Pulls | None]:
+    """Returns (loss, pulls) of each row, with `axis` of size 1; without pulls unless they are wanted.
 
-    The lower pulls are made from odds of their own, or XLA would store these; on CPU it may where they stay in
-    the cache. The pulls of the highest come from numbers of the row; on TPUs, which share odds for nothing, from
-    the same as the lower ones.
+    The pulls of the highest come from numbers of the row, but on TPUs, which share odds for nothing.
     """
-    again = _entries.apart(peak, cached=cpu.is_cached(z, axis))
 
     def each(of_odds, peak, at=lambda z, top: z):
         peak, undefined = statistics.settled(peak)
@@ -106,11 +112,22 @@ def sums(
         return jnp.where(undefined, marks, scaled(weights, of_odds(odds))), there == peak.top
 
     values, _ = each(partial(value_of, term), peak)
-    pulls, highest = each(term.pull, peak, _top_unless_shared)
-    others, not_others = each(term.pull, again)
-    parts = values, jnp.where(highest, pulls, 0), jnp.where(not_others, 0, others)
-    loss, *totals = statistics.sums(parts, axis, name)
-    return loss, Pulls(*totals)
+    if not pulled:
+        return statistics.sums((values,), axis, name, platform)[0], None
+
+    def barrier(x):  # what two sums share is stored, which pays only in the cache
+        return x if cpu.is_cached(z, axis) else lax.optimization_barrier(x)
+
+    def top_of(z, top):
+        return top + _entries.zeros(z, z.dtype)  # of the sharding of z
+
+    again = _entries.by_platform(peak, known=platform, cpu=barrier, default=lambda x: x)
+    of_highest = partial(_entries.by_platform, known=platform, cpu=top_of, tpu=lambda z, _: z, default=top_of)
+    lower, highest = each(term.pull, again)
+    top, at_top = each(term.pull, peak, of_highest)
+    parts = values, jnp.where(highest, 0, lower), jnp.where(at_top, top, 0)
+    loss, low, high = statistics.sums(parts, axis, name, platform)
+    return loss, Pulls(high, low)
 
 
 def gradients(
@@ -149,10 +166,6 @@ def gradients(
     )
 
 
-def _top_unless_shared(z, top):
-    return lax.platform_dependent(z, top, tpu=lambda z, _: z, default=lambda z, x: jnp.broadcast_to(x, z.shape))
-
-
 def odds_of(
     z: jax.Array, peak: Peak, axis: int, name: _sharding.AxisName | None, at: jax.Array | None = None
 ) -> _odds.Odds:
@@ -160,7 +173,9 @@ def odds_of(
 
     The numbers are those `at` other logits, where only entries that have them are used.
     """
-    return _odds.along(_log_odds(z, peak, axis, name), lax.stop_gradient(_numbers(z if at is None else at, peak)))
+    return _odds.along(
+        _log_odds(z, peak, axis, name), lax.stop_gradient(_numbers(z if at is None else at, peak))
+    )
 
 
 def _numbers(z, peak):

@@ -36,42 +36,42 @@ class _Blocks(NamedTuple):
     place: Callable[[jax.Array], tuple[jax.Array, jax.Array | None]]  # a label's block, and entry of several
 
 
-def rivals(logits: jax.Array, labels: jax.Array, *, axis: int) -> Part:
+def rivals(logits: jax.Array, labels: jax.Array, *, axis: int, on_gpu: bool = False) -> Part:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
-    of = [(_target_beside(x.entries, *x.place(labels)), x.axes) for x in _form(logits, axis)(logits, axis)]
-    top, rest, target = _reduced(of, (0, 0), _add, labels.shape)
+    blocks = _form(logits, axis, on_gpu)(logits, axis)
+    of = [(_target_beside(x.entries, *x.place(labels), on_gpu), x.axes) for x in blocks]
+    top, rest, target = _reduced(of, (0, 0), _add, labels.shape, on_gpu)
     return jnp.where(rest == 0, -jnp.inf, top), rest, target
 
 
 def peak(logits: jax.Array, *, axis: int, on_gpu: bool = False) -> Part:
-    """``(top, excess)`` of some of the classes; without one above -inf, -inf and 0.
-
-    XLA:GPU would store the tops of float32 blocks, an eighth of the logits: on an H200 of views
-    of tiles, on an H100 of all, where a value took 1.2 of its time.
-    """
-    form = _form(logits, axis)
-    if on_gpu and form in (_tiles, _columns):
-        form = _columns if logits.dtype.itemsize < 4 and parts(logits) == 1 else _entries
-    of = [(_highest(x.entries), x.axes) for x in form(logits, axis)]
-    top, excess = _reduced(of, (-1,), _join, logits.shape[:axis] + logits.shape[axis + 1 :])
+    """``(top, excess)`` of some of the classes; without one above -inf, -inf and 0."""
+    blocks = _form(logits, axis, on_gpu)(logits, axis)
+    of = [(_highest(x.entries), x.axes) for x in blocks]
+    top, excess = _reduced(of, (-1,), _join, logits.shape[:axis] + logits.shape[axis + 1 :], on_gpu)
     none = excess < 0  # inside a part that weighs nothing has the excess -1
     return jnp.where(none, -jnp.inf, top), jnp.where(none, 0, excess)
 
 
-def over_classes(terms: Part, none: Part, merge: Callable, axis: int) -> Part:
-    """`lax.reduce` over the classes. Of rows in one dimension one core of a v5p would make it, not both.
+def sums(*terms: jax.Array, axis: int, on_gpu: bool = False) -> Part:
+    """The sum of each term over the classes.
 
-    Only where tiles divide the classes: to group the rows of others XLA moves them, 20 passes instead of 7.
+    Of rows in one dimension one core of a v5p would make them, not both. They are in groups only where tiles
+    divide the classes: to group the rows of others XLA moves them, 20 passes instead of 7.
     """
+    if on_gpu and terms[1:]:
+        return _unpacked(*sums(*_packed(*terms), axis=axis))
     shape, split = terms[0].shape, parts(terms[0])
     last = 0 < axis == len(shape) - 1 and split and is_known(shape)
-    if not last or shape[-2] % (ROWS * split) or shape[-1] % LANES:
-        return tuple(lax.reduce(terms, none, merge, (axis,)))
-    tiles = tuple(x.reshape(*shape[:-2], -1, ROWS, shape[-1]) for x in terms)
-    return tuple(x.reshape(shape[:-1]) for x in lax.reduce(tiles, none, merge, (axis + 1,)))
+    grouped = last and shape[-2] % (ROWS * split) == 0 and shape[-1] % LANES == 0
+    if grouped:
+        terms, axis = tuple(x.reshape(*shape[:-2], -1, ROWS, shape[-1]) for x in terms), axis + 1
+    zeros = tuple(jnp.zeros((), x.dtype) for x in terms)
+    found = lax.reduce(terms, zeros, lambda x, y: tuple(map(lax.add, x, y)), (axis,))
+    return tuple(x.reshape(shape[:-1]) for x in found) if grouped else tuple(found)
 
 
-def _form(logits, axis):
+def _form(logits, axis, on_gpu):
     """The blocks of classes that a shape has, on as many devices as the compiler may use."""
     split, after = parts(logits), logits.ndim - 1 - axis
     if not split or not is_known(logits.shape):
@@ -82,7 +82,9 @@ def _form(logits, axis):
         return _entries
     if logits.shape[-1] % (BLOCK * LANES * split) == 0:
         return _tiles
-    return _columns if split == 1 and logits.shape[-1] >= 2 * LANES else _entries
+    if split != 1 or logits.shape[-1] < 2 * LANES:
+        return _entries
+    return _even if on_gpu else _columns
 
 
 def _entries(logits, axis):
@@ -118,6 +120,16 @@ def _columns(logits, axis):
     return _slices(logits, axis, block, classes // (block * LANES) * LANES)
 
 
+def _even(logits, axis):
+    classes = logits.shape[axis]
+
+    def over(block):
+        return classes - classes // (block * ROWS) * (block * ROWS)
+
+    block = min(range(BLOCK, BLOCK // 2 - 1, -1), key=over)
+    return _slices(logits, axis, block, (classes - over(block)) // block)
+
+
 def _slices(logits, axis, block, width):
     """Blocks of that many slices of the classes, of that width; and the classes left over, one by one."""
     slices = [lax.slice_in_dim(logits, i * width, (i + 1) * width, axis=axis) for i in range(block)]
@@ -133,7 +145,9 @@ def _slices(logits, axis, block, width):
     return [*found, rest._replace(place=lambda labels: rest.place(labels - over))]
 
 
-def _target_beside(entries: Sequence[jax.Array], own: jax.Array, member: jax.Array | None) -> Part:
+def _target_beside(
+    entries: Sequence[jax.Array], own: jax.Array, member: jax.Array | None, on_gpu: bool
+) -> Part:
     """The `rivals` of blocks; the `member` of the `own` block is the target.
 
     A row has one `member`: no entry needs a comparison with the label. On a TPU what replaces it comes from
@@ -150,15 +164,11 @@ def _target_beside(entries: Sequence[jax.Array], own: jax.Array, member: jax.Arr
     for hit, z in zip(here, entries, strict=True):
         target = jnp.where(hit, z, target)
 
-    def chained(here, entries, own, target):
+    if on_gpu:
+        others = [jnp.where(own & hit, -jnp.inf, z) for hit, z in zip(here, entries, strict=True)]
+    else:
         other = jnp.where(own, -jnp.inf, target)
-        return [jnp.where(hit, other, z) for hit, z in zip(here, entries, strict=True)]
-
-    def masked(here, entries, own, target):
-        del target
-        return [jnp.where(own & hit, -jnp.inf, z) for hit, z in zip(here, entries, strict=True)]
-
-    others = lax.platform_dependent(here, entries, own, target, tpu=chained, default=masked)
+        others = [jnp.where(hit, other, z) for hit, z in zip(here, entries, strict=True)]
     top = lax.max(_tree(lax.max, others), lowest)
     return top, _tree(lax.add, [jnp.exp(x - top) for x in others]), jnp.where(own, target, 0)
 
@@ -181,12 +191,39 @@ def _tree(op: Callable, xs: list[jax.Array]) -> jax.Array:
     return xs[0]
 
 
-def _reduced(of: list[tuple[Part, tuple[int, ...]]], none: tuple, add: Callable, shape: tuple) -> Part:
+def _reduced(
+    of: list[tuple[Part, tuple[int, ...]]], none: tuple, add: Callable, shape: tuple, on_gpu: bool
+) -> Part:
     """The part of each row from those of blocks along some axes; beside the lowest top there is `none`."""
     dtype = of[0][0][0].dtype
     start = tuple(jnp.array(x, dtype) for x in (jnp.finfo(dtype).min, *none))
-    rows = [tuple(x.reshape(shape) for x in lax.reduce(part, start, add, axes)) for part, axes in of]
-    return functools.reduce(add, rows)
+
+    def packed(part, axes):
+        def step(x, y):
+            return _packed(*add(_unpacked(*x), _unpacked(*y)))
+
+        return _unpacked(*lax.reduce(_packed(*part), _packed(*start), step, axes))
+
+    def row(part, axes):
+        # Of one operand XLA would all-reduce what devices have of a row, and GPUs can only add so.
+        pack = on_gpu and (len(start) > 2 or parts(part[0]) == 1)
+        found = packed(part, axes) if pack else lax.reduce(part, start, add, axes)
+        return tuple(x.reshape(shape) for x in found)
+
+    return functools.reduce(add, [row(*one) for one in of])
+
+
+def _packed(first: jax.Array, second: jax.Array, *others: jax.Array) -> Part:
+    """Two numbers as a complex one: XLA:GPU stores what operands of a reduction share, or makes it for each.
+
+    For [8192, 32768] in bfloat16 an H100 so reads the logits once for the statistics of integer labels, not
+    twice; the sums of dense labels take 0.3 of the instructions.
+    """
+    return lax.complex(first, second), *others
+
+
+def _unpacked(pair: jax.Array, *others: jax.Array) -> Part:
+    return lax.real(pair), lax.imag(pair), *others
 
 
 def _join(left: Part, right: Part) -> Part:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from focaljax import _sharding
-from focaljax._entries import is_class
+from focaljax._entries import by_platform, is_class
 from focaljax._exact import shifted_exp, wide
 from focaljax._softmax import cpu, one_pass
 
@@ -86,26 +86,22 @@ def row_sum(x: jax.Array, axis: int, name: _sharding.AxisName | None) -> jax.Arr
     return _sharding.total(jnp.sum(x, axis, keepdims=True), name)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def sums(terms: Part, axis: int, name: _sharding.AxisName | None) -> Part:
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def sums(terms: Part, axis: int, name: _sharding.AxisName | None, platform: str | None = None) -> Part:
     """The `row_sum` of each term; on accelerators all in one kernel."""
-    each = partial(_sum_each, axis=axis)
-    totals = lax.platform_dependent(*terms, cpu=each, default=partial(_sum_in_one_pass, axis=axis))
+    each, on_tpu = (partial(f, axis=axis) for f in (_sum_each, one_pass.sums))
+    on_gpu = partial(on_tpu, on_gpu=True)
+    totals = by_platform(*terms, known=platform, cpu=each, tpu=on_tpu, default=on_gpu)
     return tuple(jnp.expand_dims(_sharding.total(x, name), axis) for x in totals)
 
 
 @sums.defjvp
-def _sums_jvp(axis, name, primals, tangents):
-    return sums(primals[0], axis, name), tuple(row_sum(x, axis, name) for x in tangents[0])
+def _sums_jvp(axis, name, platform, primals, tangents):
+    return sums(primals[0], axis, name, platform), tuple(row_sum(x, axis, name) for x in tangents[0])
 
 
 def _sum_each(*terms, axis):
     return tuple(jnp.sum(x, axis) for x in terms)
-
-
-def _sum_in_one_pass(*terms, axis):
-    zeros = tuple(jnp.zeros((), x.dtype) for x in terms)
-    return one_pass.over_classes(terms, zeros, lambda x, y: tuple(map(lax.add, x, y)), axis)
 
 
 def all_but_own(
@@ -140,7 +136,8 @@ def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
     def on_cpu(logits, labels):
         return cpu.rivals(logits.astype(wide(logits.dtype)), labels, axis=axis)
 
-    return lax.platform_dependent(logits, labels, cpu=on_cpu, default=partial(one_pass.rivals, axis=axis))
+    on_tpu, on_gpu = (partial(one_pass.rivals, axis=axis, on_gpu=gpu) for gpu in (False, True))
+    return lax.platform_dependent(logits, labels, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
 
 
 def rivals_of_all(part: Part, labels: jax.Array, classes: int, name: _sharding.AxisName | None) -> Rivals:
@@ -168,9 +165,9 @@ def _rivals_jvp(axis, name, primals, tangents):
     return stats, Rivals(jnp.zeros_like(stats.top), rise, own_slope)
 
 
-def peak(logits: jax.Array, axis: int, name: _sharding.AxisName | None) -> Peak:
+def peak(logits: jax.Array, axis: int, name: _sharding.AxisName | None, platform: str | None = None) -> Peak:
     """The maximum of each row and the excess beside it, with `axis` of size 1; constants to derivatives."""
-    return peak_of_all(peak_part(lax.stop_gradient(logits), axis), axis, name)
+    return peak_of_all(peak_part(lax.stop_gradient(logits), axis, platform), axis, name)
 
 
 def known(peak: Peak, rows: jax.Array | None, axis: int) -> Peak:
@@ -180,15 +177,15 @@ def known(peak: Peak, rows: jax.Array | None, axis: int) -> Peak:
     return peak._replace(excess=jnp.where(jnp.expand_dims(rows, axis), peak.excess, jnp.nan))
 
 
-@_sharding.traced_once(static_argnames="axis")
-def peak_part(logits: jax.Array, axis: int) -> Part:
+@_sharding.traced_once(static_argnames=("axis", "platform"))
+def peak_part(logits: jax.Array, axis: int, platform: str | None = None) -> Part:
     """``(top, excess)`` of some of the classes."""
 
     def on_cpu(logits):
         return cpu.peak(logits.astype(wide(logits.dtype)), axis=axis)
 
     on_tpu, on_gpu = (partial(one_pass.peak, axis=axis, on_gpu=gpu) for gpu in (False, True))
-    return lax.platform_dependent(logits, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
+    return by_platform(logits, known=platform, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
 
 
 def peak_of_all(part: Part, axis: int, name: _sharding.AxisName | None) -> Peak:
