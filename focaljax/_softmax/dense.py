@@ -20,7 +20,7 @@ from jax import lax
 from focaljax import _entries, _exact, _odds, _sharding
 from focaljax._exact import wide
 from focaljax._odds import scaled
-from focaljax._softmax import cpu, statistics
+from focaljax._softmax import cpu, one_pass, statistics
 from focaljax._softmax.statistics import Peak
 from focaljax.terms import Term, by_options, value_of
 
@@ -55,24 +55,23 @@ def dense(
     such classes, or one whose cotangent is 0, is silent whatever its logits hold. `name` is the mesh axis of
     sharded classes. A row that is not `known` has no answer.
     """
-    _, loss, _ = _of_rows(logits, weights, term, known, axis=axis, name=name, pulled=False)
-    return jnp.squeeze(loss, axis)
+    return _fwd(logits, weights, term, axis, name, known)[0]
 
 
 def _fwd(logits, weights, term, axis, name, known):
-    peak, loss, totals = _of_rows(logits, weights, term, known, axis=axis, name=name, pulled=True)
+    peak, loss, totals = _of_rows(logits, weights, term, known, axis=axis, name=name)
     return jnp.squeeze(loss, axis), (logits, weights, term, peak, totals)
 
 
-@_sharding.traced_once(static_argnames=("axis", "name", "pulled"))
-def _of_rows(logits, weights, term, known, *, axis, name, pulled):
+@_sharding.traced_once(static_argnames=("axis", "name"))
+def _of_rows(logits, weights, term, known, *, axis, name):
     """The peak, the loss and the pulls of each row; on CPU of a large batch block by block."""
 
     def of_some(logits, weights, term, known, platform=None):
         z = logits.astype(weights.dtype)
         read = logits if wide(logits.dtype) == weights.dtype else z  # blocks widen what they read themselves
         peak = statistics.known(statistics.peak(read, axis, name, platform), known, axis)
-        return peak, *sums(z, weights, term, peak, axis, name, pulled, platform)
+        return peak, *sums(z, weights, term, peak, axis, name, platform)
 
     operands = logits, weights, term, known
     if name is not None or cpu.blocks(logits, axis)[1] == 1:
@@ -88,7 +87,7 @@ def _bwd(axis, name, residuals, ct):
     return found.logits.astype(logits.dtype), found.weights, found.term, None
 
 
-@_sharding.traced_once(static_argnames=("axis", "name", "pulled", "platform"))
+@_sharding.traced_once(static_argnames=("axis", "name", "platform"))
 def sums(
     z: jax.Array,
     weights: jax.Array,
@@ -96,10 +95,9 @@ def sums(
     peak: Peak,
     axis: int,
     name: _sharding.AxisName | None,
-    pulled: bool = True,
     platform: str | None = None,
-) -> tuple[jax.Array, Pulls | None]:
-    """Returns (loss, pulls) of each row, with `axis` of size 1; without pulls unless they are wanted.
+) -> tuple[jax.Array, Pulls]:
+    """Returns (loss, pulls) of each row, with `axis` of size 1.
 
     The pulls of the highest come from numbers of the row, but on TPUs, which share odds for nothing.
     """
@@ -111,23 +109,28 @@ def sums(
         marks = jnp.where(weights == 0, 0, jnp.nan)
         return jnp.where(undefined, marks, scaled(weights, of_odds(odds))), there == peak.top
 
-    values, _ = each(partial(value_of, term), peak)
-    if not pulled:
-        return statistics.sums((values,), axis, name, platform)[0], None
-
-    def barrier(x):  # what two sums share is stored, which pays only in the cache
-        return x if cpu.is_cached(z, axis) else lax.optimization_barrier(x)
-
     def top_of(z, top):
         return top + _entries.zeros(z, z.dtype)  # of the sharding of z
 
-    again = _entries.by_platform(peak, known=platform, cpu=barrier, default=lambda x: x)
     of_highest = partial(_entries.by_platform, known=platform, cpu=top_of, tpu=lambda z, _: z, default=top_of)
+    again = _unless_shared(peak, z, axis, platform)
+    values, _ = each(partial(value_of, term), peak)
     lower, highest = each(term.pull, again)
     top, at_top = each(term.pull, peak, of_highest)
     parts = values, jnp.where(highest, 0, lower), jnp.where(at_top, top, 0)
     loss, low, high = statistics.sums(parts, axis, name, platform)
     return loss, Pulls(high, low)
+
+
+def _unless_shared(peak, z, axis, platform):
+    """The peak, a copy where XLA would store the odds that two sums share, and that does not pay."""
+
+    def same(x):
+        return x
+
+    on_cpu = same if cpu.is_cached(z, axis) else lax.optimization_barrier
+    on_gpu = same if one_pass.is_packed(z, axis) else lax.optimization_barrier
+    return _entries.by_platform(peak, known=platform, cpu=on_cpu, tpu=same, default=on_gpu)
 
 
 def gradients(
