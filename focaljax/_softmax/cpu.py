@@ -91,6 +91,15 @@ class _Own(NamedTuple):
         shape = [n if i == axis else 1 for i, n in enumerate(x.shape)]
         return cls(labels.astype(x.dtype) * step, lax.broadcasted_iota(x.dtype, shape, axis) * step)
 
+    def again(self):
+        """The same, not shared with its first use: XLA:CPU stores what two sums share.
+
+        By one of its arrays: behind a barrier each, of labels that are one constant, jaxlib 0.10.2 crashes.
+        """
+        if self.classes is None:
+            return self._replace(labels=lax.optimization_barrier(self.labels))
+        return self._replace(classes=lax.optimization_barrier(self.classes))
+
     def bound(self, x, axis):
         """0 at the class, infinity at all others; by arithmetic, as XLA:CPU stores what it selects."""
         if self.classes is None:
@@ -141,8 +150,7 @@ def _by_maximum(logits, own, axis):
         mine = own._replace(labels=labels)
         top = jnp.max(jnp.minimum(logits, mine.bound(logits, axis) + lowest), axis)
         top = jnp.maximum(top, lowest)
-        again = jax.tree.map(lax.optimization_barrier, mine)  # what two sums share is stored
-        return top, _sum_but(again, jnp.exp(logits - jnp.expand_dims(top, axis)), axis)
+        return top, _sum_but(mine.again(), jnp.exp(logits - jnp.expand_dims(top, axis)), axis)
 
     if own.classes is None or _is_far(logits, axis):
         return in_blocks(of_block, axis, logits, own.labels)
@@ -285,7 +293,8 @@ def peak(logits: jax.Array, *, axis: int) -> tuple[jax.Array, ...]:
     def of_block(logits):
         top = jnp.max(logits, axis)
         high = jnp.expand_dims(top, axis)
-        below = jnp.sum(jnp.where(logits < high, shifted_exp(logits, high), 0), axis)
+        # `==` and not `<`, as the maximum need not be NaN beside a NaN: XLA:CPU's vectors drop it.
+        below = jnp.sum(jnp.where(logits == high, 0, shifted_exp(logits, high)), axis)
         ties = jnp.sum((logits == high).astype(logits.dtype), axis)
         return top, below + (ties - 1)
 
