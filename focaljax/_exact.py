@@ -36,10 +36,17 @@ def two_sum(a: jax.Array, b: jax.Array) -> Pair:
 
 
 def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``x - y`` of a finite y and its rounding error, exactly; that of an infinite difference is 0."""
-    gap, y = x - y, lax.stop_gradient(y)
-    near = jnp.where(jnp.abs(lax.stop_gradient(gap)) < jnp.inf, lax.stop_gradient(x), y)
-    return gap, two_sum(near, -y)[1]
+    """``x - y`` and its rounding error, exactly; the error of an infinite difference is 0, never NaN."""
+    gap = x - y
+    finite = lax.stop_gradient(jnp.isfinite(gap))
+    x, y = (jnp.where(finite, lax.stop_gradient(one), 0) for one in (x, y))
+    return gap, two_sum(x, -y)[1]
+
+
+def below(x: jax.Array, top: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The `difference`, of an x up to a finite `top`: two operations less, 7.6 bundles of a v5e for 8.0."""
+    gap = x - top
+    return gap, two_sum(jnp.where(gap == -jnp.inf, top, x), -top)[1]
 
 
 def shifted_exp(logits: jax.Array, top: jax.Array) -> jax.Array:

@@ -183,7 +183,7 @@ def odds_of(
 
 def _numbers(z, peak):
     top, excess = peak
-    gap, err = _exact.difference(z, top)
+    gap, err = _exact.below(z, top)
     total = 1 + excess
     p = jnp.exp(gap) * (1 + err) / total
     highest = z == top

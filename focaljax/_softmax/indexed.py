@@ -100,9 +100,7 @@ def slopes(
 
 def odds_of(stats: Rivals) -> _odds.Odds:
     """The odds of the target against all its competitors; `stats` are settled."""
-    alone = stats.top == -jnp.inf
-    gap, err = _exact.difference(stats.target, jnp.where(alone, 0, stats.top))
-    gap = jnp.where(alone, jnp.inf, gap)
+    gap, err = _exact.difference(stats.target, stats.top)
     u = gap - jnp.log(jnp.where(stats.rest > 0, stats.rest, 1))
     return _odds.along(u, lax.stop_gradient(_odds.odds_from_gap(gap, err, stats.rest)))
 
