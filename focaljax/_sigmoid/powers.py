@@ -157,7 +157,8 @@ def _wrong(reading, z, y, no):
     else:
         right = jnp.exp(-bce) * (1 + r)
         m = jnp.where(refused == 0, r, -jnp.expm1(-bce) * (1 + r))
-    slope = likely * jnp.where(positive, lean, -lean)
+    p, q = (likely * jnp.where(side, 1, r) for side in (positive, ~positive))
+    slope = no * p - y * q
     hard, some = refused == 0, jnp.where(m == 0, 1, m)
     ratio = likely * jnp.where(m == 0, jnp.where(hard, 1.0, 0.0), r / some)  # r -> 0, y hard: r / r
     lean = jnp.where(m == 0, jnp.where(hard, -1.0, 0.0), lean / some) * jnp.where(positive, 1.0, -1.0)
