@@ -6,7 +6,11 @@ first: the maximum of a block, one exponential per entry, and one merge per bloc
 
 The blocks are those of the memory. A TPU keeps an array in tiles of 8 rows and 128 classes, so that a block
 of classes with the same place in `BLOCK` neighbouring tiles is a view. Slices of whole tiles serve where the
-tiles do not divide the classes, unless the compiler may split them over devices: it would gather them.
+tiles do not divide the classes, unless the compiler may split them over devices: it would gather them. GPUs
+have no tiles: there the slices are even, 200 of 1000 classes and not 128, for 0.6 of a value's time.
+
+What is summed or merged of a row goes through ONE reduction of several operands. On GPUs two of them are one
+complex number (:func:`_packed`).
 """
 
 import functools
@@ -126,6 +130,7 @@ def _columns(logits, axis):
 
 
 def _even(logits, axis):
+    """Four to eight slices, of whole groups of eight classes, with as few classes left as can be."""
     classes = logits.shape[axis]
 
     def over(block):
