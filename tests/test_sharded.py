@@ -8,15 +8,17 @@ import functools
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import pytest
 from compilers import available, require
-from jax.sharding import AxisType
+from jax.experimental import topologies
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from pairs import every_pair
 
 import focaljax
 from bench import __main__ as command
-from bench import hlo, results, sharded, tables
+from bench import compiled, hlo, results, sharded, tables
 from examples import pod
 
 LARGE = "v5e 16x16"
@@ -141,6 +143,28 @@ def test_a_training_step_exchanges_gradients_of_parameters_and_statistics(layout
 
 
 @NEEDS
+@pytest.mark.parametrize("spec", [P("data"), P(None, "model"), P("data", "model")])
+@pytest.mark.parametrize("dense", [False, True])
+def test_gpus_exchange_statistics(spec, dense):
+    """Where the compiler splits classes a reduction of one packed operand would abort XLA:GPU."""
+    require("h200")
+    config = (compiled.CONFIGS / "h200.txtpb").read_text()
+    four = {"topology_name": "four h200", "topology": "1x1x4", "platform": "cuda", "target_config": config}
+    mesh = topologies.make_mesh(topologies.get_topology_desc(**four), (2, 2), ("data", "model"))
+    soft, indices = focaljax.softmax_focal_loss, focaljax.softmax_focal_loss_with_integer_labels
+
+    def mean(logits, labels):
+        return jnp.mean((soft if dense else indices)(logits, labels))
+
+    logits = jax.ShapeDtypeStruct((8192, 32768), "bfloat16", sharding=NamedSharding(mesh, spec))
+    integers = jax.ShapeDtypeStruct((8192,), "int32", sharding=NamedSharding(mesh, P(spec[0])))
+    labels = logits if dense else integers
+    for f in (mean, jax.value_and_grad(mean)):
+        memory = jax.jit(f).lower(logits, labels).compile().memory_analysis()
+        assert memory is not None
+        assert memory.temp_size_in_bytes < 0.05 * 2 * logits.size / 4  # of the logits of a device
+
+
 def test_the_bench_makes_its_table(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "prepare", lambda device: None)
     monkeypatch.setattr(sharded, "LOCAL", 2**24)

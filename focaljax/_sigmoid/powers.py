@@ -45,7 +45,7 @@ class Wrong(NamedTuple):
     log_m: jax.Array  # finite also where m underflows
     right: jax.Array  # 1 - m
     bce: jax.Array
-    slope: jax.Array  # of bce along the logit
+    slope: jax.Array  # of bce along the logit: lean * m
     ratio: jax.Array
     phi: jax.Array
     lean: jax.Array
@@ -87,7 +87,7 @@ def _product_jvp(reading, powers, primals, tangents):
     def other(*steps):
         return product(reading, tuple(a + b for a, b in zip(powers, steps, strict=True)), question, gamma)
 
-    by_z = (lax.mul if shift > 0 else scaled)(left * along, other(*step))
+    by_z = (lax.mul if shift > 0 else scaled)(left * along, other(*step))  # of the same exponent: finite too
     by_y = scaled(left * by_label, other(-1, 0, 0, 0))
     if i:
         by_z += i * tilt * other(0, 0, 0, 0)
@@ -147,7 +147,7 @@ def _wrong(reading, z, y, no):
     r = jnp.exp(-size)
     likely, unlikelihood = 1 / (1 + r), jnp.log1p(r)
     agreed, refused = jnp.where(positive, y, no), jnp.where(positive, no, y)
-    bce = scaled(refused, size) + unlikelihood
+    bce = scaled(refused, size) + unlikelihood  # as y + no = 1
     lean = refused - agreed * r  # this, and m and right, are times 1 / likely
     if reading == "mixture":
         m, right = agreed * r + refused, agreed + refused * r

@@ -50,9 +50,11 @@ def rivals(logits: jax.Array, labels: jax.Array, *, axis: int, on_gpu: bool = Fa
 
 def peak(logits: jax.Array, *, axis: int, on_gpu: bool = False) -> Part:
     """``(top, excess)`` of some of the classes; without one above -inf, -inf and 0."""
-    form = _entries if on_gpu and parts(logits) != 1 else _form(logits, axis, on_gpu)  # XLA would store tops
+    # What devices have of a row XLA would all-reduce, of one operand; GPUs can only add so, and XLA aborts.
+    pack = on_gpu and parts(logits) == 1
+    form = _entries if on_gpu and not pack else _form(logits, axis, on_gpu)  # the tops would be stored
     of = [(_highest(x.entries), x.axes) for x in form(logits, axis)]
-    top, excess = _reduced(of, (-1,), _join, logits.shape[:axis] + logits.shape[axis + 1 :], on_gpu)
+    top, excess = _reduced(of, (-1,), _join, logits.shape[:axis] + logits.shape[axis + 1 :], pack)
     none = excess < 0  # inside a part that weighs nothing has the excess -1
     return jnp.where(none, -jnp.inf, top), jnp.where(none, 0, excess)
 
@@ -63,21 +65,22 @@ def sums(*terms: jax.Array, axis: int, on_gpu: bool = False) -> Part:
     Of rows in one dimension one core of a v5p would make them, not both. They are in groups only where tiles
     divide the classes: to group the rows of others XLA moves them, 20 passes instead of 7.
     """
-    if on_gpu and terms[1:] and is_packed(terms[0], axis):
+    if on_gpu and is_packed(terms[0], axis):
         return _unpacked(*sums(*_packed(*terms), axis=axis))
     shape, split = terms[0].shape, parts(terms[0])
+    rows = shape[:axis] + shape[axis + 1 :]
     last = 0 < axis == len(shape) - 1 and split and is_known(shape)
     grouped = last and shape[-2] % (ROWS * split) == 0 and shape[-1] % LANES == 0
     if grouped:
         terms, axis = tuple(x.reshape(*shape[:-2], -1, ROWS, shape[-1]) for x in terms), axis + 1
     zeros = tuple(jnp.zeros((), x.dtype) for x in terms)
     found = lax.reduce(terms, zeros, lambda x, y: tuple(map(lax.add, x, y)), (axis,))
-    return tuple(x.reshape(shape[:-1]) for x in found) if grouped else tuple(found)
+    return tuple(x.reshape(rows) for x in found)
 
 
-def is_packed(terms: jax.Array, axis: int) -> bool:
+def is_packed(x: jax.Array, axis: int) -> bool:
     """Whether GPUs make two sums together: a value alone of pictures would take up to 1.8 of its time."""
-    return axis == terms.ndim - 1
+    return axis == x.ndim - 1
 
 
 def _form(logits, axis, on_gpu):
@@ -202,7 +205,7 @@ def _tree(op: Callable, xs: list[jax.Array]) -> jax.Array:
 
 
 def _reduced(
-    of: list[tuple[Part, tuple[int, ...]]], none: tuple, add: Callable, shape: tuple, on_gpu: bool
+    of: list[tuple[Part, tuple[int, ...]]], none: tuple, add: Callable, shape: tuple, pack: bool
 ) -> Part:
     """The part of each row from those of blocks along some axes; beside the lowest top there is `none`."""
     dtype = of[0][0][0].dtype
@@ -215,8 +218,6 @@ def _reduced(
         return _unpacked(*lax.reduce(_packed(*part), _packed(*start), step, axes))
 
     def row(part, axes):
-        # Of one operand XLA would all-reduce what devices have of a row, and GPUs can only add so.
-        pack = on_gpu and (len(start) > 2 or parts(part[0]) == 1)
         found = packed(part, axes) if pack else lax.reduce(part, start, add, axes)
         return tuple(x.reshape(shape) for x in found)
 
