@@ -91,15 +91,6 @@ class _Own(NamedTuple):
         shape = [n if i == axis else 1 for i, n in enumerate(x.shape)]
         return cls(labels.astype(x.dtype) * step, lax.broadcasted_iota(x.dtype, shape, axis) * step)
 
-    def again(self):
-        """The same, not shared with its first use: XLA:CPU stores what two sums share.
-
-        By one of its arrays: behind a barrier each, of labels that are one constant, jaxlib 0.10.2 crashes.
-        """
-        if self.classes is None:
-            return self._replace(labels=lax.optimization_barrier(self.labels))
-        return self._replace(classes=lax.optimization_barrier(self.classes))
-
     def bound(self, x, axis):
         """0 at the class, infinity at all others; by arithmetic, as XLA:CPU stores what it selects."""
         if self.classes is None:
@@ -150,7 +141,11 @@ def _by_maximum(logits, own, axis):
         mine = own._replace(labels=labels)
         top = jnp.max(jnp.minimum(logits, mine.bound(logits, axis) + lowest), axis)
         top = jnp.maximum(top, lowest)
-        return top, _sum_but(mine.again(), jnp.exp(logits - jnp.expand_dims(top, axis)), axis)
+        # What two sums share is stored. Behind a barrier labels that are one constant crash jaxlib 0.10.2; here
+        # XLA does not know that `top` is never below the lowest number.
+        again = mine._replace(labels=jnp.where(top < lowest, 0, mine.labels))
+        again = jax.tree.map(lax.optimization_barrier, again)
+        return top, _sum_but(again, jnp.exp(logits - jnp.expand_dims(top, axis)), axis)
 
     if own.classes is None or _is_far(logits, axis):
         return in_blocks(of_block, axis, logits, own.labels)
