@@ -142,7 +142,6 @@ def test_a_training_step_exchanges_gradients_of_parameters_and_statistics(layout
     assert found.temp <= 1.3
 
 
-@NEEDS
 @pytest.mark.parametrize("spec", [P("data"), P(None, "model"), P("data", "model")])
 @pytest.mark.parametrize("dense", [False, True])
 def test_gpus_exchange_statistics(spec, dense):
@@ -165,6 +164,7 @@ def test_gpus_exchange_statistics(spec, dense):
         assert memory.temp_size_in_bytes < 0.05 * 2 * logits.size / 4  # of the logits of a device
 
 
+@NEEDS
 def test_the_bench_makes_its_table(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "prepare", lambda device: None)
     monkeypatch.setattr(sharded, "LOCAL", 2**24)

@@ -141,8 +141,8 @@ def _by_maximum(logits, own, axis):
         mine = own._replace(labels=labels)
         top = jnp.max(jnp.minimum(logits, mine.bound(logits, axis) + lowest), axis)
         top = jnp.maximum(top, lowest)
-        # What two sums share is stored. Behind a barrier labels that are one constant crash jaxlib 0.10.2; here
-        # XLA does not know that `top` is never below the lowest number.
+        # What two sums share is stored. Behind a barrier labels that are one constant crash jaxlib 0.10.2.
+        # Here they are none, as XLA does not know that `top` is never below the lowest number.
         again = mine._replace(labels=jnp.where(top < lowest, 0, mine.labels))
         again = jax.tree.map(lax.optimization_barrier, again)
         return top, _sum_but(again, jnp.exp(logits - jnp.expand_dims(top, axis)), axis)
