@@ -13,7 +13,7 @@ from bench.hlo import Op
 FLAGS = "--xla_jf_dump_to={} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_"
 _FILE = re.compile(r"\d+-(.+)-\d\d-final_bundles.txt")
 _BUNDLE = re.compile(r"^\s*0(?:x[0-9a-f]+)?\s+(\w\w)?\s*:\s*((?:>\s*)*)\{(.*)", re.M)
-_EXIT = re.compile(r"totalorder \S+, (\d+) /\* loop exit test")
+_EXIT = re.compile(r"(%p\w+) = scmp\.[\w.]+\.totalorder (?:\((%p\w+)\), )?\S+, (\d+) /\* loop exit test")
 _BOUNDS = re.compile(r'"iteration_bounds":\[([^\]]+)\]')
 
 
@@ -42,21 +42,26 @@ class _Loop:
 
 
 def cycles(text: str, bounds: list[int]) -> int:
-    """Bundles of a kernel times the turns of the loops around them; `bounds` are those of its windows."""
-    stack = [_Loop()]
+    """Bundles of a kernel times the turns of the loops around them; `bounds` are those of its windows.
+
+    Loops count by ones: one that was unrolled, as by `lax.fori_loop(unroll=2)`, would count twice.
+    """
+    stack, ends = [_Loop()], {}
     for label, arrows, words in _BUNDLE.findall(text):
         depth = arrows.count(">")
         if words.startswith("}"):  # an empty bundle has no arrows
             depth = len(stack) - 1
         elif label == "LB":
             del stack[depth:]
-        while len(stack) <= depth:
-            stack.append(_Loop())
-            stack[-2].inner.append(stack[-1])
+        while len(stack) <= depth:  # without a label a loop goes on, after a bundle of what follows it
+            if label == "LB" or not stack[-1].inner:
+                stack[-1].inner.append(_Loop())
+            stack.append(stack[-1].inner[-1])
         del stack[depth + 1 :]
         stack[-1].bundles += 1
-        if found := _EXIT.search(words):
-            stack[-1].limit = int(found[1])
+        for test, after, limit in _EXIT.findall(words):  # once a loop has ended, the one around it is asked
+            ends[test] = ends[after] - 1 if after in ends else len(stack) - 1
+            stack[ends[test]].limit = int(limit)
     return stack[0].cycles(bounds)
 
 
@@ -83,7 +88,8 @@ class Schedule:
     def of(self, op: Op, moved: float) -> tuple[float, str]:
         """Clocks of one run of a kernel, and what fills them; none of what no core runs, such as a copy."""
         del moved
-        if op.name not in self.files and op.code != "fusion":
+        runs = op.code == "fusion" or "tpu_custom_call" in op.attributes  # the latter of Pallas
+        if op.name not in self.files and not runs:
             return 0.0, ""
         file, bounds = self.files[op.name], _BOUNDS.search(op.attributes)
         windows = [int(n.strip('" ')) for n in bounds[1].split(",")] if bounds else []

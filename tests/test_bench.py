@@ -289,6 +289,18 @@ def test_bundles_count_as_often_as_their_loops_turn(windows, turns):
     assert bundles.cycles(KERNEL, windows) == 2 + turns * (4 + 5 * 3 + 1)
 
 
+def test_a_loop_is_asked_for_its_end_inside_the_loop_that_it_holds():
+    """As in kernels of Pallas. The inner loop goes on after a bundle in which later work has begun."""
+    listing = """
+   0x0 LB: > { %s1 = sadd.s32 1, %s2 }
+   0x1 LB: >> { %p3 = scmp.ge.s32.totalorder %s4, 5 /* loop exit test */ }
+   0x2   : > { %v6 = vadd.f32 (%p3), %v7, %v8 }
+   0x3   : >> { %p9 = scmp.ge.s32.totalorder (%p3), %s1, 7 /* loop exit test */ }
+   0x4   : > { %10 = sbr.rel (!%p9) target = $region1 }
+"""
+    assert bundles.cycles(listing, []) == 7 * (3 + 5 * 2)
+
+
 def test_the_fullest_unit_of_a_kernel_is_named():
     text = "== CAPACITY:\nVALU, EUP\n    4     1\n== UTILIZATION:\n4 0\n2 1\n0 1\n"
     assert bundles.fullest(text) == "EUP 67%"
