@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import pandas as pd
 
 import focaljax
-from bench import bundles, compiled, hlo, sass
+from bench import bundles, compiled, hlo, kept_row, sass
 from bench.contenders import SMOOTHED, Contender, contenders, ours
 from bench.results import COMPILERS, DISASSEMBLERS, collect, header, previous
 from bench.tables import GRADIENT, PASSES
@@ -46,6 +46,7 @@ CHIPS = {
 }
 NAMES = ("rows", "head", "vocabulary", "pixels", "detection")
 DTYPES = ("float32", "bfloat16")
+KEPT = Contender("Pallas, keeps the row", lambda z, y, gamma, axis: kept_row.mean(z, y, gamma))
 SMALL = 0.02  # of a program's bytes: a kernel that moves less costs what it moves, if its schedule skips it
 KEY = ("case", "chip", "dtype", "contender", "program")
 TESTS: dict[str, Callable] = {  # of the estimate, along the class axis: 2 passes, 1 and 1
@@ -55,8 +56,11 @@ TESTS: dict[str, Callable] = {  # of the estimate, along the class axis: 2 passe
 }
 
 
-def racing(case: str) -> list[Contender]:
-    """The losses of a case; of the vocabulary those of class indices only, as the others are as in rows."""
+def racing(case: str, chip: str) -> list[Contender]:
+    """The losses of a case; of the vocabulary those of class indices only, as the others are as in rows.
+
+    A GPU cannot keep a row of the vocabulary.
+    """
     found, _ = contenders(libraries=("optax",))
     if case == "detection":
         positives = ours(focaljax.sigmoid_focal_loss_with_integer_labels)
@@ -64,7 +68,10 @@ def racing(case: str) -> list[Contender]:
         return [c for c in found if c.family == "sigmoid"]
     found = [c for c in found if c.family == "softmax"]
     found.insert(1, SMOOTHED)
-    return [c for c in found if c.name in compiled.ENOUGH] if case == "vocabulary" else found
+    if case == "vocabulary":
+        found = [c for c in found if c.name in compiled.ENOUGH]
+    kept = case in ("rows", "head") or (case == "vocabulary" and chip[0] == "v")
+    return found + [KEPT] * kept
 
 
 def jobs() -> Iterator[tuple[dict[str, str], Callable, tuple[jax.ShapeDtypeStruct, ...]]]:
@@ -74,7 +81,7 @@ def jobs() -> Iterator[tuple[dict[str, str], Callable, tuple[jax.ShapeDtypeStruc
         logits = jax.ShapeDtypeStruct(shape, dtype)
         for name, test in TESTS.items():
             yield where | {"contender": name, "program": "value"}, partial(test, axis=axis), (logits,)
-        for c, program in itertools.product(racing(case), PASSES):
+        for c, program in itertools.product(racing(case, chip), PASSES):
             options = {"indices": c.indices, "gradient": program == GRADIENT}
             made = compiled.program_of(c.loss, shape, axis, dtype, **options)
             yield where | {"contender": c.name, "program": program}, *made

@@ -6,10 +6,13 @@ contender with the oracle, those in PyTorch too, before it times anything.
 
 import json
 import math
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerances import assert_close, rtol
 
 pytest.importorskip("optax")
 pytest.importorskip("keras")
@@ -24,6 +27,7 @@ from bench import (
     bundles,
     cases,
     hlo,
+    kept_row,
     plots,
     report,
     results,
@@ -32,7 +36,7 @@ from bench import (
     tables,
     timing,
 )
-from bench.contenders import BASELINE, IN_PLACE, OURS, Contender, contenders, textbook
+from bench.contenders import BASELINE, IN_PLACE, INTEGER, OURS, Contender, contenders, textbook
 
 LIBRARIES = ("optax", "keras")
 FOUND, _ = contenders(libraries=LIBRARIES)
@@ -141,6 +145,39 @@ def test_another_loss_is_noticed():
     probes = {OURS: (1.0, 2.0), "doubled": (2.0, 4.0), "the same": (1.0, 2.0)}
     named = [Contender(name, doubled) for name in probes]
     assert set(agreement.within_case(probes, named, "float32")) == {"doubled"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kernel", "classes"),
+    [(kept_row.on_tpu, 4352), (kept_row.on_tpu, 1100), (kept_row.on_gpu, 1100)],
+    ids=["TPU, classes in lanes", "TPU, classes in sublanes", "GPU"],
+)
+def test_a_kernel_that_keeps_the_row_is_the_mean_of_our_loss(kernel, classes, dtype):
+    """Interpreted: the compiled one needs its device. With rows of one class, and labels that are no class.
+
+    Ours are of the same logits in float32, so that a gradient in bfloat16 is rounded once.
+    """
+    rng, rows, gamma = np.random.default_rng(0), 128, 2.0
+    logits, labels = 5 * rng.standard_normal((rows, classes), np.float32), cases.even(rng, (rows,), classes)
+    logits[0], logits[1, labels[1]], logits[2, 3:] = -np.inf, 1e4, -np.inf
+    labels[2], logits[0, labels[0]] = 1, 0
+    logits = jnp.asarray(logits, dtype)
+    run = partial(kernel, interpret=True)
+    found = jax.jit(jax.value_and_grad(lambda z, y: kept_row.mean(z, y, gamma, run)))
+    ours = jax.jit(jax.value_and_grad(lambda z, y: jnp.mean(INTEGER(z, y, gamma=gamma))))
+    value, gradient = found(logits, labels)
+    want, slopes = (np.asarray(x) for x in ours(logits.astype("float32"), labels))
+    assert gradient.dtype == dtype
+    assert_close(value, want, rtol=rtol("same", gamma))
+    assert_close(gradient, slopes, rtol=rtol("gradient", gamma, returned=dtype))
+    np.testing.assert_array_equal(kept_row.mean(logits, labels, gamma, run), value)
+
+    labels[[3, 4]] = -1, classes
+    value, without = (np.asarray(x, np.float32) for x in found(logits, labels))
+    assert np.isnan(value) and np.isnan(without[[3, 4]]).all()
+    others = np.delete(np.arange(rows), [3, 4])
+    np.testing.assert_array_equal(without[others], np.asarray(gradient, np.float32)[others])
 
 
 def test_errors_are_seen_for_what_they_are():

@@ -131,6 +131,24 @@ def test_smoothed_integer_labels_make_no_dense_ones(target, dtype, result):
     assert_within(found, passes + 3 * mask, SMALL + mask, stored=mask > 0)
 
 
+@pytest.mark.parametrize(("scale", "passes"), [(1, 2), (3, 4)])
+@pytest.mark.parametrize("case", ["rows", "head"])
+def test_a_row_that_is_kept_is_read_once_and_written_once(case, scale, passes):
+    """A scaled mean reads and writes its gradient again. 1000 classes are not copied into another layout.
+
+    XLA's cost analysis knows nothing of kernels of Pallas: operands and results are counted.
+    """
+    require("v5e")
+
+    def loss(z, y, gamma, axis):
+        return scale * schedule.KEPT.loss(z, y, gamma, axis)
+
+    options = {"indices": True, "gradient": True}
+    f, operands = compiled.program_of(loss, *compiled.SHAPES[case], "bfloat16", **options)
+    text = compiled.text_of(available(compiled.compile)(f, operands, "v5e"), "v5e")
+    assert hlo.traffic(hlo.parse(text)) == pytest.approx(passes * 2 * operands[0].size, rel=SMALL)
+
+
 def few_class_bounds(shape, axis, dtype, target, result):
     """Passes and memory with few classes, where one float32 per row is no longer small beside the logits.
 
