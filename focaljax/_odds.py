@@ -9,6 +9,7 @@ differentiated, by one closed rule along the log-odds ``u``:
 The rule uses nothing but the five numbers, so derivatives of every order stay finite and exact.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -139,6 +140,12 @@ def finite(odds: Odds) -> Odds:
 @finite.defjvp
 def _finite_jvp(primals, tangents):
     return finite(*primals), *tangents
+
+
+def in_parts(value: Callable[[Odds], jax.Array], odds: Odds) -> tuple[jax.Array, jax.Array]:
+    """A loss as a finite part, which has the derivatives, and infinity where it is infinite, else 0."""
+    limit = lax.stop_gradient(value(odds))
+    return value(finite(odds)), jnp.where(jnp.isinf(limit), limit, 0)
 
 
 def inverse_of_q(odds: Odds) -> jax.Array:

@@ -160,7 +160,7 @@ class Term:
 @jax.custom_jvp
 def value_of(term: Term, odds: Odds) -> jax.Array:
     """The loss of a class; where it is infinite its derivatives are finite."""
-    return term.value(odds)  # of finite odds and infinity in two parts: 1.1 of dense labels' time on a TPU
+    return term.value(odds)
 
 
 @value_of.defjvp

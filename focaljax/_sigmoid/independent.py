@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from focaljax import _entries, _sharding
-from focaljax._odds import Odds, finite, scaled
+from focaljax._odds import Odds, in_parts, scaled
 from focaljax._sigmoid import powers
 from focaljax.terms import Term
 
@@ -129,21 +129,16 @@ def _settled(z):
     return jnp.where(undefined, 0, z), undefined
 
 
-def _in_parts(term: Term, odds: Odds) -> tuple[jax.Array, jax.Array]:
-    """The loss as a finite part, which has the derivatives, and infinity where it is infinite, else 0."""
-    limit = lax.stop_gradient(term.value(odds))
-    return term.value(finite(odds)), jnp.where(jnp.isinf(limit), limit, 0)
-
-
 def _hard(z, yes, no, term):
     """Of labels 0 and 1 only, where two answers of one term are one term at ``(2y - 1) z``."""
     if term.binary:
         return _linear(z, yes, no, term)
-    return _in_parts(term, Odds.at(jnp.where(yes == 1, z, -z)))
+    return in_parts(term.value, Odds.at(jnp.where(yes == 1, z, -z)))
 
 
 def _linear(z, yes, no, term):
-    (a, a_infinite), (b, b_infinite) = _in_parts(term, Odds.at(z)), _in_parts(*term.negative(Odds.at(-z)))
+    other, at = term.negative(Odds.at(-z))
+    (a, a_infinite), (b, b_infinite) = in_parts(term.value, Odds.at(z)), in_parts(other.value, at)
     y, n = lax.stop_gradient((yes, no))  # infinity has no derivative
     return scaled(yes, a) + scaled(no, b), scaled(y, a_infinite) + scaled(n, b_infinite)
 
