@@ -23,6 +23,7 @@ from jax.experimental.pallas import tpu, triton
 
 from focaljax._exact import below
 from focaljax._softmax import indexed, statistics
+from focaljax._softmax.one_pass import in_pairs
 from focaljax.terms import Focal
 
 LANES, ROWS = 128, 32  # of a tile here: four registers of float32
@@ -216,16 +217,9 @@ def _add(carry, tiles):
     for _, z, own in tiles:
         target = jnp.where(own, z, target)
     others = [jnp.where(own, -jnp.inf, z) for _, z, own in tiles]
-    highest = jnp.maximum(top, _tree(jnp.maximum, others))
-    added = _tree(jnp.add, [jnp.exp(z - highest) for z in others])
+    highest = jnp.maximum(top, in_pairs(jnp.maximum, others))
+    added = in_pairs(jnp.add, [jnp.exp(z - highest) for z in others])
     return highest, rest * jnp.exp(top - highest) + added, target
-
-
-def _tree(op, xs):
-    """A sum or a maximum in pairs, which need not wait for each other."""
-    while len(xs) > 1:
-        xs = [op(*pair) for pair in zip(xs[::2], xs[1::2], strict=False)] + xs[len(xs) // 2 * 2 :]
-    return xs[0]
 
 
 def _write(gradient, parts, carry, tiles):

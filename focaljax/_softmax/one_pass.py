@@ -183,23 +183,24 @@ def _target_beside(
     else:
         others = [jnp.where(own, -jnp.inf, target)]
         others += [jnp.where(hit, first, z) for hit, z in zip(here[1:], more, strict=True)]
-    top = lax.max(_tree(lax.max, others), lowest)
-    return top, _tree(lax.add, [jnp.exp(x - top) for x in others]), jnp.where(own, target, 0)
+    top = lax.max(in_pairs(lax.max, others), lowest)
+    return top, in_pairs(lax.add, [jnp.exp(x - top) for x in others]), jnp.where(own, target, 0)
 
 
 def _highest(entries: Sequence[jax.Array]) -> Part:
     """The `peak` of blocks; those at the top are counted, so that what lies beside them is not rounded."""
     entries = [z.astype(wide(z.dtype)) for z in entries]
-    top = lax.max(_tree(lax.max, entries), jnp.finfo(entries[0].dtype).min)
+    top = lax.max(in_pairs(lax.max, entries), jnp.finfo(entries[0].dtype).min)
     if len(entries) == 1:
         return top, jnp.where(entries[0] == -jnp.inf, -jnp.ones_like(top), 0)
     hits = [x == top for x in entries]
     beside = [jnp.where(hit, 0, _fall(x, top)) for hit, x in zip(hits, entries, strict=True)]
-    ties = _tree(lax.add, [jnp.where(hit, jnp.ones_like(top), 0) for hit in hits])
-    return top, _tree(lax.add, beside) + (ties - 1)
+    ties = in_pairs(lax.add, [jnp.where(hit, jnp.ones_like(top), 0) for hit in hits])
+    return top, in_pairs(lax.add, beside) + (ties - 1)
 
 
-def _tree(op: Callable, xs: list[jax.Array]) -> jax.Array:
+def in_pairs(op: Callable, xs: list[jax.Array]) -> jax.Array:
+    """A sum or a maximum of arrays, in pairs that need not wait for each other."""
     while len(xs) > 1:
         xs = [op(x, y) for x, y in zip(xs[::2], xs[1::2], strict=False)] + xs[len(xs) // 2 * 2 :]
     return xs[0]
