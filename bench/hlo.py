@@ -153,10 +153,13 @@ def _opened(module: Module) -> Module:
         for op in ops.values():
             if op.code == "fusion":
                 inner = of(_called(op)[0])
-                for name in op.operands:
-                    part = (Array(0, read(inner, ops[name])),)
-                    found[f"{op.name} of {name}"] = Op("", part, "slice", (name,), "", False)
-                op = op._replace(code="opened", operands=())
+                if all(x.code in ("parameter", "bitcast") for x in inner.values()):
+                    op = op._replace(code="bitcast")
+                else:
+                    for name in op.operands:
+                        part = (Array(0, read(inner, ops[name])),)
+                        found[f"{op.name} of {name}"] = Op("", part, "slice", (name,), "", False)
+                    op = op._replace(code="opened", operands=())
             found[op.name] = op
         return found
 

@@ -272,6 +272,41 @@ def test_flops_of_a_matmul_are_two_per_product(batch):
     assert found == pytest.approx(2 * math.prod(batch) * 4 * 5 * 6)
 
 
+@pytest.mark.parametrize(
+    ("line", "weights", "read"),
+    [
+        ("", "%view", 2 * 900 * 8),
+        ("%few = bf16[100,8] dynamic-slice(%view, %i, %i)", "%few", 2 * 100 * 8 + 4),
+    ],
+    ids=["all", "some"],
+)
+def test_what_a_kernel_reads_through_a_view_is_counted(line, weights, read):
+    """A TPU's matmul reads its weights so: a fusion inside its own gives them another name, and no more."""
+    module = hlo.parse(f"""
+%rename (p: bf16[900,8]) -> bf16[900,8] {{
+  %p = bf16[900,8] parameter(0)
+  ROOT %named = bf16[900,8] bitcast(%p)
+}}
+
+%matmul (x: bf16[4,100], y: bf16[900,8], i: s32[]) -> f32[4,8] {{
+  %x = bf16[4,100] parameter(0)
+  %y = bf16[900,8] parameter(1)
+  %i = s32[] parameter(2)
+  %view = bf16[900,8] fusion(%y), kind=kLoop, calls=%rename
+  {line}
+  ROOT %product = f32[4,8] dot(%x, {weights})
+}}
+
+ENTRY %main (x: bf16[4,100], y: bf16[900,8], i: s32[]) -> f32[4,8] {{
+  %x = bf16[4,100] parameter(0)
+  %y = bf16[900,8] parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %kernel = f32[4,8] fusion(%x, %y, %i), kind=kOutput, calls=%matmul
+}}
+""")
+    assert hlo.traffic(module) == 2 * 4 * 100 + read + 4 * 4 * 8
+
+
 # The schedules of a TPU and a GPU.
 
 

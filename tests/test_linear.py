@@ -667,13 +667,14 @@ def planned(shape, dtype, *choices):
 @pytest.mark.parametrize(
     ("shape", "memory", "chosen"),
     [
-        ((8192, 4096, 131_072), None, ("rows", 256, 8192)),  # 2.15 GB of gradients, 0.13 of logits
-        ((8192, 4096, 131_072), 2_300_000_000, ("rows", 256, 8192)),
+        ((8192, 4096, 131_072), None, ("rows", 512, 8192)),  # 2.15 GB of gradients, 0.27 of logits
+        ((8192, 4096, 131_072), 2_300_000_000, ("rows", 512, 8192)),  # these where 1.07 of results will be
+        ((8192, 256, 131_072), 2_300_000_000, ("rows", 512, 4096)),  # which here are 0.07
         ((8192, 4096, 131_072), 1_000_000_000, ("classes", 1024, 1024)),
         ((8192, 4096, 131_072), 300_000_000, ("classes", 1024, 1024)),
-        ((65_536, 4096, 131_072), None, ("rows", 256, 4096)),  # 2.15 GB of sums, 1.07 of gradients
+        ((65_536, 4096, 131_072), None, ("rows", 512, 4096)),  # 2.15 GB of sums, 1.07 of gradients
         ((0, 8, 10), None, ("rows", 1, 1)),
-        ((8192, 8192, 262_144), None, ("classes", 1024, 1024)),  # a sum takes 8.6 GB, all gradients 4.29
+        ((8192, 8192, 262_144), None, ("rows", 512, 8192)),  # 4.29 GB of gradients, and no sum of 8.6
     ],
     ids=str,
 )

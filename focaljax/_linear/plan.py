@@ -9,10 +9,10 @@ from focaljax._arguments import Layer
 LEAST = 512  # rows or classes of a chunk
 MEMORY = 2**32  # bytes that are stored on a device beside operands and results, if the caller does not say
 TYPICAL = (8192, 1024, 32768)  # what a symbolic N, D or C of an exported program counts as
-# Rows of a chunk whose logits' gradient is stored in 16 bits. So many are worth reading the kernel: their
-# matmul takes as long on a v5e and an H200, longer on a v5p; and on a v6e 1024 took 10 % longer in all, by
-# the schedules of [8192, 4096] x [4096, 131072].
-HALF = 256
+# Rows of a chunk whose logits' gradient is stored in 16 bits. So many are worth reading the kernel. By the
+# schedules of [8192, 4096] x [4096, 131072] 256 took 1.25 of the time on a v6e, 1.02 and 1.09 on a v5e and an
+# H100, as there reading the kernel takes longer than the matmul; and 1024 took 1.03 on a v6e, elsewhere 1.00.
+HALF = 512
 
 
 class Limits(NamedTuple):
@@ -52,7 +52,8 @@ def plan(layer: Layer, strategy: str | None, chunk: int | None, memory: int | No
     stores = (narrow < one or memory is not None) and _is_alone(layer) and isinstance(sizes[0], int)
     most = max(128, min(fit["rows"], HALF if stores and narrow < one else max(1024, width)))
     summed, of_chunk = one * width * classes, one * classes * min(most if chunk is None else chunk, rows)
-    whole = stores and narrow * classes * rows + of_chunk <= room
+    # The kernel's gradient comes last of all: until then its place holds the logits of a chunk.
+    whole = stores and narrow * classes * rows + max(0, of_chunk - narrow * width * classes) <= room
     if strategy is None:
         large = not whole and (summed > room or fit["rows"] < min(LEAST, rows))
         preferred = limits.prefers_classes and isinstance(sizes[2], int)
