@@ -70,8 +70,13 @@ def _of_rows(logits, weights, term, known, *, axis, name):
     def of_some(logits, weights, term, known, platform=None):
         z = logits.astype(weights.dtype)
         read = logits if wide(logits.dtype) == weights.dtype else z  # blocks widen what they read themselves
-        peak = statistics.known(statistics.peak(read, axis, name, platform), known, axis)
-        return peak, *sums(z, weights, term, peak, axis, name, platform)
+        if platform == "cpu":
+            *part, powers = cpu.peak_and_powers(z, axis)
+            peak = statistics.peak_of_all(tuple(part), axis, name)
+        else:
+            peak, powers = statistics.peak(read, axis, name, platform), None
+        peak = statistics.known(peak, known, axis)
+        return peak, *sums(z, weights, term, peak, axis, name, platform, powers)
 
     operands = logits, weights, term, known
     if name is not None or cpu.blocks(logits, axis)[1] == 1:
@@ -96,18 +101,20 @@ def sums(
     axis: int,
     name: _sharding.AxisName | None,
     platform: str | None = None,
+    powers: jax.Array | None = None,
 ) -> tuple[jax.Array, Pulls]:
-    """Returns (loss, pulls) of each row, with `axis` of size 1.
+    """Returns (loss, pulls) of each row, with `axis` of size 1; `powers` as in :func:`odds_of`.
 
     The pulls of the highest come from numbers of the row, but on TPUs, which share odds for nothing. Without
     the parts of :func:`focaljax._odds.in_parts` a value takes 0.9 of its time on a TPU; of up to eight last
     classes LLVM would then make no vectors, for 1.5 to 2 times it on CPU.
     """
 
-    def each(of_odds, peak, at=lambda z, top: z):
+    def each(of_odds, peak, powers=powers, at=lambda z, top: z):
         peak, undefined = statistics.settled(peak)
         there = jnp.where(undefined, 0, z)
-        odds = odds_of(there, peak, axis, name, at(there, peak.top))
+        powers = None if powers is None else jnp.where(undefined, 0, powers)
+        odds = odds_of(there, peak, axis, name, at(there, peak.top), powers)
         marks = jnp.where(weights == 0, 0, jnp.nan)
         return jnp.where(undefined, marks, scaled(weights, of_odds(odds))), there == peak.top
 
@@ -122,7 +129,7 @@ def sums(
 
     values, _ = each(value, peak)
     lower, highest = each(term.pull, again)
-    top, at_top = each(term.pull, peak, of_highest)
+    top, at_top = each(term.pull, peak, None, of_highest)
     parts = values, jnp.where(highest, 0, lower), jnp.where(at_top, top, 0)
     loss, low, high = statistics.sums(parts, axis, name, platform)
     return loss, Pulls(high, low)
@@ -180,23 +187,28 @@ def gradients(
 
 
 def odds_of(
-    z: jax.Array, peak: Peak, axis: int, name: _sharding.AxisName | None, at: jax.Array | None = None
+    z: jax.Array,
+    peak: Peak,
+    axis: int,
+    name: _sharding.AxisName | None,
+    at: jax.Array | None = None,
+    powers: jax.Array | None = None,
 ) -> _odds.Odds:
     """The odds of every class against all the others; `peak` is settled.
 
-    The numbers are those `at` other logits, where only entries that have them are used.
+    The numbers are those `at` other logits, where only entries that have them are used. `powers` are
+    ``exp(z - top)`` of all but the highest, where they are known.
     """
-    return _odds.along(
-        _log_odds(z, peak, axis, name), lax.stop_gradient(_numbers(z if at is None else at, peak))
-    )
+    numbers = _numbers(z if at is None else at, peak, powers)
+    return _odds.along(_log_odds(z, peak, axis, name), lax.stop_gradient(numbers))
 
 
-def _numbers(z, peak):
+def _numbers(z, peak, powers):
     top, excess = peak
     gap, err = _exact.below(z, top)
-    total = 1 + excess
-    p = jnp.exp(gap) * (1 + err) / total
     highest = z == top
+    total = 1 + excess
+    p = (jnp.exp(gap) * (1 + err) if powers is None else jnp.where(highest, 1, powers)) / total
     q = jnp.where(highest, excess / total, 1 - p)
     log_top = -jnp.log1p(excess)
     alone = excess < 1
