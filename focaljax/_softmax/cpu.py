@@ -30,7 +30,7 @@ LINE = 2**7  # the fewest entries of a class in a piece or a block
 LARGE = 2**22  # entries: a look at some rows costs 0.1 s to compile, a sum in vain of fewer below 3 ms
 SAMPLE = 8  # rows
 SHARED = 2**6  # classes: sums of at least so many share stored numbers, 1.1 to 2 of the time of 32 to 4
-STORED = 10  # classes: exponentials of so many are stored once, 0.7 to 0.9 of the time of two; of 9 up to 1.7
+STORED = 10  # last classes: exponentials of so many are stored, 0.7 to 0.9 of the time of two; of 9 up to 1.7
 MANY = 2**12  # classes: of so many only one run is weighed entry by entry
 
 
@@ -260,14 +260,17 @@ def blocks(logits: jax.Array, axis: int) -> tuple[int, int]:
     return split, count(split)
 
 
-def is_cached(x: jax.Array, axis: int, classes: int = SHARED) -> bool:
+def is_cached(x: jax.Array, axis: int) -> bool:
     """Whether numbers of each entry that several sums share had better be stored, as they stay in the cache.
 
-    Value and gradient of dense labels, [1024, 1000], take 0.8 of the time so. Of fewer last `classes` XLA:CPU
-    sums expressions of an entry faster than stored numbers.
+    Value and gradient of dense labels, [1024, 1000], take 0.8 of the time so. Of few classes XLA:CPU sums
+    expressions of an entry faster than stored numbers.
     """
-    known = is_known(x.shape) and axis == x.ndim - 1
-    return known and x.shape[axis] >= classes and x.size <= 2 * BLOCK
+    return _is_small(x) and axis == x.ndim - 1 and x.shape[axis] >= SHARED
+
+
+def _is_small(x):
+    return is_known(x.shape) and x.size <= 2 * BLOCK
 
 
 def _at(labels, logits, axis):
@@ -292,13 +295,14 @@ def peak_and_powers(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array,
     """``(top, excess, powers)`` of a block; `powers` are ``exp(z - top)``, or 0 at the highest.
 
     They are None unless they are stored, for a sum and for the terms. Taken twice they cost the value of soft
-    labels, [65536, 19] and [16384, 1000], 1.3 times as long.
+    labels, [65536, 19] and [16384, 1000], 1.3 times as long, and pictures 1.1 times.
     """
     top = jnp.max(logits, axis)
     high = jnp.expand_dims(top, axis)
     # `==` and not `<`, as the maximum need not be NaN beside a NaN: XLA:CPU's vectors drop it.
     highest = logits == high
-    powers, stored = jnp.where(highest, 0, shifted_exp(logits, high)), is_cached(logits, axis, STORED)
+    powers = jnp.where(highest, 0, shifted_exp(logits, high))
+    stored = _is_small(logits) and (axis != logits.ndim - 1 or logits.shape[axis] >= STORED)
     # What a sum of floats reads is stored first, and of few classes that takes longer than to sum integers.
     counted = logits.dtype if is_cached(logits, axis) else jnp.int32
     ties = jnp.sum(highest, axis, dtype=counted).astype(logits.dtype)
