@@ -15,7 +15,7 @@ from pairs import every_pair
 from focaljax import _sharding
 from focaljax import softmax_focal_loss as loss_of
 from focaljax import softmax_focal_loss_with_integer_labels as smoothed_loss
-from focaljax._softmax import cpu, one_pass, statistics
+from focaljax._softmax import cpu, dense, one_pass, statistics
 
 pytestmark = pytest.mark.gpu
 jit = partial(jax.jit, compiler_options=OPTIMIZED)
@@ -118,30 +118,66 @@ def test_blocks_of_rows_change_nothing(monkeypatch, parts, axis, gamma):
     classes = shape[axis]
     rows = shape[:axis] + shape[axis + 1 :]
     logits, direction = rng.normal(size=(2, *shape)).astype(np.float32)
+    labels, indices = rng.random(shape, np.float32), rng.integers(-1, classes, rows, np.int32)
+    first, silent = (np.moveaxis(x, axis, -1) for x in (logits, labels))
+    first[0, 0], silent[0, 0], indices[0, 0] = np.nan, 0, -1  # a row that is silent
+    first[1, 1, :2], first[2, 2, 0], silent[2, 2, 0], indices[2, 2] = 9, -np.inf, 0, -1  # two highest; none
     exponents = {"of all": (), "per class": classes, "per example": (*rows, 1)}[gamma]
-    operands = logits, rng.random(shape, np.float32), rng.uniform(0.5, 3, exponents).astype(np.float32)
-    indices = rng.integers(-1, classes, rows, np.int32)
+    operands = logits, labels, rng.uniform(0.5, 3, exponents).astype(np.float32)
 
     def derivatives(logits, labels, gamma):
         def total(logits, labels, gamma):
             smoothed = smoothed_loss(
                 logits, indices, gamma=gamma, label_smoothing=0.1, axis=axis, ignore_index=-1
             )
-            return jnp.sum(loss_of(logits, labels, gamma=gamma, axis=axis)) + jnp.sum(smoothed)
+            losses = loss_of(logits, labels, gamma=gamma, axis=axis), smoothed
+            return jnp.sum(losses[0]) + jnp.sum(losses[1]), losses
 
         still = jax.tree.map(jnp.zeros_like, (labels, gamma))
-        first = jax.value_and_grad(total, (0, 1, 2))
-        found, (_, curved) = jax.jvp(first, (logits, labels, gamma), (direction, *still))
-        return found, curved[0]
+        first = jax.grad(total, (0, 1, 2), has_aux=True)
+        (found, losses), (curved, _) = jax.jvp(first, (logits, labels, gamma), (direction, *still))
+        return losses, found, curved[0]
 
     whole = jax.jit(derivatives)(*operands)
     monkeypatch.setattr(cpu, "BLOCK", 128)
+    monkeypatch.setattr(cpu, "STORED", 6 if parts == 1 else 5)  # exponentials of five last classes, or none
     jax.clear_caches()
     program = jax.jit(derivatives).lower(*operands)
     jax.clear_caches()
     assert program.as_text().count("stablehlo.while") == 2
     for got, want in zip(*map(jax.tree.leaves, (program.compile()(*operands), whole)), strict=True):
+        assert np.all(np.isfinite(want))
         tolerances.assert_close(got, want, rtol=tolerances.rtol("same"), scale=np.abs(want).max())
+
+
+def test_a_silent_row_of_a_block_is_silent_in_second_derivatives(monkeypatch):
+    """By reverse of reverse, where a derivative of what is a constant would be 0 times NaN."""
+    monkeypatch.setattr(cpu, "BLOCK", 64)
+    logits, labels = np.random.default_rng(0).random((2, 16, 16), np.float32)
+    logits[3], labels[3] = np.nan, 0
+
+    def slope(z):
+        return jnp.sum(jax.grad(lambda z: jnp.sum(loss_of(z, labels, gamma=2.0)))(z) * labels)
+
+    jax.clear_caches()
+    program = jax.jit(jax.grad(slope)).lower(logits)
+    jax.clear_caches()
+    assert "stablehlo.while" in program.as_text()
+    found = np.asarray(program.compile()(logits))
+    assert np.all(np.isfinite(found)) and np.all((found == 0).all(1) == (np.arange(16) == 3))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_stored_exponentials_give_the_same_odds(axis):
+    """Of the highest, of two that are, and of an impossible class, too."""
+    logits = 4 * np.random.default_rng(0).normal(size=(12, 12)).astype(np.float32)
+    logits[0, 0], logits[1, :2], logits[:2, 1], logits[2, 2] = 99, 9, 9, -np.inf
+    *part, powers = cpu.peak_and_powers(logits, axis)
+    assert powers is not None
+    peak = statistics.peak_of_all(tuple(part), axis, None)
+    found, truth = (dense.odds_of(logits, peak, axis, None, powers=x) for x in (powers, None))
+    for got, want in zip(found, truth, strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 def test_a_value_and_its_gradient_trace_the_sums_once(monkeypatch):

@@ -71,7 +71,7 @@ def _of_rows(logits, weights, term, known, *, axis, name):
         z = logits.astype(weights.dtype)
         read = logits if wide(logits.dtype) == weights.dtype else z  # blocks widen what they read themselves
         if platform == "cpu":
-            *part, powers = cpu.peak_and_powers(z, axis)
+            *part, powers = cpu.peak_and_powers(lax.stop_gradient(z), axis)
             peak = statistics.peak_of_all(tuple(part), axis, name)
         else:
             peak, powers = statistics.peak(read, axis, name, platform), None
@@ -113,7 +113,6 @@ def sums(
     def each(of_odds, peak, powers=powers, at=lambda z, top: z):
         peak, undefined = statistics.settled(peak)
         there = jnp.where(undefined, 0, z)
-        powers = None if powers is None else jnp.where(undefined, 0, powers)
         odds = odds_of(there, peak, axis, name, at(there, peak.top), powers)
         marks = jnp.where(weights == 0, 0, jnp.nan)
         return jnp.where(undefined, marks, scaled(weights, of_odds(odds))), there == peak.top
