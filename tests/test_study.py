@@ -357,9 +357,13 @@ def started(*arguments: object, program: tuple[str, ...] = MODULE) -> subprocess
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(focaljax.__file__).parents[1])}
     environment |= {"FORCE_COLOR": "1", "TERM": "xterm"}
     command = [*program, *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup lets no program hear Ctrl-C
+    try:
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    finally:
+        signal.signal(signal.SIGINT, heard)
 
 
 @pytest.mark.parametrize(
