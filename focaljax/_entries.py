@@ -71,10 +71,15 @@ def by_platform(*operands: Any, known: str | None = None, **forms: Callable[...,
     return forms[known](*operands) if known else lax.platform_dependent(*operands, **forms)
 
 
-def apart(x: Any) -> Any:
-    """Identity that blocks common-subexpression elimination.
+def apart(x: Any, *, cpu: bool = True, gpu: bool = True, known: str | None = None) -> Any:
+    """Identity that blocks common-subexpression elimination, on the platforms where that pays.
 
     XLA stores what two kernels share, an array of logits size. On CPU and GPU it does so even where computing
     it again costs less. TPUs decide better.
     """
-    return lax.platform_dependent(x, tpu=lambda x: x, default=lax.optimization_barrier)
+    on_cpu, on_gpu = (lax.optimization_barrier if pays else _same for pays in (cpu, gpu))
+    return by_platform(x, known=known, cpu=on_cpu, tpu=_same, default=on_gpu)
+
+
+def _same(x):
+    return x

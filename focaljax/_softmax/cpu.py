@@ -30,7 +30,7 @@ LINE = 2**7  # the fewest entries of a class in a piece or a block
 LARGE = 2**22  # entries: a look at some rows costs 0.1 s to compile, a sum in vain of fewer below 3 ms
 SAMPLE = 8  # rows
 SHARED = 2**6  # classes: sums of at least so many share stored numbers, 1.1 to 2 of the time of 32 to 4
-STORED = 10  # last classes: exponentials of so many are stored, 0.7 to 0.9 of the time of two; of 9 up to 1.7
+STORED = 10  # last classes: exponentials of so many are stored, 0.7 to 0.9 of the time of two; of 9 1.7
 MANY = 2**12  # classes: of so many only one run is weighed entry by entry
 
 
@@ -288,23 +288,27 @@ def _is_here(labels, logits, axis):
 
 def peak(logits: jax.Array, *, axis: int) -> tuple[jax.Array, ...]:
     """``(top, excess)`` of some of the classes."""
-    return in_blocks(lambda z: peak_and_powers(z, axis)[:2], axis, logits)
+    return in_blocks(lambda z: peak_and_powers(z, axis, stored=False)[:2], axis, logits)
 
 
-def peak_and_powers(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """``(top, excess, powers)`` of a block; `powers` are ``exp(z - top)``, or 0 at the highest.
+def stores_powers(x: jax.Array, axis: int) -> bool:
+    """Whether the exponentials of a block are taken once, for a sum and for the terms.
 
-    They are None unless they are stored, for a sum and for the terms. Taken twice they cost the value of soft
-    labels, [65536, 19] and [16384, 1000], 1.3 times as long, and pictures 1.1 times.
+    Taken twice they cost the value of soft labels, [65536, 19] and [16384, 1000], 1.3 times as long, and
+    pictures 1.1 times.
     """
+    return _is_small(x) and (axis != x.ndim - 1 or x.shape[axis] >= STORED)
+
+
+def peak_and_powers(logits: jax.Array, axis: int, *, stored: bool = True) -> tuple[jax.Array, ...]:
+    """``(top, excess, powers)`` of a block; `powers` are ``exp(z - top)``, or 0 at the highest."""
     top = jnp.max(logits, axis)
     high = jnp.expand_dims(top, axis)
     # `==` and not `<`, as the maximum need not be NaN beside a NaN: XLA:CPU's vectors drop it.
     highest = logits == high
     powers = jnp.where(highest, 0, shifted_exp(logits, high))
-    stored = _is_small(logits) and (axis != logits.ndim - 1 or logits.shape[axis] >= STORED)
+    powers = lax.optimization_barrier(powers) if stored else powers
     # What a sum of floats reads is stored first, and of few classes that takes longer than to sum integers.
     counted = logits.dtype if is_cached(logits, axis) else jnp.int32
     ties = jnp.sum(highest, axis, dtype=counted).astype(logits.dtype)
-    powers = lax.optimization_barrier(powers) if stored else powers
-    return top, jnp.sum(powers, axis) + (ties - 1), powers if stored else None
+    return top, jnp.sum(powers, axis) + (ties - 1), powers

@@ -70,9 +70,8 @@ def _of_rows(logits, weights, term, known, *, axis, name):
     def of_some(logits, weights, term, known, platform=None):
         z = logits.astype(weights.dtype)
         read = logits if wide(logits.dtype) == weights.dtype else z  # blocks widen what they read themselves
-        if platform == "cpu":
-            *part, powers = cpu.peak_and_powers(lax.stop_gradient(z), axis)
-            peak = statistics.peak_of_all(tuple(part), axis, name)
+        if platform == "cpu" and cpu.stores_powers(z, axis):
+            peak, powers = statistics.peak_and_powers(z, axis)
         else:
             peak, powers = statistics.peak(read, axis, name, platform), None
         peak = statistics.known(peak, known, axis)
@@ -121,14 +120,16 @@ def sums(
         return top + _entries.zeros(z, z.dtype)  # of the sharding of z
 
     of_highest = partial(_entries.by_platform, known=platform, cpu=top_of, tpu=lambda z, _: z, default=top_of)
-    again = _unless_shared(peak, z, axis, platform)
+    # Odds that two sums share XLA would store, which pays in few cases.
+    cached, packed = cpu.is_cached(z, axis), one_pass.is_packed(z, axis)
+    again = _entries.apart(peak, cpu=not cached, gpu=not packed, known=platform)
 
     def value(odds):
         return _entries.by_platform(term, odds, known=platform, cpu=_value_in_parts, default=value_of)
 
     values, _ = each(value, peak)
     lower, highest = each(term.pull, again)
-    top, at_top = each(term.pull, peak, None, of_highest)
+    top, at_top = each(term.pull, peak, powers=None, at=of_highest)
     parts = values, jnp.where(highest, 0, lower), jnp.where(at_top, top, 0)
     loss, low, high = statistics.sums(parts, axis, name, platform)
     return loss, Pulls(high, low)
@@ -136,17 +137,6 @@ def sums(
 
 def _value_in_parts(term, odds):
     return jnp.add(*_odds.in_parts(term.value, odds))
-
-
-def _unless_shared(peak, z, axis, platform):
-    """The peak, a copy where XLA would store the odds that two sums share, and that does not pay."""
-
-    def same(x):
-        return x
-
-    on_cpu = same if cpu.is_cached(z, axis) else lax.optimization_barrier
-    on_gpu = same if one_pass.is_packed(z, axis) else lax.optimization_barrier
-    return _entries.by_platform(peak, known=platform, cpu=on_cpu, tpu=same, default=on_gpu)
 
 
 def gradients(

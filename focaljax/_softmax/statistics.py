@@ -170,6 +170,12 @@ def peak(logits: jax.Array, axis: int, name: _sharding.AxisName | None, platform
     return peak_of_all(peak_part(lax.stop_gradient(logits), axis, platform), axis, name)
 
 
+def peak_and_powers(logits: jax.Array, axis: int) -> tuple[Peak, jax.Array]:
+    """The `peak` of a block on CPU, and ``exp(z - top)``, or 0 at the highest; constants to derivatives."""
+    *part, powers = cpu.peak_and_powers(lax.stop_gradient(logits), axis)
+    return peak_of_all(tuple(part), axis, None), powers
+
+
 def known(peak: Peak, rows: jax.Array | None, axis: int) -> Peak:
     """The peak, NaN in rows that are not `known`; None means that all are."""
     if rows is None:
