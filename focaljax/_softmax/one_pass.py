@@ -200,9 +200,11 @@ def _highest(entries: Sequence[jax.Array]) -> Part:
     if len(entries) == 1:
         return top, jnp.where(entries[0] == -jnp.inf, -jnp.ones_like(top), 0)
     hits = [x == top for x in entries]
-    beside = [jnp.where(hit, 0, _fall(x, top)) for hit, x in zip(hits, entries, strict=True)]
+    lower = [jnp.where(hit, -jnp.inf, x) for hit, x in zip(hits, entries, strict=True)]
+    second = lax.max(in_pairs(lax.max, lower), jnp.finfo(top.dtype).min)
+    beside = in_pairs(lax.add, [jnp.exp(x - second) for x in lower])
     ties = in_pairs(lax.add, [jnp.where(hit, jnp.ones_like(top), 0) for hit in hits])
-    return top, in_pairs(lax.add, beside) + (ties - 1)
+    return top, _fall(second, top) * beside + (ties - 1)
 
 
 def in_pairs(op: Callable, xs: list[jax.Array]) -> jax.Array:
