@@ -277,6 +277,16 @@ def test_the_form_of_gpus(monkeypatch, shape, axis):
         tolerances.assert_close(got, one, rtol=rtol, scale=np.abs(one).max())
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("classes", [1000, 1024, one_pass.MANY])
+def test_sums_of_the_tiles_of_a_device(monkeypatch, classes, on_gpu):
+    """Of whole numbers, which are exact in any order."""
+    monkeypatch.setattr(one_pass, "parts", lambda x: 1)
+    terms = np.random.default_rng(0).integers(-9, 9, (3, 2, 16, classes)).astype(np.float32)
+    for got, want in zip(one_pass.sums(*terms, axis=2, on_gpu=on_gpu), terms.sum(-1), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 @every_pair(classes=[1000, 1001, 1024, 2304, 16384], dtype=["float32", "bfloat16"], on_gpu=[False, True])
 def test_blocks_of_the_tiles_of_a_device(monkeypatch, classes, dtype, on_gpu):
     """The peak of rows that are flat, steep, or nothing but -inf; in tiles, in slices and what is left."""

@@ -28,6 +28,10 @@ from focaljax._sharding import parts
 BLOCK = 8  # classes that meet before they are merged
 FEW = 32  # classes, each in planes of its own: all of them meet
 ROWS, LANES = 8, 128  # of a tile
+# Classes: three sums for each lane are stored in between, 0.1 passes at most. Value and gradient of smoothed
+# labels, [8192, 32768] in bfloat16, take 0.6 of a v5p's time so, as both of its cores share the sums, and on a
+# v6e in float32 7 s to compile, not 29.
+MANY = 2**14
 
 Part = tuple[jax.Array, ...]
 
@@ -63,9 +67,9 @@ def peak(logits: jax.Array, *, axis: int, on_gpu: bool = False) -> Part:
 def sums(*terms: jax.Array, axis: int, on_gpu: bool = False) -> Part:
     """The sum of each term over the classes.
 
-    A TPU adds whole tiles first, then their lanes. Of rows in one dimension one core of a v5p would make the
-    sums, not both; and a v6e takes 7 s, not 29, to compile value and gradient of smoothed float32 labels.
-    Only where tiles divide rows and classes: to group the rows of others XLA moves them, 20 passes, not 7.
+    Of rows in one dimension one core of a v5p would make the sums, not both. They are in groups only where
+    tiles divide the classes: to group the rows of others XLA moves them, 20 passes instead of 7. Of `MANY`
+    classes the tiles are added first, and then their lanes.
     """
     if on_gpu and is_packed(terms[0], axis):
         return _unpacked(*_added(_packed(*terms), axis))
@@ -73,10 +77,10 @@ def sums(*terms: jax.Array, axis: int, on_gpu: bool = False) -> Part:
     last = not on_gpu and 0 < axis == len(shape) - 1 and split and is_known(shape)
     if not last or shape[-2] % (ROWS * split) or shape[-1] % LANES:
         return _added(terms, axis)
-    whole = shape[-1] % (LANES * split) == 0  # else the compiler, which may split them, would move classes
-    tiles = (shape[-1] // LANES, LANES) if whole else shape[-1:]
-    found = _added(tuple(x.reshape(*shape[:-2], -1, ROWS, *tiles) for x in terms), axis + 1)
-    found = _added(found, axis + 1) if whole else found
+    lanes = split == 1 and shape[-1] >= MANY  # else the compiler, which may split the classes, moves them
+    tiles = (shape[-1] // LANES, LANES) if lanes else shape[-1:]
+    found = _added([x.reshape(*shape[:-2], -1, ROWS, *tiles) for x in terms], axis + 1)
+    found = _added(found, axis + 1) if lanes else found
     return tuple(x.reshape(shape[:-1]) for x in found)
 
 
