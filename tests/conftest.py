@@ -91,10 +91,12 @@ def _as_of_one_device():
     import jax
 
     from focaljax import _sharding
+    from focaljax._softmax import one_pass
 
     jax.clear_caches()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_sharding, "parts", lambda x: 1)
+        for module in (_sharding, one_pass):
+            patch.setattr(module, "parts", lambda x: 1)
         yield
     jax.clear_caches()
 
@@ -144,7 +146,7 @@ def _form_of_the_test(request: pytest.FixtureRequest):
 
             patch.setattr(jax.lax, "platform_dependent", branch_of_accelerators)
             # Tiles so small that a few classes are several blocks of them, on the one device that is used.
-            for name, size in {"BLOCK": 4, "ROWS": 1, "LANES": 2}.items():
+            for name, size in {"BLOCK": 4, "ROWS": 1, "LANES": 2, "MANY": 4}.items():
                 patch.setattr(one_pass, name, size)
             patch.setattr(one_pass, "parts", lambda logits: 1)
         yield

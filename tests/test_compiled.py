@@ -26,6 +26,7 @@ from bench import compiled, hlo, linear, schedule
 ROWS, PIXELS = compiled.SHAPES["rows"], compiled.SHAPES["pixels"]
 SMALL = 0.05  # of the logits: the statistics of the rows and XLA's own scratch
 RESULTS = ("value", "gradient")
+AMONG = pytest.mark.usefixtures("as_among")
 EACH = {"target": compiled.TARGETS, "dtype": ["float32", "bfloat16"], "result": RESULTS}
 
 
@@ -64,6 +65,13 @@ def target(request):
     """Every machine whose compiler is installed."""
     require(request.param)
     return request.param
+
+
+@pytest.fixture
+def as_among(request, devices):
+    """With several devices and no mesh to be seen the compiler may share the rows and classes of an array."""
+    if devices == "one":
+        request.getfixturevalue("alone")
 
 
 @pytest.fixture(params=EACH["dtype"])
@@ -110,7 +118,8 @@ def test_indices_of_positives_are_not_expanded(target, dtype, indices, result):
     assert_within(found, {"value": 1.05, "gradient": 3.05}[result], temp=0.01)
 
 
-@every_pair(**EACH | {"target": ("v5e", "v5p", "h200", "v6e")})  # in another order 20 s more
+@AMONG
+@every_pair(**EACH, devices=["one", "several"])
 def test_dense_labels_cost_one_pass_of_statistics_and_two_of_values(target, dtype, result):
     found = program(dense, ROWS, dtype, target, gradient=result == "gradient")
     assert_within(found, {"value": 3.1, "gradient": 6.1}[result])
@@ -123,7 +132,8 @@ def test_sigmoid_is_one_kernel(target, dtype, result):
     assert found.kernels == 1
 
 
-@every_pair(**EACH | {"target": ("v6e", "v5e", "h200", "v5p"), "dtype": EACH["dtype"][::-1]})  # or 70 s more
+@AMONG
+@every_pair(**EACH, devices=["one", "several"])
 def test_smoothed_integer_labels_make_no_dense_ones(target, dtype, result):
     passes = {"value": 2.1, "gradient": 4.1}[result]
     found = program(smoothed, ROWS, dtype, target, gradient=result == "gradient")
@@ -186,14 +196,12 @@ TEMP = {"rows": {"0.0.42": 2.3}, "classes": {"0.0.42": 0.2}}
 TEMP_ELSEWHERE = {"rows": 3.5, "classes": 0.3}
 
 
+@AMONG
 @pytest.mark.parametrize(
     ("strategy", "devices"), [("rows", "one"), ("rows", "several"), ("classes", "several")]
 )
-def test_a_large_vocabulary_on_v5p(strategy, devices, request):
-    """With several devices and no mesh to be seen the compiler may share the rows of every array."""
+def test_a_large_vocabulary_on_v5p(strategy):
     require("v5p")
-    if devices == "one":
-        request.getfixturevalue("alone")
     form, given = linear.FORMS[f"in chunks of {strategy}"], linear.operands(linear.LARGE, "bfloat16")
     found = linear.costs(available(compiled.compile)(linear.both(form), given, "v5p"), linear.LARGE, "v5p")
     series = ".".join(importlib.metadata.version("libtpu").split(".")[:3])
