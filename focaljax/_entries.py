@@ -68,7 +68,9 @@ def by_platform(*operands: Any, known: str | None = None, **forms: Callable[...,
 
     Inside the branch of a platform: labels per class are traced in 0.8 of the time.
     """
-    return forms[known](*operands) if known else lax.platform_dependent(*operands, **forms)
+    if known is None:
+        return lax.platform_dependent(*operands, **forms)
+    return forms.get(known, forms["default"])(*operands)
 
 
 def apart(x: Any, *, cpu: bool = True, gpu: bool = True, known: str | None = None) -> Any:

@@ -133,7 +133,7 @@ def _form_of_the_test(request: pytest.FixtureRequest):
     """Programs of the form of accelerators, if the test is one of `form`; else those of CPU."""
     import jax
 
-    def branch_of_accelerators(*operands, default, **platforms):
+    def branch_of_accelerators(*operands, default, like=None, **platforms):
         return platforms.get("tpu", default)(*operands)
 
     wanted = form_of(request.node)
@@ -142,9 +142,11 @@ def _form_of_the_test(request: pytest.FixtureRequest):
         _traced["form"] = wanted
     with pytest.MonkeyPatch.context() as patch:
         if wanted == "accelerators":
+            from focaljax import _forms
             from focaljax._softmax import one_pass
 
             patch.setattr(jax.lax, "platform_dependent", branch_of_accelerators)
+            patch.setattr(_forms, "of_platform", branch_of_accelerators)
             # Tiles so small that a few classes are several blocks of them, on the one device that is used.
             for name, size in {"BLOCK": 4, "ROWS": 1, "LANES": 2, "MANY": 4}.items():
                 patch.setattr(one_pass, name, size)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _entries, _exact, _odds, _sharding
+from focaljax import _entries, _exact, _forms, _odds, _sharding
 from focaljax._exact import wide
 from focaljax._odds import scaled
 from focaljax._softmax import cpu, one_pass, statistics
@@ -77,11 +77,29 @@ def _of_rows(logits, weights, term, known, *, axis, name):
         peak = statistics.known(peak, known, axis)
         return peak, *sums(z, weights, term, peak, axis, name, platform, powers)
 
-    operands = logits, weights, term, known
-    if name is not None or cpu.blocks(logits, axis)[1] == 1:
-        return of_some(*operands)
-    on_cpu = partial(cpu.in_blocks, partial(of_some, platform="cpu"), axis)
-    return lax.platform_dependent(*operands, cpu=on_cpu, default=of_some)
+    if name is not None:
+        return of_some(logits, weights, term, known)
+    on_cpu, on_tpu, on_gpu = (partial(of_some, platform=platform) for platform in ("cpu", "tpu", "gpu"))
+    on_cpu = partial(cpu.in_blocks, on_cpu, axis)
+
+    def like(logits, weights, term, known):
+        del known
+        row = jnp.sum(logits, axis, weights.dtype, keepdims=True)
+        loss = jnp.sum(sum(jax.tree.leaves(term), weights), axis, keepdims=True) + row
+        return Peak(row, row), loss, Pulls(loss, loss)
+
+    @jax.custom_jvp
+    def of_all(*operands):
+        return _forms.of_platform(*operands, like=like, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
+
+    @of_all.defjvp
+    def of_all_jvp(primals, tangents):
+        if cpu.blocks(logits, axis)[1] == 1:
+            return jax.jvp(of_some, primals, tangents)
+        either = partial(lax.platform_dependent, cpu=on_cpu, default=of_some)
+        return jax.jvp(either, primals, tangents)
+
+    return of_all(logits, weights, term, known)
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too

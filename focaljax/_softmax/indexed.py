@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _entries, _exact, _odds, _sharding
+from focaljax import _entries, _exact, _forms, _odds, _sharding
 from focaljax._odds import scaled
 from focaljax._softmax import cpu, statistics
 from focaljax._softmax.statistics import Rivals
@@ -127,7 +127,11 @@ def _spread(z, labels, silent, slope, stats, axis, name, exact):
     """`slope` at the target and its opposite shared out among the competitors; nothing where `silent`."""
     static = {"axis": axis, "name": name, "exact": exact}
     on_cpu, by_mask = (partial(form, **static) for form in (_spread_on_cpu, _spread_by_mask))
-    return lax.platform_dependent(z, labels, silent, slope, stats, cpu=on_cpu, default=by_mask)
+
+    def like(z, labels, silent, slope, stats):
+        return z + jnp.expand_dims(slope + stats.top, axis)
+
+    return _forms.of_platform(z, labels, silent, slope, stats, like=like, cpu=on_cpu, default=by_mask)
 
 
 @_spread.defjvp

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from focaljax import _sharding
-from focaljax._entries import by_platform, is_class
+from focaljax import _forms, _sharding
+from focaljax._entries import is_class
 from focaljax._exact import shifted_exp, wide
 from focaljax._softmax import cpu, one_pass
 
@@ -91,7 +91,7 @@ def sums(terms: Part, axis: int, name: _sharding.AxisName | None, platform: str 
     """The `row_sum` of each term; on accelerators all in one kernel."""
     each, on_tpu = (partial(f, axis=axis) for f in (_sum_each, one_pass.sums))
     on_gpu = partial(on_tpu, on_gpu=True)
-    totals = by_platform(*terms, known=platform, cpu=each, tpu=on_tpu, default=on_gpu)
+    totals = _of_platform(*terms, platform=platform, like=each, cpu=each, tpu=on_tpu, default=on_gpu)
     return tuple(jnp.expand_dims(_sharding.total(x, name), axis) for x in totals)
 
 
@@ -137,7 +137,11 @@ def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
         return cpu.rivals(logits.astype(wide(logits.dtype)), labels, axis=axis)
 
     on_tpu, on_gpu = (partial(one_pass.rivals, axis=axis, on_gpu=gpu) for gpu in (False, True))
-    return lax.platform_dependent(logits, labels, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
+    def like(logits, labels):
+        row = jnp.sum(logits, axis, dtype=wide(logits.dtype))
+        return row, row, row + labels.astype(row.dtype)
+
+    return _forms.of_platform(logits, labels, like=like, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
 
 
 def rivals_of_all(part: Part, labels: jax.Array, classes: int, name: _sharding.AxisName | None) -> Rivals:
@@ -191,7 +195,17 @@ def peak_part(logits: jax.Array, axis: int, platform: str | None = None) -> Part
         return cpu.peak(logits.astype(wide(logits.dtype)), axis=axis)
 
     on_tpu, on_gpu = (partial(one_pass.peak, axis=axis, on_gpu=gpu) for gpu in (False, True))
-    return by_platform(logits, known=platform, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
+    def like(logits):
+        return (jnp.sum(logits, axis, dtype=wide(logits.dtype)),) * 2
+
+    return _of_platform(logits, platform=platform, like=like, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
+
+
+def _of_platform(*operands, platform, **forms):
+    """`of_platform`; inside the form of a platform that one."""
+    if platform is None:
+        return _forms.of_platform(*operands, **forms)
+    return forms.get(platform, forms["default"])(*operands)
 
 
 def peak_of_all(part: Part, axis: int, name: _sharding.AxisName | None) -> Peak:

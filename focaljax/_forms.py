@@ -1,0 +1,86 @@
+"""One operation in a form for each platform, of which only one is traced: that of the program's platform.
+
+`lax.platform_dependent` traces all of them. Here a form is traced when the program is lowered. It has no
+derivatives, as it is for the inside of functions that have rules of their own.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+from focaljax import _sharding
+
+_PLATFORMS = ("cpu", "tpu")  # and "default"
+_operation = Primitive("focaljax_form")
+_operation.multiple_results = True
+
+
+class _Forms:
+    """The forms of one operation, and one that its results are like, of and to flat lists of arrays."""
+
+    def __init__(self, like: Callable[..., Any], by_platform: dict[str, Callable[..., Any]]):
+        self.like, self.by_platform = like, by_platform
+
+    def of(self, platform: str) -> Callable[..., Any]:
+        return self.by_platform.get(platform, self.by_platform["default"])
+
+    def changed(self, change: Callable[..., Any]) -> "_Forms":
+        return _Forms(change(self.like), {name: change(form) for name, form in self.by_platform.items()})
+
+
+def of_platform(*operands: Any, like: Callable[..., Any], **forms: Callable[..., Any]) -> Any:
+    """``forms[platform](*operands)`` of arrays or trees of them; `default` is the form of other platforms.
+
+    The results have the structure, shapes, dtypes and places of those of `like`, which is never run.
+    """
+    leaves, tree = jax.tree.flatten(operands)
+    results = jax.eval_shape(like, *operands)
+
+    def flat(form):
+        return lambda *leaves: jax.tree.leaves(form(*tree.unflatten(leaves)))
+
+    found = _bind(_Forms(like, forms).changed(flat), *leaves)
+    return jax.tree.structure(results).unflatten(found)
+
+
+def _bind(forms, *operands):
+    types = jax.make_jaxpr(forms.like)(*operands).out_avals
+    return _operation.bind(*operands, forms=forms, types=tuple(types))
+
+
+@_operation.def_impl
+def _run(*operands, forms, types):
+    """Without `jax.jit`, as under `jax.disable_jit`."""
+    del types
+    platforms = [device.platform for x in operands if isinstance(x, jax.Array) for device in x.devices()]
+    return forms.of(platforms[0] if platforms else jax.default_backend())(*operands)
+
+
+@_operation.def_abstract_eval
+def _types(*_, forms, types):
+    del forms
+    return types
+
+
+def _batched(operands, axes, *, forms, types):
+    del types
+    found = _bind(forms.changed(lambda form: jax.vmap(form, axes)), *operands)
+    return found, [0] * len(found)
+
+
+def _lowered(platform):
+    def form(*operands, forms, types):
+        del types
+        with jax.sharding.use_abstract_mesh(_sharding.mesh_of(operands)):
+            return forms.of(platform)(*operands)
+
+    return mlir.lower_fun(form, multiple_results=True)
+
+
+batching.primitive_batchers[_operation] = _batched
+mlir.register_lowering(_operation, _lowered("default"))
+for _name in _PLATFORMS:
+    mlir.register_lowering(_operation, _lowered(_name), platform=_name)
