@@ -18,6 +18,7 @@ FLOORS = {
     "_interrupt": 0,
     "_sharding": 0,
     "_odds": 0,
+    "_forms": 1,
     "terms": 1,
     "_arguments": 2,
     "_softmax": 2,

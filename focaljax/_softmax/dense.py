@@ -94,10 +94,8 @@ def _of_rows(logits, weights, term, known, *, axis, name):
 
     @of_all.defjvp
     def of_all_jvp(primals, tangents):
-        if cpu.blocks(logits, axis)[1] == 1:
-            return jax.jvp(of_some, primals, tangents)
         either = partial(lax.platform_dependent, cpu=on_cpu, default=of_some)
-        return jax.jvp(either, primals, tangents)
+        return jax.jvp(of_some if cpu.blocks(logits, axis)[1] == 1 else either, primals, tangents)
 
     return of_all(logits, weights, term, known)
 

@@ -137,6 +137,7 @@ def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
         return cpu.rivals(logits.astype(wide(logits.dtype)), labels, axis=axis)
 
     on_tpu, on_gpu = (partial(one_pass.rivals, axis=axis, on_gpu=gpu) for gpu in (False, True))
+
     def like(logits, labels):
         row = jnp.sum(logits, axis, dtype=wide(logits.dtype))
         return row, row, row + labels.astype(row.dtype)
@@ -195,6 +196,7 @@ def peak_part(logits: jax.Array, axis: int, platform: str | None = None) -> Part
         return cpu.peak(logits.astype(wide(logits.dtype)), axis=axis)
 
     on_tpu, on_gpu = (partial(one_pass.peak, axis=axis, on_gpu=gpu) for gpu in (False, True))
+
     def like(logits):
         return (jnp.sum(logits, axis, dtype=wide(logits.dtype)),) * 2
 
