@@ -28,9 +28,9 @@ from focaljax._sharding import parts
 BLOCK = 8  # classes that meet before they are merged
 FEW = 32  # classes, each in planes of its own: all of them meet
 ROWS, LANES = 8, 128  # of a tile
-# Classes: sums for each lane are stored in between, 0.1 passes at most. Value and gradient of smoothed labels,
-# [8192, 32768] in bfloat16, take 0.6 of a v5p's time so, as both of its cores share the sums, and on a v6e in
-# float32 7 s to compile, not 29.
+# Classes: sums for each lane are stored in between, 0.1 passes at most. Value and gradient of smoothed
+# labels, [8192, 32768], take 0.6 of a v5p's time in bfloat16 so, as both of its cores share the sums; and
+# on a v6e in float32 7 s to compile, not 29.
 MANY = 2**14
 
 Part = tuple[jax.Array, ...]
