@@ -25,6 +25,9 @@ class _Forms:
     def __init__(self, like: Callable[..., Any], by_platform: dict[str, Callable[..., Any]]):
         self.like, self.by_platform = like, by_platform
 
+    def __repr__(self) -> str:
+        return " ".join(self.by_platform)  # in a printed jaxpr
+
     def of(self, platform: str) -> Callable[..., Any]:
         return self.by_platform.get(platform, self.by_platform["default"])
 

@@ -9,7 +9,7 @@ import pytest
 from jax.experimental import checkify
 
 import focaljax
-from focaljax import linear_sigmoid_focal_loss, linear_softmax_focal_loss
+from focaljax import _forms, linear_sigmoid_focal_loss, linear_softmax_focal_loss
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -56,6 +56,12 @@ CASES |= {
     for strategy, reduction in (("rows", "mean"), ("classes", "mean"), ("classes", None))
     if name == "sigmoid" or reduction  # by classes a softmax' mean is that of its single losses
 }
+
+
+@pytest.fixture(autouse=True)
+def forms_are_looked_into(monkeypatch):
+    """Checks see what is traced, and a form of CPU is traced when a program is lowered."""
+    monkeypatch.setattr(_forms, "of_platform", lambda *operands, cpu, **_: cpu(*operands))
 
 
 @pytest.mark.parametrize("case", CASES)

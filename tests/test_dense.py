@@ -12,6 +12,7 @@ import tolerances
 from conftest import FORMS, OPTIMIZED
 from pairs import every_pair
 
+import focaljax
 from focaljax import _forms, _sharding
 from focaljax import softmax_focal_loss as loss_of
 from focaljax import softmax_focal_loss_with_integer_labels as smoothed_loss
@@ -166,6 +167,21 @@ def test_a_silent_row_of_a_block_is_silent_in_second_derivatives(monkeypatch):
     assert "stablehlo.while" in traced.lower(lowering_platforms=("cpu",)).as_text()
     found = np.asarray(traced.lower().compile()(logits))
     assert np.all(np.isfinite(found)) and np.all((found == 0).all(1) == (np.arange(16) == 3))
+
+
+class Share(focaljax.terms.Term):
+    def value(self, odds):
+        return odds.p
+
+
+def test_a_term_of_p_alone_has_its_last_bits():
+    """Focal loss has p beside 1 only, and its sums leave out what rounds the difference from the highest."""
+    rng = np.random.default_rng(0)
+    logits = np.stack([rng.uniform(20, 30, 64), rng.uniform(-50, -40, 64)], 1).astype(np.float32)
+    gap = logits[:, 0].astype(float) - logits[:, 1]
+    assert np.abs(gap - gap.astype(np.float32)).max() > 16 * 2**-23  # what is at stake
+    losses = jit(lambda z: loss_of(z, jnp.array([[0.0, 1.0]]).repeat(64, 0), term=Share()))(logits)
+    tolerances.assert_close(losses, np.exp(-gap), rtol=tolerances.rtol("same"))
 
 
 @pytest.mark.parametrize("axis", [0, 1])
