@@ -24,6 +24,7 @@ class _Forms:
 
     def __init__(self, like: Callable[..., Any], by_platform: dict[str, Callable[..., Any]]):
         self.like, self.by_platform = like, by_platform
+        self.x64 = jax.enable_x64.value  # a program may be lowered where that is not set
 
     def __repr__(self) -> str:
         return " ".join(self.by_platform)  # in a printed jaxpr
@@ -78,7 +79,7 @@ def _batched(operands, axes, *, forms, types):
 def _lowered(platform):
     def form(*operands, forms, types):
         del types
-        with jax.sharding.use_abstract_mesh(_sharding.mesh_of(operands)):
+        with jax.sharding.use_abstract_mesh(_sharding.mesh_of(operands)), jax.enable_x64(forms.x64):
             return forms.of(platform)(*operands)
 
     return mlir.lower_fun(form, multiple_results=True)

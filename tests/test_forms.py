@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from focaljax import _forms
+from focaljax import _forms, softmax_focal_loss_with_integer_labels
 
 OPERATIONS = {"cpu": jnp.sin, "tpu": jnp.cos, "default": jnp.tanh}
 NAMES = {"cpu": "sine", "tpu": "cosine", "cuda": "tanh"}  # in StableHLO, by platform
@@ -37,6 +37,15 @@ def test_the_form_of_the_platform_is_traced_and_no_other(platform):
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert calls == [platform if platform in OPERATIONS else "default"]
     assert [name for name in NAMES.values() if f"stablehlo.{name}" in text] == [NAMES[platform]]
+
+
+def test_a_program_may_be_lowered_where_64_bits_are_not_enabled():
+    """As `jax.enable_x64` may end after the trace; then a form would make numbers of 32 bits."""
+    logits, labels = np.random.default_rng(0).normal(size=(4, 9)), np.arange(4, dtype=np.int32)
+    with jax.enable_x64(True):
+        traced = jax.jit(softmax_focal_loss_with_integer_labels).trace(logits, labels)
+    text = traced.lower().as_text()
+    assert "4x9xf64" in text and "f32" not in text
 
 
 def test_a_program_for_several_platforms_has_the_form_of_each():
