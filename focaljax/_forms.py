@@ -36,24 +36,25 @@ class _Forms:
         return _Forms(change(self.like), {name: change(form) for name, form in self.by_platform.items()})
 
 
-def of_platform(*operands: Any, like: Callable[..., Any], **forms: Callable[..., Any]) -> Any:
+def of_platform(
+    *operands: Any, like: Callable[..., Any], known: str | None = None, **forms: Callable[..., Any]
+) -> Any:
     """``forms[platform](*operands)`` of arrays or trees of them; `default` is the form of other platforms.
 
-    The results have the structure, shapes, dtypes and places of those of `like`, which is never run.
+    The results have the structure, shapes, dtypes and places of those of `like`, which is never run. Inside
+    the form of a platform, which is `known`, its form is taken at once.
     """
+    if known is not None:
+        return forms.get(known, forms["default"])(*operands)
     leaves, tree = jax.tree.flatten(operands)
-    results = jax.eval_shape(like, *operands)
+    jaxpr, results = jax.make_jaxpr(like, return_shape=True)(*operands)
 
     def flat(form):
         return lambda *leaves: jax.tree.leaves(form(*tree.unflatten(leaves)))
 
-    found = _bind(_Forms(like, forms).changed(flat), *leaves)
+    flat_forms = _Forms(like, forms).changed(flat)
+    found = _operation.bind(*leaves, forms=flat_forms, types=tuple(jaxpr.out_avals))
     return jax.tree.structure(results).unflatten(found)
-
-
-def _bind(forms, *operands):
-    types = jax.make_jaxpr(forms.like)(*operands).out_avals
-    return _operation.bind(*operands, forms=forms, types=tuple(types))
 
 
 @_operation.def_impl
@@ -71,9 +72,9 @@ def _types(*_, forms, types):
 
 
 def _batched(operands, axes, *, forms, types):
-    del types
-    found = _bind(forms.changed(lambda form: jax.vmap(form, axes)), *operands)
-    return found, [0] * len(found)
+    forms = forms.changed(lambda form: jax.vmap(form, axes))
+    types = tuple(jax.make_jaxpr(forms.like)(*operands).out_avals)
+    return _operation.bind(*operands, forms=forms, types=types), [0] * len(types)
 
 
 def _lowered(platform):

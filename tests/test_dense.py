@@ -203,12 +203,12 @@ def test_plain_odds_differ_by_roundings_and_not_in_derivatives(axis):
     peak, powers = statistics.peak_and_powers(logits, axis)
     direction = np.where(np.isfinite(logits), 1, 0) * np.float32(0.5)
 
-    def moved(of, powers):
-        return jax.jvp(lambda z: of(z, peak, axis, None, None, powers), (logits,), (direction,))
+    def moved(**options):
+        return jax.jvp(lambda z: dense.odds_of(z, peak, axis, None, **options), (logits,), (direction,))
 
-    truth, slopes = moved(dense.odds_of, None)
+    truth, slopes = moved()
     for given in (powers, None):
-        found, rises = moved(dense.plain_odds, given)
+        found, rises = moved(powers=given, plain=True)
         for got, want in zip(found, truth, strict=True):
             tolerances.assert_close(got, want, rtol=2 * tolerances.rtol("same"))  # |d| u for d to 25
         for got, want in zip(rises, slopes, strict=True):

@@ -77,7 +77,7 @@ def _of_rows(logits, weights, term, known, *, axis, name):
         peak = statistics.known(peak, known, axis)
         return peak, *sums(z, weights, term, peak, axis, name, platform, powers)
 
-    if name is not None:
+    if name is not None:  # what the shards exchange is traced where their axis is known
         return of_some(logits, weights, term, known)
     on_cpu, on_tpu, on_gpu = (partial(of_some, platform=platform) for platform in ("cpu", "tpu", "gpu"))
     on_cpu = partial(cpu.in_blocks, on_cpu, axis)
@@ -125,12 +125,11 @@ def sums(
     the parts of :func:`focaljax._odds.in_parts` a value takes 0.9 of its time on a TPU; of up to eight last
     classes LLVM would then make no vectors, for 1.5 to 2 times it on CPU.
     """
-    odds_at = plain_odds if _is_plain(term) else odds_of
 
     def each(of_odds, peak, powers=powers, at=lambda z, top: z):
         peak, undefined = statistics.settled(peak)
         there = jnp.where(undefined, 0, z)
-        odds = odds_at(there, peak, axis, name, at(there, peak.top), powers)
+        odds = odds_of(there, peak, axis, name, at(there, peak.top), powers, plain=_is_plain(term))
         marks = jnp.where(weights == 0, 0, jnp.nan)
         return jnp.where(undefined, marks, scaled(weights, of_odds(odds))), there == peak.top
 
@@ -180,7 +179,7 @@ def gradients(
     z, totals = jax.tree.map(lambda x: jnp.where(undefined, 0, x), (z, totals))
 
     exact = odds_of(z, peak, axis, name)
-    odds = plain_odds(z, peak, axis, name) if narrow and _is_plain(term) else exact
+    odds = odds_of(z, peak, axis, name, plain=True) if narrow and _is_plain(term) else exact
     value, pulls = value_of(term, odds), scaled(weights, term.pull(odds))
     others = statistics.all_but_own(pulls, z == peak.top, totals, peak.excess < 1)
     # An option for each entry, at the place of `z` on a mesh: else all its cotangents would be gathered.
@@ -199,7 +198,7 @@ def gradients(
 
 
 def _is_plain(term):
-    """Whether p counts only beside 1 in the value and the pull, so that they may have :func:`plain_odds`."""
+    """Whether p counts only beside 1 in the value and the pull, so that the odds may be plain ones."""
     return type(term) in (Focal, Poly) or (type(term) is Detached and _is_plain(term.term))
 
 
@@ -210,39 +209,35 @@ def odds_of(
     name: _sharding.AxisName | None,
     at: jax.Array | None = None,
     powers: jax.Array | None = None,
+    *,
+    plain: bool = False,
 ) -> _odds.Odds:
     """The odds of every class against all the others; `peak` is settled.
 
     The numbers are those `at` other logits, where only entries that have them are used. `powers` are
     ``exp(z - top)`` of all but the highest, where they are known.
+
+    `plain` numbers leave out the rounding error of ``z - top``, but not in their derivatives. A gap d that is
+    rounded makes the p of a lower class wrong by |d| u. Beside 1, as in q and in a pull, that is nothing, as
+    |d| exp(-|d|) < 0.4; and log p is wrong by u.
     """
+    if plain:
+        return _plain_odds(z, peak, at, powers, axis, name)
     numbers = _numbers(z if at is None else at, peak, powers)
     return _odds.along(_log_odds(z, peak, axis, name), lax.stop_gradient(numbers))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def plain_odds(
-    z: jax.Array,
-    peak: Peak,
-    axis: int,
-    name: _sharding.AxisName | None,
-    at: jax.Array | None = None,
-    powers: jax.Array | None = None,
-) -> _odds.Odds:
-    """The odds without the rounding error of ``z - top``; derivatives are those of :func:`odds_of`.
-
-    A gap d that is rounded makes the p of a lower class wrong by |d| u. Beside 1, as in q and in a pull, that
-    is nothing, as |d| exp(-|d|) < 0.4; and log p is wrong by u.
-    """
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _plain_odds(z, peak, at, powers, axis, name):
     del axis, name
     return _numbers(z if at is None else at, peak, powers, plain=True)
 
 
-@plain_odds.defjvp
+@_plain_odds.defjvp
 def _plain_odds_jvp(axis, name, primals, tangents):
     z, peak, at, _ = primals
     moved = jax.jvp(lambda z: odds_of(z, peak, axis, name, at), (z,), tangents[:1])[1]
-    return plain_odds(*primals[:2], axis, name, *primals[2:]), moved
+    return _plain_odds(*primals, axis, name), moved
 
 
 def _numbers(z, peak, powers, *, plain=False):

@@ -6,7 +6,7 @@ Where a mesh axis shards the classes, `name`, each device has the statistics of 
 by sums over the mesh (:mod:`focaljax._sharding`) of what a part weighs (:func:`fall`).
 
 Accelerators reduce all statistics in ONE read of the logits. XLA:CPU has a form of its own
-(:mod:`focaljax._softmax.cpu`); `lax.platform_dependent` chooses when the program is lowered.
+(:mod:`focaljax._softmax.cpu`); :mod:`focaljax._forms` chooses when the program is lowered.
 """
 
 from functools import partial
@@ -91,7 +91,7 @@ def sums(terms: Part, axis: int, name: _sharding.AxisName | None, platform: str 
     """The `row_sum` of each term; on accelerators all in one kernel."""
     each, on_tpu = (partial(f, axis=axis) for f in (_sum_each, one_pass.sums))
     on_gpu = partial(on_tpu, on_gpu=True)
-    totals = _of_platform(*terms, platform=platform, like=each, cpu=each, tpu=on_tpu, default=on_gpu)
+    totals = _forms.of_platform(*terms, known=platform, like=each, cpu=each, tpu=on_tpu, default=on_gpu)
     return tuple(jnp.expand_dims(_sharding.total(x, name), axis) for x in totals)
 
 
@@ -200,14 +200,7 @@ def peak_part(logits: jax.Array, axis: int, platform: str | None = None) -> Part
     def like(logits):
         return (jnp.sum(logits, axis, dtype=wide(logits.dtype)),) * 2
 
-    return _of_platform(logits, platform=platform, like=like, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
-
-
-def _of_platform(*operands, platform, **forms):
-    """`of_platform`; inside the form of a platform that one."""
-    if platform is None:
-        return _forms.of_platform(*operands, **forms)
-    return forms.get(platform, forms["default"])(*operands)
+    return _forms.of_platform(logits, known=platform, like=like, cpu=on_cpu, tpu=on_tpu, default=on_gpu)
 
 
 def peak_of_all(part: Part, axis: int, name: _sharding.AxisName | None) -> Peak:
