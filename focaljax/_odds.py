@@ -84,9 +84,9 @@ def _phi(p: jax.Array, q: jax.Array, log_p: jax.Array) -> jax.Array:
 
 
 def odds_from_gap(gap: jax.Array, err: jax.Array, rest: jax.Array) -> Odds:
-    """The odds of a logit that lies `gap + err` above its highest competitor.
+    """The odds of a logit that lies `gap + err` above a reference, such as its highest competitor.
 
-    `rest` is the sum of exp(competitor - highest competitor), at least 1, or 0 without competitors.
+    `rest` is the sum of exp(competitor - reference), 1 / e or more for a negative gap, 0 without competitors.
     Every branch adds numbers of one sign only. A loss and its slope use each exponential, logarithm and
     quotient in one place: of one with several uses XLA:CPU makes a kernel, and of all that these share.
     """

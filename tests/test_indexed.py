@@ -16,7 +16,7 @@ from pairs import every_pair
 
 from focaljax import _exact, _sharding
 from focaljax import softmax_focal_loss_with_integer_labels as loss_of
-from focaljax._softmax import cpu, one_pass, statistics
+from focaljax._softmax import cpu, cpu_rivals, one_pass, statistics
 from focaljax._softmax import indexed as operation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("one_device")]
@@ -85,6 +85,18 @@ def test_value_and_gradients_are_the_oracle_s(form, classes, gamma):
     assert_exact(logits, targets, gamma, "float32", cases.names(classes))
 
 
+@pytest.mark.parametrize("classes", FEW)
+def test_a_large_batch_is_as_exact_as_others(monkeypatch, classes):
+    """On CPU it is summed without a maximum before, and where it shares nothing with its gradient."""
+    monkeypatch.setattr(cpu_rivals, "LARGE", 0)
+    monkeypatch.setattr(cpu_rivals, "shares", lambda logits, axis: False)
+    jax.clear_caches()
+    logits, targets = cases.rows(classes)
+    for gamma in cases.GAMMAS:
+        assert_exact(logits, targets, gamma, "float32", cases.names(classes))
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_logits_are_taken_exactly(dtype, gamma):
@@ -135,14 +147,19 @@ def test_double_precision_is_kept():
 
 
 def assert_same_sums(got, want, rtol):
-    """``rest * exp(top)`` agrees: a `top` is any number near the logarithm of the sum."""
+    """``rest * exp(top)`` agrees: a `top` is any number near the logarithm of the sum.
+
+    Competitors that are all 103 below the target, where q is 0, may be none.
+    """
     (top, rest, target), (wanted_top, wanted, wanted_target) = (
         [np.asarray(x, np.float64) for x in part] for part in (got, want)
     )
     both = np.isneginf(top) & np.isneginf(wanted_top)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         scale = np.where(both, 1, np.exp(top - wanted_top))
-    tolerances.assert_close(np.float32(rest * scale), wanted, rtol=rtol)
+        none = (rest == 0) & (wanted_target - (wanted_top + np.log(wanted)) > 103)
+        rest = np.where(none, wanted, rest * scale)
+    tolerances.assert_close(np.float32(rest), wanted, rtol=rtol)
     tolerances.assert_close(np.float32(target), wanted_target, rtol=0)  # a sum flushes what a gather does not
 
 
@@ -150,7 +167,9 @@ def assert_same_sums(got, want, rtol):
 def test_the_accelerators_reduction_is_the_cpus(classes):
     """The merging reduction runs here too, slowly."""
     logits, targets = cases.rows(classes)
-    one, on_cpu = (jit(partial(form, axis=1))(logits, targets) for form in (one_pass.rivals, cpu.rivals))
+    one, on_cpu = (
+        jit(partial(form, axis=1))(logits, targets) for form in (one_pass.rivals, cpu_rivals.rivals)
+    )
     # It adds its terms one after the other: half an ulp each.
     rtol = tolerances.rtol("same") + classes * 2**-24
     assert_same_sums(on_cpu, one, rtol)
@@ -191,16 +210,19 @@ def test_labels_that_are_one_constant():
     chex.assert_trees_all_close(found, want, rtol=tolerances.rtol("same"))
 
 
-@pytest.mark.parametrize("form", ["weighed", "in runs", "below a maximum"])
-def test_every_form_leaves_out_the_label_alone(monkeypatch, form):
+@pytest.mark.parametrize("large", [0, 2**22])
+@pytest.mark.parametrize("form", ["weighed", "in runs", "below a maximum", "shared"])
+def test_every_form_leaves_out_the_label_alone(monkeypatch, form, large):
     """Beside 10 runs of 100 classes, with a label in every run and some that are none."""
-    monkeypatch.setattr(cpu, "MANY", 1000 if form == "in runs" else 2000)
-    monkeypatch.setattr(cpu, "_is_counted", lambda logits, axis: form != "below a maximum")
+    monkeypatch.setattr(cpu_rivals, "LARGE", large)
+    monkeypatch.setattr(cpu_rivals, "MANY", 1000 if form == "in runs" else 2000)
+    monkeypatch.setattr(cpu_rivals, "_is_counted", lambda logits, axis: form != "below a maximum")
     logits, targets = cases.rows(1000)
     rows = np.concatenate([logits, np.resize(logits, (52, 1000))])
     labels = np.concatenate([targets, np.arange(50, dtype=targets.dtype) * 20, np.int32([-1, 1000])])
-    assert cpu._width(rows, 1) == (100 if form == "in runs" else None)
-    got, want = (jit(partial(f, axis=1))(rows, labels) for f in (cpu.rivals, one_pass.rivals))
+    assert cpu_rivals._width(rows, 1) == (100 if form == "in runs" else None)
+    on_cpu = partial(cpu_rivals.rivals, shared=form == "shared")
+    got, want = (jit(partial(f, axis=1))(rows, labels) for f in (on_cpu, one_pass.rivals))
     assert_same_sums(got, want, tolerances.rtol("same") + 1000 * 2**-24)
 
 
@@ -217,10 +239,21 @@ def test_sums_of_any_size_are_kept(classes):
         tolerances.assert_close(each, want, rtol=tolerances.rtol("same"))
 
 
+@pytest.mark.parametrize("classes", [2, 100])
+def test_competitors_far_below_the_label_keep_their_digits(form, classes):
+    """Down to where q is the smallest float, for every place of the label between the ends of exp."""
+    rng = np.random.default_rng(0)
+    label, gap = (x.ravel() for x in np.meshgrid(np.arange(-120.0, 121, 8), np.arange(1.0, 104, 3)))
+    logits = (label - gap)[:, None] - np.abs(rng.normal(size=(label.size, classes)))
+    logits[:, 0] = label + rng.random(label.size)
+    for gamma in (0.0, 0.1):
+        assert_exact(np.float32(logits), np.zeros(label.size, np.int32), gamma, "float32")
+
+
 @pytest.mark.parametrize("number", [8, 1024])
 @pytest.mark.parametrize("beside", [1e4, -1e4, np.inf, np.nan])
 def test_a_row_does_not_depend_on_what_another_holds(monkeypatch, beside, number):
-    monkeypatch.setattr(cpu, "LARGE", 50 * 1024)
+    monkeypatch.setattr(cpu_rivals, "LARGE", 50 * 1024)
     logits = np.float32(np.random.default_rng(0).normal(size=(number, 50)))
     targets = np.arange(number, dtype=np.int32) % 50
     other = logits.copy()
@@ -242,8 +275,8 @@ def test_where_a_sample_of_the_rows_is_lost_the_first_read_is_left_out(monkeypat
     want = np.stack(
         [loss_of(z, y) for z, y in zip(*(np.split(x, 64, 1) for x in (logits, labels)), strict=True)]
     )
-    monkeypatch.setattr(cpu, "LARGE", 0)
-    monkeypatch.setattr(cpu, "_sum_of_others", lambda z, labels, own, axis: jnp.ones_like(labels, z.dtype))
+    monkeypatch.setattr(cpu_rivals, "LARGE", 0)
+    monkeypatch.setattr(cpu_rivals, "_sum_of_others", lambda z, labels, *_: jnp.ones_like(labels, z.dtype))
     jax.clear_caches()
     got = np.stack(np.split(loss(logits, labels), 64, 1))
     jax.clear_caches()
@@ -311,11 +344,12 @@ def test_blocks_of_rows_change_nothing(monkeypatch, shape, axis):
     labels = jnp.zeros(shape[:axis] + shape[axis + 1 :], jnp.int32)
 
     def statistics(logits, labels):
-        return *cpu.rivals(logits, labels, axis=axis), *cpu.peak(logits, axis=axis)
+        return *cpu_rivals.rivals(logits, labels, axis=axis), *cpu.peak(logits, axis=axis)
 
+    monkeypatch.setattr(cpu_rivals, "LARGE", 0)
     whole = jit(statistics)(logits, labels)
-    for name, size in {"BLOCK": 16, "FAR": 1, "LINE": 1}.items():
-        monkeypatch.setattr(cpu, name, size)
+    for module, name, size in ((cpu, "BLOCK", 16), (cpu, "LINE", 1), (cpu_rivals, "FAR", 1)):
+        monkeypatch.setattr(module, name, size)
     program = jit(lambda *operands: statistics(*operands)).lower(logits, labels)  # traced anew
     assert "while" in program.as_text() or shape[axis] == logits.size
     chex.assert_trees_all_equal(program.compile()(logits, labels), whole)
@@ -326,7 +360,7 @@ def apart(monkeypatch):
     """The classes of any array that are not last count as far apart, in pieces of a few rows."""
     monkeypatch.setattr(_sharding, "parts", lambda x: 1)
     for name, size in {"APART": 2, "LINE": 1, "BLOCK": 16}.items():
-        monkeypatch.setattr(cpu, name, size)
+        monkeypatch.setattr(cpu_rivals, name, size)
     jax.clear_caches()  # the choice is made while tracing
     yield
     jax.clear_caches()
@@ -341,8 +375,8 @@ def test_classes_that_lie_apart_have_the_statistics_of_all(apart, shape):
     z[rng.random(shape) < 0.1] = -np.inf
     z[(0,) * len(shape)] = 1e4
     z, labels = jnp.asarray(z), jnp.asarray(rng.integers(-1, classes + 1, rows), jnp.int32)
-    assert cpu.is_apart(z, axis)
-    got, want = (jit(partial(form, axis=axis))(z, labels) for form in (cpu.rivals, one_pass.rivals))
+    assert cpu_rivals.is_apart(z, axis)
+    got, want = (jit(partial(form, axis=axis))(z, labels) for form in (cpu_rivals.rivals, one_pass.rivals))
     assert_same_sums(got, want, 2 * tolerances.rtol("same"))
 
 
@@ -351,7 +385,7 @@ def test_classes_that_lie_apart_are_as_exact_as_others(apart, gamma):
     """The hard rows, with the classes first."""
     logits, targets = cases.rows(10)
     truth = oracle.batch(logits, oracle.one_hot(targets, 10), gamma)
-    assert cpu.is_apart(jnp.asarray(logits).T, 0)
+    assert cpu_rivals.is_apart(jnp.asarray(logits).T, 0)
     loss = partial(loss_of, labels=targets, axis=0, gamma=gamma)
     losses, pull_back = jax.vjp(loss, jnp.asarray(logits).T)
     by_logits = pull_back(jnp.ones_like(losses))[0].T
@@ -363,7 +397,10 @@ def test_classes_that_lie_apart_are_as_exact_as_others(apart, gamma):
 
 @pytest.mark.parametrize(
     ("axis", "form"),
-    [(0, "selected"), (1, "selected"), (2, "selected"), (0, "class by class"), (1, "class by class")],
+    [
+        *((axis, form) for axis in (0, 1, 2) for form in ("selected", "shared")),
+        *((axis, "class by class") for axis in (0, 1)),
+    ],
 )
 @pytest.mark.parametrize("silence", [False, True], ids=["plain", "silent rows"])
 def test_the_gradient_on_cpu_is_the_one_by_masks(request, axis, form, silence):
@@ -377,14 +414,16 @@ def test_the_gradient_on_cpu_is_the_one_by_masks(request, axis, form, silence):
     silent = np.zeros(rows, bool)
     silent[1, 2] = silence
     operands = logits, each % shape[axis], silent, np.where(silent, 0, -np.cos(each)).astype(np.float32)
-    assert cpu.is_apart(jnp.asarray(logits), axis) == (form == "class by class")
+    assert cpu_rivals.is_apart(jnp.asarray(logits), axis) == (form == "class by class")
 
     @jit
     def by_each_form(z, labels, silent, slope):
-        stats = statistics.rivals(z, labels, axis, None)
+        shared = form == "shared"
+        stats = statistics.rivals(z, labels, axis, None, shared=shared)
         operands = jnp.where(jnp.expand_dims(silent, axis), jnp.nan, z), labels, silent, slope, stats
-        forms = (operation._spread_on_cpu, operation._spread_by_mask)
-        return [form(*operands, axis=axis, name=None, exact=True) for form in forms]
+        on_cpu = operation._spread_of_shared if shared else operation._spread_on_cpu
+        by_mask = partial(operation._spread_by_mask, name=None, exact=True)
+        return [form(*operands, axis=axis) for form in (on_cpu, by_mask)]
 
     found = by_each_form(*operands)
     chex.assert_tree_all_finite(found)
@@ -392,19 +431,19 @@ def test_the_gradient_on_cpu_is_the_one_by_masks(request, axis, form, silence):
 
 
 def test_a_value_and_its_gradient_trace_the_statistics_once(monkeypatch):
-    calls, reduce = [], cpu.rivals
-    monkeypatch.setattr(cpu, "rivals", lambda *x, **static: calls.append(x) or reduce(*x, **static))
+    calls, reduce = [], cpu_rivals.rivals
+    monkeypatch.setattr(cpu_rivals, "rivals", lambda *x, **static: calls.append(x) or reduce(*x, **static))
     jax.clear_caches()
     jit(jax.value_and_grad(lambda z: jnp.sum(loss_of(z, jnp.zeros(4, jnp.int32))))).lower(jnp.zeros((4, 3)))
     jax.clear_caches()
     assert len(calls) == 1
 
 
-def test_a_batch_asks_once_whether_a_sum_is_lost():
+@pytest.mark.parametrize(("of", "asks"), [(loss_of, True), (jax.grad(loss_of), False)], ids=["value", "both"])
+def test_a_batch_asks_once_whether_a_sum_is_lost(of, asks):
     """A condition per example would compute both of its branches, on arrays of the size of the logits."""
-    gradient = jax.vmap(jax.grad(lambda logits, label: loss_of(logits, label)))
-    traced = jit(gradient).trace(jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32))
-    assert "stablehlo.case" in traced.lower(lowering_platforms=("cpu",)).as_text()
+    program = jit(jax.vmap(of)).lower(jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32)).compile()
+    assert (" conditional(" in program.as_text()) == asks
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])

@@ -28,7 +28,7 @@ from jax.sharding import PartitionSpec as P
 import focaljax
 from focaljax import _operands
 from focaljax._sigmoid import independent
-from focaljax._softmax import cpu
+from focaljax._softmax import cpu_rivals
 from focaljax._softmax.dense import dense
 from focaljax._softmax.indexed import indexed
 from focaljax.terms import Asymmetric, Focal, Poly
@@ -204,7 +204,7 @@ def test_a_common_shift_changes_nothing(monkeypatch, loss, shift):
         return [gradients(loss, x, labels) for x in (scores + shift, scores)]
 
     assert_same(*both())  # shares count from 0, which does not move; on CPU the sums of integer labels too
-    monkeypatch.setattr(cpu, "_is_counted", lambda logits, axis: False)
+    monkeypatch.setattr(cpu_rivals, "_is_counted", lambda logits, axis: False)
     moved, plain = both()
     assert_same(moved.pop("scores"), plain.pop("scores"))
     chex.assert_trees_all_equal(moved, plain)  # below a maximum the rest does not move by a bit

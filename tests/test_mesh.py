@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from pairs import every_pair
 
 import focaljax
-from focaljax._softmax import cpu
+from focaljax._softmax import cpu, cpu_rivals
 
 C = 8
 SHARDINGS = {
@@ -211,9 +211,10 @@ def test_a_mesh_axis_of_classes_merges_their_statistics(auto, loss, options, sha
 @pytest.mark.parametrize("name", [None, "model"])
 def test_pictures_inside_shard_map(auto, monkeypatch, name, tracked):
     """On CPU the classes of a device that lie apart are taken one by one, also those of a shard."""
-    monkeypatch.setattr(cpu, "APART", 12)
+    monkeypatch.setattr(cpu_rivals, "APART", 12)
     taken = []
-    monkeypatch.setattr(cpu, "_by_class", lambda *given, by=cpu._by_class: taken.append(given) or by(*given))
+    by_class = cpu_rivals._by_class
+    monkeypatch.setattr(cpu_rivals, "_by_class", lambda *given: taken.append(given) or by_class(*given))
     rng = np.random.default_rng(0)
     logits = jnp.asarray(3 * rng.normal(size=(4, C, 3, 4)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, C, (4, 3, 4)), jnp.int32)

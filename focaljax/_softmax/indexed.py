@@ -19,7 +19,7 @@ from jax import lax
 
 from focaljax import _entries, _exact, _forms, _odds, _sharding
 from focaljax._odds import scaled
-from focaljax._softmax import cpu, statistics
+from focaljax._softmax import cpu_rivals, statistics
 from focaljax._softmax.statistics import Rivals
 from focaljax.terms import Term, by_options, value_of
 
@@ -50,23 +50,29 @@ def indexed(
     or whose cotangent is 0 is silent, whatever its logits and its label hold. `name` is the mesh axis that
     shards the classes; the labels count from the first of all.
     """
-    return _fwd(logits, labels, alpha, term, axis, name)[0]
+    return losses(statistics.rivals(logits, labels, axis, name), alpha, term)
 
 
 def _fwd(logits, labels, alpha, term, axis, name):
-    stats = statistics.rivals(logits, labels, axis, name)
+    stats = statistics.rivals(logits, labels, axis, name, _is_shared(logits, axis, name))
     return losses(stats, alpha, term), (logits, labels, alpha, term, stats)
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # eager gradients run one program too
 def _bwd(axis, name, residuals, ct):
     logits, labels, alpha, term, stats = residuals
-    stats = _entries.apart(stats)  # what the loss and its slope share are kernels on CPU, each number its own
-    slope = slopes(stats, alpha, term, ct, name)
-    mine = _sharding.local(_entries.apart(labels), logits.shape[axis], name)
-    exact = logits.dtype == alpha.dtype
-    d_logits = spread(logits.astype(alpha.dtype), mine, slope, stats, axis, name, exact)
+    shared, exact = _is_shared(logits, axis, name), logits.dtype == alpha.dtype
+    rows = _entries.apart(stats)  # what the loss and its slope share are kernels on CPU, each number its own
+    slope = slopes(rows, alpha, term, ct, name)
+    labels, stats = (labels, stats) if shared else (_entries.apart(labels), rows)
+    mine = _sharding.local(labels, logits.shape[axis], name)
+    d_logits = spread(logits.astype(alpha.dtype), mine, slope, stats, axis, name, exact, shared)
     return d_logits.astype(logits.dtype), None, slope.alpha, slope.term
+
+
+def _is_shared(logits, axis, name):
+    """Whether the loss and its gradient take the same exponentials on CPU: each once."""
+    return name is None and cpu_rivals.shares(logits, axis)
 
 
 @_sharding.traced_once()
@@ -113,20 +119,21 @@ def spread(
     axis: int,
     name: _sharding.AxisName | None,
     exact: bool = True,
+    shared: bool = False,
 ) -> jax.Array:
     """The gradient by the logits of some classes, from which `labels` count; 0 in silent rows.
 
-    Where it will be rounded to a narrow dtype it need not be `exact`, for less arithmetic.
+    Where it will be rounded to a narrow dtype it need not be `exact`, for less arithmetic. `shared` as in
+    :func:`focaljax._softmax.statistics.rivals`.
     """
-    stats = statistics.settled(stats)[0]
-    return _spread(z, labels, slope.silent, slope.target, stats, axis, name, exact)
+    return _spread(z, labels, slope.silent, slope.target, stats, axis, name, exact, shared)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(5, 6, 7))
-def _spread(z, labels, silent, slope, stats, axis, name, exact):
+@partial(jax.custom_jvp, nondiff_argnums=(5, 6, 7, 8))
+def _spread(z, labels, silent, slope, stats, axis, name, exact, shared):
     """`slope` at the target and its opposite shared out among the competitors; nothing where `silent`."""
-    static = {"axis": axis, "name": name, "exact": exact}
-    on_cpu, by_mask = (partial(form, **static) for form in (_spread_on_cpu, _spread_by_mask))
+    on_cpu = partial(_spread_of_shared if shared else _spread_on_cpu, axis=axis)
+    by_mask = partial(_spread_by_mask, axis=axis, name=name, exact=exact)
 
     def like(z, labels, silent, slope, stats):
         return z + jnp.expand_dims(slope + stats.top, axis)
@@ -135,11 +142,13 @@ def _spread(z, labels, silent, slope, stats, axis, name, exact):
 
 
 @_spread.defjvp
-def _spread_jvp(axis, name, exact, primals, tangents):
+def _spread_jvp(axis, name, exact, shared, primals, tangents):
+    del shared
     return jax.jvp(partial(_spread_by_mask, axis=axis, name=name, exact=exact), primals, tangents)
 
 
 def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name, exact):
+    stats = statistics.settled(stats)[0]
     own = _entries.is_class(labels, z.shape, axis)
     z = jnp.where(jnp.expand_dims(silent, axis), -jnp.inf, z)  # with `own` it would be a mask of all shards
     others = jnp.where(own, -jnp.inf, z)
@@ -147,10 +156,17 @@ def _spread_by_mask(z, labels, silent, slope, stats, *, axis, name, exact):
     return jnp.where(own, slope, -slope * _shares(others, stats, axis, name, exact))
 
 
-def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
+def _spread_of_shared(z, labels, silent, slope, stats, *, axis):
+    """`_spread` for XLA:CPU, of the exponentials that the statistics are a sum of."""
+    share = cpu_rivals.powers(z, labels, stats.top, axis) * jnp.expand_dims(_inverse(stats.rest), axis)
+    slope, silent = (jnp.expand_dims(x, axis) for x in (slope, silent))
+    return jnp.where(_entries.is_class(labels, z.shape, axis), slope, jnp.where(silent, 0, -slope * share))
+
+
+def _spread_on_cpu(z, labels, silent, slope, stats, *, axis):
     """`_spread` for XLA:CPU: from a base whose differences are exact, and with one selection."""
-    del silent, name, exact
-    base, inverse = _scale(stats)
+    del silent
+    base, inverse = _scale(statistics.settled(stats)[0])
 
     def share(z, slope, base, inverse):
         # A competitor is at most 65 above `base`. What may be more, or NaN, has the slope 0: a target and the
@@ -158,7 +174,8 @@ def _spread_on_cpu(z, labels, silent, slope, stats, *, axis, name, exact):
         rise = z - base
         return -slope * (jnp.exp(jnp.where(rise < 80, rise, 80)) * inverse)
 
-    if cpu.is_apart(z, axis):  # a loop stores what it reads: else it would be made again for each class
+    if cpu_rivals.is_apart(z, axis):
+        # A loop stores what it reads: else it would be made again for each class.
         classes, of_class = z.shape[axis], math.prod(z.shape[axis + 1 :])
         each, mine, *rows = (x.reshape(-1, of_class) for x in (z, labels, slope, base, inverse))
 
@@ -179,10 +196,11 @@ def _scale(stats):
     `base`, 0 for a `top` from 0 to 64, whose difference from a competitor has no more bits than the
     competitor: exact, but for shares below exp(-64) and then within 16 u.
     """
-    base = jnp.rint(jnp.minimum(stats.top, jnp.maximum(stats.top - 64, 0)))
-    base = jnp.where(stats.top < NEAR, base, stats.top)  # from 2^30 on, `top - 64` may round to `top - 128`
+    top = stats.top
+    base = jnp.rint(jnp.minimum(top, jnp.maximum(top - 64, 0)))
+    base = jnp.where(top < NEAR, base, top)  # from 2^30 on, `top - 64` may round to `top - 128`
     base = jnp.where(base == -jnp.inf, 0, base)
-    return base, _inverse(stats.rest * jnp.exp(stats.top - base))
+    return base, _inverse(stats.rest * jnp.exp(top - base))
 
 
 def _inverse(total):

@@ -19,7 +19,7 @@ from jax import lax
 from focaljax import _forms, _sharding
 from focaljax._entries import is_class
 from focaljax._exact import shifted_exp, wide
-from focaljax._softmax import cpu, one_pass
+from focaljax._softmax import cpu, cpu_rivals, one_pass
 
 Part = tuple[jax.Array, ...]
 
@@ -28,7 +28,7 @@ class Rivals(NamedTuple):
     """A target and its competitors: the statistics of the integer-label losses, one entry per row."""
 
     top: jax.Array  # highest competing logit, or a reference exponent near it; -inf without one
-    rest: jax.Array  # sum over the competitors of exp(z - top), at least 1; 0 without one
+    rest: jax.Array  # sum over the competitors of exp(z - top), at least 1 / e if not shared; 0 without one
     target: jax.Array  # logit of the target; NaN where the label is no class
 
 
@@ -117,24 +117,29 @@ def all_but_own(
     return jnp.where(highest & alone, low, low + high - x)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def rivals(logits: jax.Array, labels: jax.Array, axis: int, name: _sharding.AxisName | None) -> Rivals:
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def rivals(
+    logits: jax.Array, labels: jax.Array, axis: int, name: _sharding.AxisName | None, shared: bool = False
+) -> Rivals:
     """Statistics of the labelled class against the others, in at least float32.
+
+    Competitors may count as none where q is below the smallest float. If they are `shared` with a gradient on
+    CPU, `rest` is a sum of any size, of the exponentials that :func:`focaljax._softmax.indexed.spread` takes.
 
     Differentiation treats `top` as a constant: ``d rest = sum exp(z - top) dz``. Nothing else in the
     package depends on `top` but through ``top + log(rest)``, so every derivative comes out whole.
     """
     classes = logits.shape[axis]
-    part = rivals_part(logits, _sharding.local(labels, classes, name), axis)
+    part = rivals_part(logits, _sharding.local(labels, classes, name), axis, shared)
     return rivals_of_all(part, labels, classes, name)
 
 
-@_sharding.traced_once(static_argnames="axis")
-def rivals_part(logits: jax.Array, labels: jax.Array, axis: int) -> Part:
+@_sharding.traced_once(static_argnames=("axis", "shared"))
+def rivals_part(logits: jax.Array, labels: jax.Array, axis: int, shared: bool = False) -> Part:
     """``(top, rest, target)`` of some of the classes; 0 for a target that is not among them."""
 
     def on_cpu(logits, labels):
-        return cpu.rivals(logits.astype(wide(logits.dtype)), labels, axis=axis)
+        return cpu_rivals.rivals(logits.astype(wide(logits.dtype)), labels, axis=axis, shared=shared)
 
     on_tpu, on_gpu = (partial(one_pass.rivals, axis=axis, on_gpu=gpu) for gpu in (False, True))
 
@@ -157,7 +162,8 @@ def rivals_of_all(part: Part, labels: jax.Array, classes: int, name: _sharding.A
 
 
 @rivals.defjvp
-def _rivals_jvp(axis, name, primals, tangents):
+def _rivals_jvp(axis, name, shared, primals, tangents):
+    del shared
     logits, labels = primals
     slope = tangents[0].astype(wide(logits.dtype))
     stats = rivals(logits, labels, axis, name)
