@@ -239,11 +239,11 @@ def test_sums_of_any_size_are_kept(classes):
         tolerances.assert_close(each, want, rtol=tolerances.rtol("same"))
 
 
-@pytest.mark.parametrize("classes", [2, 100])
+@pytest.mark.parametrize("classes", [2, 20])
 def test_competitors_far_below_the_label_keep_their_digits(form, classes):
     """Down to where q is the smallest float, for every place of the label between the ends of exp."""
     rng = np.random.default_rng(0)
-    label, gap = (x.ravel() for x in np.meshgrid(np.arange(-120.0, 121, 8), np.arange(1.0, 104, 3)))
+    label, gap = (x.ravel() for x in np.meshgrid(np.arange(-120.0, 121, 15), np.arange(1.0, 104, 3)))
     logits = (label - gap)[:, None] - np.abs(rng.normal(size=(label.size, classes)))
     logits[:, 0] = label + rng.random(label.size)
     for gamma in (0.0, 0.1):
