@@ -25,7 +25,7 @@ CHAIN = 64  # classes of such an expression: 64 of them compile in 3 s, 150 in 7
 LARGE = 2**22  # entries: of fewer the maximum comes first, as all stay in the cache
 SAMPLE = 8  # rows
 MANY = 2**12  # classes: of so many only one run is weighed entry by entry
-ROOM = 16  # what counts beside the smallest float that is an answer may be exp(-16) of it
+ROOM = 16  # below the smallest q that is a float: what is exp(-16) of it and counts beside it
 WHOLE = 2.0**20  # a highest logit beyond which a number some 80 below it need not be whole
 
 
@@ -103,7 +103,7 @@ def _base(top):
 def powers(logits: jax.Array, labels: jax.Array, top: jax.Array, axis: int) -> jax.Array:
     """exp(z - top) of all classes but the labelled one, which has 0; `top` is that of `shared` statistics.
 
-    Twice half the exponent, with the factor between, as exp(z - base) may be less than the smallest float.
+    The square of exp((z - base) / 2), with a factor between: exp(z - base) may be below the smallest float.
     """
     base, factor = (jnp.expand_dims(x, axis) for x in (_base(top), jnp.exp(_base(top) - top)))
     half = jnp.exp((logits - base) / 2)
