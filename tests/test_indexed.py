@@ -243,11 +243,20 @@ def test_sums_of_any_size_are_kept(classes):
 def test_competitors_far_below_the_label_keep_their_digits(form, classes):
     """Down to where q is the smallest float, for every place of the label between the ends of exp."""
     rng = np.random.default_rng(0)
-    label, gap = (x.ravel() for x in np.meshgrid(np.arange(-120.0, 121, 15), np.arange(1.0, 104, 3)))
-    logits = (label - gap)[:, None] - np.abs(rng.normal(size=(label.size, classes)))
+    labels = np.float64([-100, -30, -8, -2, 0, 3, 10, 40, 75, 90, 120])
+    label, gap = (x.ravel() for x in np.meshgrid(labels, np.arange(1.0, 104, 1.5)))
+    logits = (label - gap)[:, None] - 4 * np.abs(rng.normal(size=(label.size, classes)))
     logits[:, 0] = label + rng.random(label.size)
+    rows, targets = np.float32(logits), np.zeros(label.size, np.int32)
     for gamma in (0.0, 0.1):
-        assert_exact(np.float32(logits), np.zeros(label.size, np.int32), gamma, "float32")
+        truth = oracle.batch(np.float64(rows), oracle.one_hot(targets, classes), gamma)
+        kept = truth.value > 2 * tolerances.flush(classes)
+        losses, by_logits, _, _ = everything(rows, targets, jnp.float32(1), jnp.float32(gamma))
+        for got, want, what in (
+            (losses, truth.value, "value"),
+            (by_logits[:, 0], truth.grad[:, 0], "gradient"),
+        ):
+            tolerances.assert_close(got[kept], want[kept], rtol=tolerances.rtol(what, gamma), label=what)
 
 
 @pytest.mark.parametrize("number", [8, 1024])

@@ -92,11 +92,11 @@ def _below_highest(logits, axis):
 
 
 def _base(top):
-    """A whole number from which most differences have no more bits than their logit, at most `ROOM` above.
+    """A whole number from which most differences have no more bits than their logit, 0 or the `top` itself.
 
-    It is 0 for a highest logit from 0 to `reach`, and nearly twice that for lower ones.
+    It is 0 for a highest logit from -`ROOM` to `reach`.
     """
-    base = jnp.where((top > -2 * ROOM - 1) & (top < 0), jnp.minimum(2 * (top + ROOM) + 1, 0), top)
+    base = jnp.where((top > -2 * ROOM - 1) & (top < 0), 0, top)
     return jnp.where(base == -jnp.inf, 0, base)  # of a row without a finite logit
 
 
