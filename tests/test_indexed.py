@@ -210,8 +210,17 @@ def test_labels_that_are_one_constant():
     chex.assert_trees_all_close(found, want, rtol=tolerances.rtol("same"))
 
 
-@pytest.mark.parametrize("large", [0, 2**22])
-@pytest.mark.parametrize("form", ["weighed", "in runs", "below a maximum", "shared"])
+@pytest.mark.parametrize(
+    ("form", "large"),
+    [
+        ("weighed", 0),
+        ("weighed", 2**22),
+        ("in runs", 0),
+        ("in runs", 2**22),
+        ("below a maximum", 0),
+        ("shared", 0),
+    ],
+)
 def test_every_form_leaves_out_the_label_alone(monkeypatch, form, large):
     """Beside 10 runs of 100 classes, with a label in every run and some that are none."""
     monkeypatch.setattr(cpu_rivals, "LARGE", large)
@@ -368,8 +377,8 @@ def test_blocks_of_rows_change_nothing(monkeypatch, shape, axis):
 def apart(monkeypatch):
     """The classes of any array that are not last count as far apart, in pieces of a few rows."""
     monkeypatch.setattr(_sharding, "parts", lambda x: 1)
-    for name, size in {"APART": 2, "LINE": 1, "BLOCK": 16}.items():
-        monkeypatch.setattr(cpu_rivals, name, size)
+    for module, name, size in ((cpu, "LINE", 1), (cpu, "BLOCK", 16), (cpu_rivals, "APART", 2)):
+        monkeypatch.setattr(module, name, size)
     jax.clear_caches()  # the choice is made while tracing
     yield
     jax.clear_caches()

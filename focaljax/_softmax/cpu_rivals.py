@@ -17,12 +17,12 @@ from jax import lax
 from focaljax import _sharding
 from focaljax._entries import every_row, is_class, is_known, most_rows
 from focaljax._exact import wide
-from focaljax._softmax.cpu import BLOCK, LINE, in_blocks
+from focaljax._softmax import cpu
 
 FAR = 2**16  # entries between two classes: then blocks of rows bring them together
 APART = 2**10  # entries between two classes: then few classes are an expression, each a loop over the rows
 CHAIN = 64  # classes of such an expression: 64 of them compile in 3 s, 150 in 7
-LARGE = 2**22  # entries: of fewer the maximum comes first, as all stay in the cache
+LARGE = 2**22  # entries: fewer stay in the cache, so the maximum comes first; of more some rows are asked
 SAMPLE = 8  # rows
 MANY = 2**12  # classes: of so many only one run is weighed entry by entry
 ROOM = 16  # below the smallest q that is a float: what is exp(-16) of it and counts beside it
@@ -68,15 +68,18 @@ def shares(logits: jax.Array, axis: int) -> bool:
     So they take 0.6 of the time at [1024, 1000] and 0.9 at [16384, 1000]. In 16 bits the gradient is no
     place for exponentials, and those of a large batch would need memory of their own.
     """
-    if not is_known(logits.shape) or logits.size == 0 or _sharding.parts(logits) != 1:
-        return False
     fits = logits.dtype == wide(logits.dtype) or _is_moderate(logits)
-    return fits and not _is_far(logits, axis) and not is_apart(logits, axis)
+    return _is_alone(logits) and fits and not _is_far(logits, axis) and not is_apart(logits, axis)
 
 
 def _is_moderate(logits):
     """Whether all logits stay in the cache of one device, so that two reads of them are nearly one."""
-    return is_known(logits.shape) and 0 < logits.size < LARGE and _sharding.parts(logits) == 1
+    return _is_alone(logits) and logits.size < LARGE
+
+
+def _is_alone(logits):
+    """Whether the logits lie on one device, in a shape of known numbers of which none is 0."""
+    return is_known(logits.shape) and logits.size > 0 and _sharding.parts(logits) == 1
 
 
 def _below_highest(logits, axis):
@@ -105,7 +108,8 @@ def powers(logits: jax.Array, labels: jax.Array, top: jax.Array, axis: int) -> j
 
     The square of exp((z - base) / 2), with a factor between: exp(z - base) may be below the smallest float.
     """
-    base, factor = (jnp.expand_dims(x, axis) for x in (_base(top), jnp.exp(_base(top) - top)))
+    base = _base(top)
+    base, factor = (jnp.expand_dims(x, axis) for x in (base, jnp.exp(base - top)))
     half = jnp.exp((logits - base) / 2)
     return jnp.where(is_class(labels, logits.shape, axis), 0, half * (half * factor))
 
@@ -165,7 +169,7 @@ def _sum_of_others(logits, labels, own, axis, base):
         def of_block(logits, labels):
             return _sum_but(own._replace(labels=labels), jnp.exp(logits), axis)
 
-        return in_blocks(of_block, axis, logits, own.labels)
+        return cpu.in_blocks(of_block, axis, logits, own.labels)
 
     def exp(x, base, axis):
         return jnp.exp(x if base is None else x - jnp.expand_dims(base, axis))
@@ -212,7 +216,7 @@ def _by_maximum(logits, own, axis):
         return top, _sum_but(again, jnp.exp(logits - jnp.expand_dims(top, axis)), axis)
 
     if own.classes is None or _is_far(logits, axis):
-        return in_blocks(of_block, axis, logits, own.labels)
+        return cpu.in_blocks(of_block, axis, logits, own.labels)
     return of_block(logits, own.labels)
 
 
@@ -222,8 +226,7 @@ def is_apart(logits: jax.Array, axis: int) -> bool:
     Then each class is an array of its own, and a loop runs over the rows, as XLA:CPU vectorises it.
     """
     shape = logits.shape
-    few = is_known(shape) and logits.size > 0 and shape[axis] <= CHAIN
-    return few and _sharding.parts(logits) == 1 and math.prod(shape[axis + 1 :]) >= APART
+    return _is_alone(logits) and shape[axis] <= CHAIN and math.prod(shape[axis + 1 :]) >= APART
 
 
 def _by_class(logits, labels, axis):
@@ -233,7 +236,7 @@ def _by_class(logits, labels, axis):
     store each exponential, for `rest` has several uses.
     """
     classes, inner = logits.shape[axis], math.prod(logits.shape[axis + 1 :])
-    most = max(2, min(classes * inner // BLOCK, inner // LINE))
+    most = max(2, min(classes * inner // cpu.BLOCK, inner // cpu.LINE))
     count = max(n for n in range(1, most + 1) if inner % n == 0)  # pieces of the rows of one example
     z, own = logits.reshape(-1, inner // count), labels.reshape(-1, inner // count)
 

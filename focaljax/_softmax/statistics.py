@@ -5,8 +5,9 @@ the maximum itself. Two partial rows merge (:func:`merge`), inside a device and 
 Where a mesh axis shards the classes, `name`, each device has the statistics of its own; all merge at once,
 by sums over the mesh (:mod:`focaljax._sharding`) of what a part weighs (:func:`fall`).
 
-Accelerators reduce all statistics in ONE read of the logits. XLA:CPU has a form of its own
-(:mod:`focaljax._softmax.cpu`); :mod:`focaljax._forms` chooses when the program is lowered.
+Accelerators reduce all statistics in ONE read of the logits. XLA:CPU has forms of its own
+(:mod:`focaljax._softmax.cpu` and :mod:`focaljax._softmax.cpu_rivals`); :mod:`focaljax._forms` chooses when
+the program is lowered.
 """
 
 from functools import partial
