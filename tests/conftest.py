@@ -46,12 +46,20 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        # A program that is traced anew is compiled once in a process. The key is all of its code, so that no
-        # choice of the form, the version or an option can be missed; no other process writes here meanwhile.
-        compiled = tempfile.TemporaryDirectory(prefix="compiled-")
-        config.add_cleanup(compiled.cleanup)
-        jax.config.update("jax_compilation_cache_dir", compiled.name)
+        # A program that is traced anew is compiled once. The key is all of its code, so that no choice of the
+        # form, the version or an option can be missed. Half a file of another worker is a program not found.
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+            config.add_cleanup(compiled.cleanup)
+            os.environ["PYTEST_COMPILED"] = compiled.name
+        jax.config.update("jax_compilation_cache_dir", os.environ["PYTEST_COMPILED"])
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def pytest_sessionfinish() -> None:
+    """Leaves nothing to the five collections that pytest ends with, after one that looks at everything."""
+    gc.collect()
+    gc.freeze()
 
 
 # What `-m "not slow"` runs: rules about arguments, the house, README's programs, other libraries' formulas.

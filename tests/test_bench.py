@@ -147,11 +147,14 @@ def test_another_loss_is_noticed():
     assert set(agreement.within_case(probes, named, "float32")) == {"doubled"}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("kernel", "classes"),
-    [(kept_row.on_tpu, 4352), (kept_row.on_tpu, 1100), (kept_row.on_gpu, 1100)],
-    ids=["TPU, classes in lanes", "TPU, classes in sublanes", "GPU"],
+    ("kernel", "classes", "dtype"),
+    [
+        pytest.param(kept_row.on_tpu, 4352, "bfloat16", id="TPU, classes in lanes"),
+        pytest.param(kept_row.on_tpu, 1100, "float32", id="TPU, classes in sublanes"),
+        pytest.param(kept_row.on_gpu, 1100, "float32", id="GPU, float32"),
+        pytest.param(kept_row.on_gpu, 1100, "bfloat16", id="GPU, bfloat16"),
+    ],
 )
 def test_a_kernel_that_keeps_the_row_is_the_mean_of_our_loss(kernel, classes, dtype):
     """Interpreted: the compiled one needs its device. With rows of one class, and labels that are no class.

@@ -74,11 +74,6 @@ def as_among(request, devices):
         request.getfixturevalue("alone")
 
 
-@pytest.fixture(params=EACH["dtype"])
-def dtype(request):
-    return request.param
-
-
 compile_loss = available(compiled.compile_loss)
 
 
@@ -98,12 +93,11 @@ def assert_within(program, passes, temp=SMALL, stored=0):
     assert program.temp <= temp
 
 
-@pytest.mark.parametrize("result", RESULTS)
-def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dtype, result):
+@every_pair(**EACH, traced=[True, False])
+def test_integer_labels_read_the_logits_once_and_overwrite_them_once(target, dtype, result, traced):
     """With gamma as an operand or known; where it is known, another term costs the same."""
     passes = {"value": 1.1, "gradient": 3.1}[result]
     compile = partial(program, where=ROWS, dtype=dtype, target=target, gradient=result == "gradient")
-    traced = (compiled.TARGETS.index(target) + EACH["dtype"].index(dtype) + RESULTS.index(result)) % 2 == 1
     focal = compile(integer, traced_gamma=traced)
     assert_within(focal, passes)
     if not traced:
@@ -178,7 +172,11 @@ def test_classes_that_are_not_the_last_axis_stay_where_they_are(target, dtype, r
     assert_within(found, *few_class_bounds(*PIXELS, dtype, target, result), stored=target == "h200")
 
 
-@pytest.mark.parametrize("classes", ["2 classes", "21 classes"])
+@pytest.mark.parametrize(
+    ("target", "classes"),
+    [("v5e", "21 classes"), ("v5p", "2 classes"), ("v6e", "21 classes")]
+    + [("h200", "2 classes"), ("h200", "21 classes")],
+)
 def test_few_classes_are_neither_padded_nor_moved(target, classes):
     """A TPU puts the rows into the lanes: 2 classes padded to 128 would be 64 passes for each of these."""
     where = compiled.SHAPES[classes]

@@ -24,9 +24,10 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
 COMMANDS = [code for language, code in BLOCKS if language == "sh"]
 DOCS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 DIRECTIVES = {"{eval-rst}", "{include}", "{math}", "{program-output}", "{toctree}"}
+FIRST = {"README.md", "docs/guide.md"}  # what is read first runs with every version of JAX
 # The conversions of PyTorch's libraries run in the environment of the benchmarks: it is too large for CI.
 PROGRAMS = [
-    pytest.param(code, id=f"{name}-{i}")
+    pytest.param(code, id=f"{name}-{i}", marks=[pytest.mark.versions] * (name in FIRST))
     for name, text in {"README.md": README, **DOCS}.items()
     for i, code in enumerate(re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S))
     if "import torch\n" not in code or find_spec("torch")

@@ -9,6 +9,8 @@ import pytest
 
 from focaljax import _forms, softmax_focal_loss_with_integer_labels
 
+pytestmark = pytest.mark.versions
+
 OPERATIONS = {"cpu": jnp.sin, "tpu": jnp.cos, "default": jnp.tanh}
 NAMES = {"cpu": "sine", "tpu": "cosine", "cuda": "tanh"}  # in StableHLO, by platform
 

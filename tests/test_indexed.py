@@ -37,7 +37,7 @@ def everything(logits, labels, alpha, gamma):
     return losses, *jax.grad(per_row, (0, 2, 3))(logits, labels, alpha, gamma)
 
 
-@jit
+@jax.jit
 @partial(jax.vmap, in_axes=(0, 0, None))
 def second(logits, labels, gamma):
     """The derivatives of the gradient, as `jax.jacfwd` and `jax.jacrev` have them, of one linearization."""
@@ -80,6 +80,7 @@ FEW = [n for n in cases.CLASSES if n <= 100]
     + [("cpu", 1000, gamma) for gamma in cases.GAMMAS[::2]]
     + [("cpu", LARGE, gamma) for gamma in cases.GAMMAS[1::2]],
 )
+@pytest.mark.versions
 def test_value_and_gradients_are_the_oracle_s(form, classes, gamma):
     logits, targets = cases.rows(classes)
     assert_exact(logits, targets, gamma, "float32", cases.names(classes))
@@ -184,7 +185,7 @@ def test_blocks_of_the_tiles_of_a_device(monkeypatch, classes, dtype, on_gpu):
     logits[0, 0], logits[0, 1, 1:], logits[1, 2, ::2] = [np.asarray(-np.inf, dtype)] * 3
     labels = rng.integers(0, classes, (2, 8), np.int32)
     labels[0, :6] = 0, 0, -1, classes, classes - 1, 130
-    found = jit(partial(one_pass.rivals, axis=2, on_gpu=on_gpu))(logits, labels)
+    found = jax.jit(partial(one_pass.rivals, axis=2, on_gpu=on_gpu))(logits, labels)
     assert found[0].dtype == jnp.float32
     z = logits.astype(np.float64)
     own = np.arange(classes) == labels[..., None]
@@ -231,7 +232,7 @@ def test_every_form_leaves_out_the_label_alone(monkeypatch, form, large):
     labels = np.concatenate([targets, np.arange(50, dtype=targets.dtype) * 20, np.int32([-1, 1000])])
     assert cpu_rivals._width(rows, 1) == (100 if form == "in runs" else None)
     on_cpu = partial(cpu_rivals.rivals, shared=form == "shared")
-    got, want = (jit(partial(f, axis=1))(rows, labels) for f in (on_cpu, one_pass.rivals))
+    got, want = (jax.jit(partial(f, axis=1))(rows, labels) for f in (on_cpu, one_pass.rivals))
     assert_same_sums(got, want, tolerances.rtol("same") + 1000 * 2**-24)
 
 
@@ -289,7 +290,7 @@ def test_where_a_sample_of_the_rows_is_lost_the_first_read_is_left_out(monkeypat
     rng = np.random.default_rng(0)
     logits = np.float32(rng.normal(200, 30, (2, 1024, 5)))
     labels = rng.integers(0, 5, (2, 1024), np.int32)
-    loss = jit(transform(loss_of))
+    loss = jax.jit(transform(loss_of))
     want = np.stack(
         [loss_of(z, y) for z, y in zip(*(np.split(x, 64, 1) for x in (logits, labels)), strict=True)]
     )
@@ -303,7 +304,7 @@ def test_where_a_sample_of_the_rows_is_lost_the_first_read_is_left_out(monkeypat
 
 def test_statistics_of_parts_merge_to_those_of_the_whole():
     logits, targets = cases.rows(10)
-    rivals = jit(partial(one_pass.rivals, axis=1))
+    rivals = jax.jit(partial(one_pass.rivals, axis=1))
     parts = [rivals(logits[:, a:b], targets - a) for a, b in ((0, 3), (3, 4), (4, 10))]
     parts = [(top, rest - 1, target) for top, rest, target in parts]
     for order in ((0, 1, 2), (2, 0, 1)):
@@ -365,10 +366,10 @@ def test_blocks_of_rows_change_nothing(monkeypatch, shape, axis):
         return *cpu_rivals.rivals(logits, labels, axis=axis), *cpu.peak(logits, axis=axis)
 
     monkeypatch.setattr(cpu_rivals, "LARGE", 0)
-    whole = jit(statistics)(logits, labels)
+    whole = jax.jit(statistics)(logits, labels)
     for module, name, size in ((cpu, "BLOCK", 16), (cpu, "LINE", 1), (cpu_rivals, "FAR", 1)):
         monkeypatch.setattr(module, name, size)
-    program = jit(lambda *operands: statistics(*operands)).lower(logits, labels)  # traced anew
+    program = jax.jit(lambda *operands: statistics(*operands)).lower(logits, labels)  # traced anew
     assert "while" in program.as_text() or shape[axis] == logits.size
     chex.assert_trees_all_equal(program.compile()(logits, labels), whole)
 
@@ -394,7 +395,9 @@ def test_classes_that_lie_apart_have_the_statistics_of_all(apart, shape):
     z[(0,) * len(shape)] = 1e4
     z, labels = jnp.asarray(z), jnp.asarray(rng.integers(-1, classes + 1, rows), jnp.int32)
     assert cpu_rivals.is_apart(z, axis)
-    got, want = (jit(partial(form, axis=axis))(z, labels) for form in (cpu_rivals.rivals, one_pass.rivals))
+    got, want = (
+        jax.jit(partial(form, axis=axis))(z, labels) for form in (cpu_rivals.rivals, one_pass.rivals)
+    )
     assert_same_sums(got, want, 2 * tolerances.rtol("same"))
 
 
@@ -434,7 +437,7 @@ def test_the_gradient_on_cpu_is_the_one_by_masks(request, axis, form, silence):
     operands = logits, each % shape[axis], silent, np.where(silent, 0, -np.cos(each)).astype(np.float32)
     assert cpu_rivals.is_apart(jnp.asarray(logits), axis) == (form == "class by class")
 
-    @jit
+    @jax.jit
     def by_each_form(z, labels, silent, slope):
         shared = form == "shared"
         stats = statistics.rivals(z, labels, axis, None, shared=shared)

@@ -542,6 +542,7 @@ def test_sigmoid_is_optax(alpha):
 # Transformations.
 
 
+@pytest.mark.versions
 class Variants(chex.TestCase):
     """With `jax.jit`, or with arrays on the device or in NumPy, what comes without."""
 
@@ -557,6 +558,7 @@ class Variants(chex.TestCase):
 
 
 @over(LOSSES)
+@pytest.mark.versions
 def test_vmap_over_examples_is_the_batch(loss):
     scores, labels = draw(loss)
     batch = gradients(loss, scores, labels)
@@ -568,6 +570,7 @@ def test_vmap_over_examples_is_the_batch(loss):
 
 
 @over(LOSSES)
+@pytest.mark.versions
 def test_vmap_over_options_is_a_loop(loss):
     operands = draw(loss)
     gammas, alphas = option(2), jnp.stack([per_class(loss, seed) for seed in range(2)])
@@ -582,6 +585,7 @@ def test_vmap_over_options_is_a_loop(loss):
 
 
 @over(LOSSES)
+@pytest.mark.versions
 def test_scan_is_the_batch(loss):
     """Row by row with a gamma that is carried along: the batch with a gamma per example."""
     operands = draw(loss)
@@ -602,6 +606,7 @@ def test_scan_is_the_batch(loss):
 
 
 @over(OPERATIONS)
+@pytest.mark.versions
 def test_checkpoint_changes_nothing(loss):
     operands = draw(loss)
     found = gradients(loss._replace(call=jax.checkpoint(loss.call)), *operands)
@@ -616,6 +621,7 @@ DATA, ALL = P("data"), P()
 
 
 @over(LOSSES)
+@pytest.mark.versions
 def test_gradients_inside_shard_map(loss, mesh):
     """The default shard_map; replicated options get the gradient of the whole batch."""
     scores, labels = draw(loss, (2 * jax.device_count(), CLASSES))
@@ -633,6 +639,7 @@ def test_gradients_inside_shard_map(loss, mesh):
 
 
 @over(OPERATIONS)
+@pytest.mark.versions
 def test_gradients_through_shard_map(loss, mesh):
     """Differentiated from outside, with options per class and per example."""
     n = 2 * jax.device_count()
@@ -652,6 +659,7 @@ def test_gradients_through_shard_map(loss, mesh):
 
 
 @over(OPERATIONS)
+@pytest.mark.versions
 def test_sharded_examples(loss, mesh):
     """Without shard_map, the shardings found by the compiler or explicit."""
     scores, labels = draw(loss, (2 * jax.device_count(), CLASSES))
@@ -665,6 +673,7 @@ def test_sharded_examples(loss, mesh):
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.versions
 def test_every_value_is_one_trace(label_smoothing):
     """Numbers of any kind reach the operation as one type: its program is built once."""
     chex.clear_trace_counter()
@@ -729,6 +738,7 @@ def test_dtypes(loss, dtype):
 
 
 @over(LOSSES)
+@pytest.mark.versions
 def test_float64(loss):
     scores, labels = draw(loss)
     with jax.enable_x64(True):
@@ -966,6 +976,7 @@ def relaxed() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mode", [jax.checking_leaks, functools.partial(jax.enable_x64, True)])
+@pytest.mark.versions
 def test_strict_mode(mode, relaxed):
     with mode():
         found = smoke()
@@ -973,6 +984,7 @@ def test_strict_mode(mode, relaxed):
 
 
 @over(OPERATIONS)
+@pytest.mark.versions
 def test_no_nan_on_the_way(loss):
     """Eagerly under `jax.debug_nans`, where the backward pass is checked operation by operation."""
     name = next(name for name in OPERATIONS if OPERATIONS[name] is loss)
@@ -986,6 +998,7 @@ def test_no_nan_on_the_way(loss):
 
 
 @over(LOSSES)
+@pytest.mark.versions
 def test_no_hidden_transfer(loss):
     scores, labels = draw(loss)
     options = standard(loss, {})
@@ -995,6 +1008,7 @@ def test_no_hidden_transfer(loss):
         loss.call(scores, labels, **options)
 
 
+@pytest.mark.versions
 def test_custom_vjp3(relaxed, tmp_path):
     file = tmp_path / "smoke.npz"
     code = (
@@ -1014,6 +1028,7 @@ def test_custom_vjp3(relaxed, tmp_path):
 
 
 @over({"softmax": DENSE, "integer": INTEGER, "sigmoid": SIGMOID})
+@pytest.mark.versions
 def test_a_program_is_exported_for_shapes_to_come(loss):
     """Also its gradient; on CPU, where large arrays of a known shape are reduced in blocks."""
 

@@ -133,6 +133,7 @@ def largest_collective(program: str) -> int:
 
 
 @every_pair(loss=LOSSES, sharding=SHARDINGS, kind=["Auto", "Explicit"])
+@pytest.mark.versions
 def test_a_sharded_loss_is_the_unsharded_one(monkeypatch, loss, sharding, kind):
     """Logits never move. On CPU a row is reduced block by block, a block on all devices at a time."""
     monkeypatch.setattr(cpu, "BLOCK", 2**11)
@@ -150,6 +151,7 @@ def test_a_sharded_loss_is_the_unsharded_one(monkeypatch, loss, sharding, kind):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("shape", [(64, 4096), (64, 2**18), (8, 2**18), (16, 2**20)], ids=str)
+@pytest.mark.versions
 def test_few_rows_of_many_classes_stay_where_they_are(shape, smoothing):
     """Each device has some rows, fewer than a block on one device holds: nothing at all is collected.
 
@@ -183,6 +185,7 @@ OPTIONS = {
     loss=["integer", "smoothed", "dense", "sigmoid, integer"],
     sharding=["both", "classes over all"],
 )
+@pytest.mark.versions
 def test_a_mesh_axis_of_classes_merges_their_statistics(auto, loss, options, sharding):
     arrays, spec = batch(loss), SHARDINGS[sharding]
     chosen = OPTIONS[options]

@@ -100,6 +100,7 @@ def run_together(folder: Path, processes: int) -> None:
             log.close()
 
 
+@pytest.mark.versions
 def test_two_hosts_are_one(whole, tmp_path):
     """Loss, gradients, training and metric of two processes of four devices: those of one of eight."""
     run_together(tmp_path, 2)

@@ -106,14 +106,14 @@ def test_alpha_weighs_the_positive_and_the_negative_answer():
         losses = sigmoid_focal_loss(z, y, alpha=alpha)
         return jnp.sum(losses), losses
 
-    by_alpha, weighed = jit(jax.grad(total, has_aux=True))(0.25)
+    by_alpha, weighed = jax.jit(jax.grad(total, has_aux=True))(0.25)
     rtol = tolerances.rtol("same")
     tolerances.assert_close(weighed, plain * (0.25 * y + 0.75 * (1 - y)), rtol=rtol)
     want = plain * (2 * y - 1)
     tolerances.assert_close(by_alpha, want.sum(), rtol=rtol, scale=np.abs(want).sum())
 
 
-@partial(jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 @partial(jax.vmap, in_axes=(None, 0, 0, None))
 def second_by_label(reading, z, y, gamma):
     """The second derivative by the label, and that by logit and label."""
@@ -252,7 +252,7 @@ def of_dense(options):
         losses = sigmoid_focal_loss(logits, dense, **OPTIONS[options] | moving)
         return jnp.sum(factors(losses) * losses)
 
-    return jit(jax.value_and_grad(total, (0, 1)))
+    return jax.jit(jax.value_and_grad(total, (0, 1)))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_indices_of_positives_are_their_labels(axis, options, kind, monkeypatch)
         losses = jnp.moveaxis(losses, axis, -1)
         return jnp.sum(factors(losses) * losses)
 
-    found = jit(jax.value_and_grad(of_indices, (0, 1)))(logits, moving(options))
+    found = jax.jit(jax.value_and_grad(of_indices, (0, 1)))(logits, moving(options))
     want = of_dense(options)(logits, moving(options), one_hot(labels, CLASSES))
     chex.assert_trees_all_close(found, want, rtol=tolerances.rtol("same"), atol=tolerances.rtol("same"))
 
@@ -304,7 +304,7 @@ def test_masks_and_ignored_labels_take_entries_away(ignored):
     kept = mask & ~marked
     labels = np.where(marked, ignored, y).astype("float32")
 
-    @partial(jit, static_argnames="ignore_index")
+    @partial(jax.jit, static_argnames="ignore_index")
     def loss_and_slope(z, labels, **options):
         losses, pull_back = jax.vjp(lambda z: sigmoid_focal_loss(z, labels, alpha=0.25, **options), z)
         return losses, *pull_back(jnp.ones_like(losses))
@@ -373,7 +373,7 @@ def test_the_margin_is_learned(margin):
     """d/dm of r^g (-log(1 - r)), r = max(p - m, 0)."""
     z = np.float32([-8, -1, 0.5, 3, 9])
 
-    @jit
+    @jax.jit
     @jax.grad
     def slope(margin, gamma):
         return sigmoid_focal_loss(z, np.zeros(5), term=Asymmetric(1.0, gamma, margin)).sum()

@@ -129,8 +129,7 @@ def derivatives(entrance: Entrance, by_alpha: bool, scores, labels, floats, coun
     found, forward = jax.linearize(gradients, scores, floats)
     reverse = jax.linear_transpose(forward, scores, floats)
     return {
-        "value": total(scores, floats),
-        "gradient": gradients(scores, floats),
+        "value and gradient": jax.value_and_grad(total, (0, 1))(scores, floats),
         "forward over reverse": forward(jnp.ones_like(scores), jax.tree.map(jnp.zeros_like, floats)),
         "reverse over reverse": reverse(found),
     }

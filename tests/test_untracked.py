@@ -25,6 +25,8 @@ from focaljax import (
     softmax_focal_loss_with_integer_labels,
 )
 
+pytestmark = pytest.mark.versions
+
 SHARDS, ROWS, WIDTH, CLASSES = 4, 6, 5, 8
 NAME = "model"
 SMOOTHING, ZETA = 0.1, 0.01
