@@ -29,8 +29,7 @@ def per_row(logits, labels, alpha, gamma):
     return jnp.sum(loss_of(logits, labels, alpha=alpha, gamma=gamma))
 
 
-@jit
-def everything(logits, labels, alpha, gamma):
+def of_all(logits, labels, alpha, gamma):
     """Losses and the gradients by logits, by alpha and by gamma, one gamma per example."""
     alpha, gamma = jnp.full((len(labels), 1), alpha), jnp.full((len(labels), 1), gamma)
     losses = loss_of(logits, labels, alpha=alpha, gamma=gamma)
@@ -38,7 +37,8 @@ def everything(logits, labels, alpha, gamma):
 
 
 # Code that users run, and code that CPU never has for them.
-EVERYTHING = {"cpu": everything, "accelerators": jax.jit(everything.__wrapped__)}
+everything = jit(of_all)
+EVERYTHING = {"cpu": everything, "accelerators": jax.jit(of_all)}
 
 
 @jax.jit
