@@ -2,7 +2,8 @@
 
 ``pytest -m gpu`` runs the tests against the oracle on a GPU; without it they run on CPU with all others.
 ``pytest --optimized`` compiles all programs as users do; without it only those with the options of
-`OPTIMIZED`, as focal loss of logits against the oracle. The others become plain code, sooner.
+`OPTIMIZED`: values and gradients of focal loss of logits where they meet the oracle. All else becomes plain code,
+sooner.
 """
 
 import contextlib
@@ -57,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Leaves nothing to the five collections that pytest ends with, after one that looks at everything."""
+    """One collection looks at everything, and leaves nothing to the five that pytest ends with."""
     gc.collect()
     gc.freeze()
 

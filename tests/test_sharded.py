@@ -23,7 +23,7 @@ from examples import pod
 
 LARGE = "v5e 16x16"
 NEEDS = pytest.mark.usefixtures("as_users_have_it")
-compile_loss = available(sharded.compile_loss)
+compile_loss, compile_step = available(sharded.compile_loss), available(sharded.compile_step)
 STATISTICS = 16  # bytes per example that devices may tell each other: three floats, and room for one more
 
 
@@ -46,7 +46,7 @@ def loss(target, layout, classes, form, kind=AxisType.Auto, dtype="float32"):
 
 @functools.cache
 def step(layout, form):
-    return available(sharded.compile_step)(sharded.mesh_of(LARGE, layout), sharded.CLASSES[0], form)
+    return compile_step(sharded.mesh_of(LARGE, layout), sharded.CLASSES[0], form)
 
 
 @NEEDS
