@@ -2,8 +2,8 @@
 
 ``pytest -m gpu`` runs the tests against the oracle on a GPU; without it they run on CPU with all others.
 ``pytest --optimized`` compiles all programs as users do; without it only those with the options of
-`OPTIMIZED`: values and gradients of focal loss of logits where they meet the oracle. All else becomes plain code,
-sooner.
+`OPTIMIZED`: values and gradients of focal loss of logits where they meet the oracle. All else becomes plain
+code, sooner.
 """
 
 import contextlib
